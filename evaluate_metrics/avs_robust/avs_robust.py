@@ -1,0 +1,448 @@
+"""Robustness scores of audio-visual segmentation: does the mask follow the sound, or only the picture?
+
+Masks are reduced to a few numbers a clip when they are added, so memory does not grow with pixels. Read from the
+bottom: `AVSRobust` is what `evaluate.load` returns; its parts stand above it, in plain numpy.
+"""
+
+import os
+
+import datasets
+import evaluate
+import numpy as np
+
+NEGATIVE_CONDITIONS = ("silence", "noise", "off_screen")
+CONDITIONS = ("positive", *NEGATIVE_CONDITIONS)
+
+BETA_SQUARED = 0.3  # weight of recall against precision, as AVSBench (Zhou et al. 2022)
+
+_STEP = float(np.float32(1) / np.float32(254))
+_RANK = np.arange(255)
+# torch.linspace(0, 1 - 1e-10, 255) bit for bit: it counts up from 0 in the first half and down from 1 in the second,
+# in float32 with one rounding. The end is exactly 1.0, because 1 - 1e-10 is not a float32.
+THRESHOLDS = np.where(_RANK < 127, _RANK * _STEP, 1 - (254 - _RANK) * _STEP).astype(np.float32)
+_THRESHOLDS_TWICE = np.tile(THRESHOLDS, 2)
+_BLOCK = 25_088  # pixels, half a 224x224 frame: temporaries that fit the cache and that malloc reuses
+
+_CITATION = """\
+@article{li2025avsbench_robust,
+  title   = {Do Audio-Visual Segmentation Models Truly Segment Sounding Objects?},
+  author  = {Li, Jia and Zhao, Wenjie and Huang, Ziru and Guo, Yunhui and Tian, Yapeng},
+  journal = {arXiv preprint arXiv:2502.00358},
+  url     = {https://arxiv.org/abs/2502.00358},
+  year    = {2025}
+}
+@inproceedings{zhou2022avs,
+  title     = {Audio-Visual Segmentation},
+  author    = {Zhou, Jinxing and Wang, Jianyuan and Zhang, Jiayi and Sun, Weixuan and Zhang, Jing and
+               Birchfield, Stan and Guo, Dan and Kong, Lingpeng and Wang, Meng and Zhong, Yiran},
+  booktitle = {European Conference on Computer Vision},
+  url       = {https://arxiv.org/abs/2207.05042},
+  year      = {2022}
+}
+"""
+
+_DESCRIPTION = """\
+Scores audio-visual segmentation with the sound that belongs to the picture (positive) and with sound that does not
+(silence, noise, off_screen): mIoU, F-score and predicted area per condition, and G-mIoU, G-F and G-FPR, which are high
+only if the masks are right when the object is heard and absent when it is not.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (array or tensor[N, T, H, W] or [N, H, W], or a list of N clips): probabilities in [0, 1], read in
+        float32. N clips of T frames (a clip without T has one frame); sizes and T may differ between calls and, in a
+        list, between clips.
+    references (same shape): masks of the visible object, 0 or 1, the same ones in every condition. A soft mask
+        with values between 0 and 1 is accepted and summed as the original code does.
+    conditions (list of N str): "positive", "silence", "noise" or "off_screen".
+    clip_ids (list of N str): a clip is added whole, once a condition, and in every condition that is used.
+
+Returns:
+    dict of str to float or int. For each condition that was added:
+        miou_{condition}: frame IoU at probability > 0.5, mean over a clip's frames, then over clips. An empty mask
+            scores the fraction of its frame that is left empty. On negative conditions lower is better.
+        f_score_{condition}: maximum over 255 thresholds of the F curve (beta squared 0.3), itself the mean over a
+            clip's frames with a non-empty mask; then mean over clips. On negative conditions lower is better; never 0.
+        fpr_{condition}: fraction of the frame predicted at probability > 0.5. A false-positive rate only on negative
+            conditions, where nothing that is seen is heard.
+        clips_{condition}, clips_without_f_score_{condition}: how many clips, and how many of them have only empty
+            masks, hence no F-score.
+    With N a negative condition's score and P the positive one:
+        g_miou, g_f_score: 2 P (1 - N) / (P + 1 - N), N averaged over the negative conditions that were added.
+        g_miou_{negative condition}, g_f_score_{negative condition}: the same for one of them.
+        g_fpr: mean of fpr over the negative conditions that were added. Lower is better.
+        audio_blind_floor: 2 P (1 - P), the G-mIoU of the same masks if they never reacted to the sound.
+    A score that is not defined (g_miou without negatives, say) has no key.
+
+Raises:
+    ValueError: probabilities or masks out of range or NaN, shapes that disagree, an unknown condition, a clip added
+        twice in a condition, a condition that lacks clips of another. Nothing of a refused batch is stored.
+
+Examples:
+    >>> metric = evaluate.load("./evaluate_metrics/avs_robust")  # doctest: +SKIP
+    >>> metric = AVSRobust()
+    >>> masks = [[[1, 0], [0, 0]]]  # one clip, one frame of 2x2 pixels
+    >>> metric.add_batch(predictions=[[[0.9, 0.9], [0.1, 0.1]]], references=masks,
+    ...                  conditions=["positive"], clip_ids=["dog_1"])
+    >>> metric.add_batch(predictions=[[[0.1, 0.1], [0.1, 0.1]]], references=masks,
+    ...                  conditions=["silence"], clip_ids=["dog_1"])
+    >>> scores = metric.compute()
+    >>> scores["miou_positive"], scores["miou_silence"], scores["fpr_silence"]
+    (0.5, 0.0, 0.0)
+    >>> round(scores["g_miou"], 6), scores["audio_blind_floor"]
+    (0.666667, 0.5)
+"""
+
+
+def harmonic_mean(a, b):
+    """Harmonic mean of two scores in [0, 1]; 0 if both are 0.
+
+    >>> round(harmonic_mean(0.862, 1 - 0.862), 6)  # a model that never listens: P = N = 0.862
+    0.237912
+    """
+    return 2 * a * b / (a + b) if a + b > 0 else 0.0
+
+
+def threshold_counts(probabilities, mask):
+    """Pixels at or above each of the 255 thresholds, and how much of the mask lies on them.
+
+    Exact for float32 comparisons `probabilities >= threshold`, in one pass over the pixels instead of 255.
+
+    Args:
+        probabilities (float32[P]): in [0, 1].
+        mask (bool[P] or float[P]): bool is faster.
+
+    Returns:
+        (float64[255], float64[255]): predicted pixels, and the sum of the mask over them.
+    """
+    histograms = np.zeros((2, 255))  # off and on the mask
+    binary = mask.dtype == bool
+    for start in range(0, probabilities.size, _BLOCK):
+        block, block_mask = probabilities[start : start + _BLOCK], mask[start : start + _BLOCK]
+        rank = block * np.float32(254)
+        rank += np.float32(0.5)
+        if binary:
+            rank += np.multiply(block_mask, np.float32(255))  # pixels on the mask count in 255 bins of their own
+        rank = rank.astype(np.int32)
+        # Only the nearest threshold can lie on the wrong side of the pixel, so that one comparison settles its rank.
+        below = block < _THRESHOLDS_TWICE.take(rank.astype(np.intp), mode="clip")
+        rank -= below.view(np.int8)
+        if binary:
+            histograms += np.bincount(rank, minlength=510).reshape(2, 255)
+        else:
+            inside = np.bincount(rank, block_mask, minlength=255)
+            histograms += np.bincount(rank, minlength=255) - inside, inside
+    at_or_above = histograms[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return at_or_above.sum(axis=0), at_or_above[1]
+
+
+def f_curve(predicted, hit, target):
+    """F (beta squared 0.3) at each threshold: float64[255] from `threshold_counts` and the mask's area in pixels."""
+    precision = hit / (predicted + 1e-20)
+    recall = hit / (target + 1e-20)
+    numerator = (1 + BETA_SQUARED) * precision * recall
+    denominator = BETA_SQUARED * precision + recall
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+def clip_statistics(probabilities, masks):
+    """What is kept of one clip in one condition.
+
+    Args:
+        probabilities (float32[T, P]), masks (bool[T, P] or float[T, P]): T frames of P pixels.
+
+    Returns:
+        ({"iou": T floats, "area": T floats, "f_score": float or None}, {"area": T floats}): of the prediction and of
+        the mask; areas as fractions of the frame. `f_score` is None if every mask is empty.
+    """
+    pixels = probabilities.shape[1]
+    ious, predicted_areas, target_areas, curves = [], [], [], []
+    for frame, mask in zip(probabilities, masks, strict=True):
+        foreground = frame > 0.5
+        predicted = np.count_nonzero(foreground)
+        if mask.dtype == bool:
+            target, intersection = np.count_nonzero(mask), np.count_nonzero(foreground & mask)
+        else:
+            target, intersection = mask.sum(dtype=np.float64), mask.sum(where=foreground, dtype=np.float64)
+        union = predicted + target - intersection
+        if target == 0:  # an empty mask scores the background that was left alone
+            intersection, union = pixels - predicted, pixels
+        else:
+            curves.append(f_curve(*threshold_counts(frame, mask), target))
+        # float32 as in the original, where 1e-7 vanishes beside a union of 2 pixels or more
+        ious.append(float(np.float32(intersection) / (np.float32(union) + np.float32(1e-7))))
+        predicted_areas.append(predicted / pixels)
+        target_areas.append(float(target / pixels))
+    f_score = float(np.mean(curves, axis=0).max()) if curves else None
+    return {"iou": ious, "area": predicted_areas, "f_score": f_score}, {"area": target_areas}
+
+
+def as_numpy(values):
+    """`values` as a numpy array; a torch tensor on any device, with or without gradient, bfloat16 too.
+
+    Torch is recognised by its methods and never imported.
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if str(values.dtype) == "torch.bfloat16":  # numpy has no such type; float32 holds every value of it
+            values = values.float()
+        return values.numpy()
+    return np.asarray(values)
+
+
+def check_clip(probabilities, masks, name):
+    """One clip as (float32[T, P], bool[T, P] or float[T, P]) after every check that its pixels need.
+
+    Raises:
+        ValueError: names the clip, what was expected and what came.
+    """
+    arrays = []
+    for argument, values in (("predictions", probabilities), ("references", masks)):
+        array = as_numpy(values)
+        if array.dtype.kind not in "bfiu":
+            raise ValueError(f"Expected numbers in `{argument}`, got {array.dtype} for {name}.")
+        if array.ndim not in (2, 3):
+            raise ValueError(
+                f"Expected (T, H, W) or (H, W) for a clip in `{argument}`, got shape {array.shape} for {name}. "
+                "A batch is (N, T, H, W) or (N, H, W); remove a channel axis."
+            )
+        if array.size == 0:
+            raise ValueError(f"Expected at least one frame and pixel in `{argument}`, got {array.shape} for {name}.")
+        arrays.append(array)
+    probabilities, masks = arrays
+    if probabilities.shape != masks.shape:
+        raise ValueError(
+            f"Expected `predictions` and `references` of the same shape, got {probabilities.shape} and {masks.shape} "
+            f"for {name}. Resize the probabilities to the masks."
+        )
+    low, high = probabilities.min(), probabilities.max()
+    if not (low >= 0 and high <= 1):  # written so that NaN fails it
+        raise ValueError(
+            f"Expected probabilities in [0, 1] in `predictions`, got {low} to {high} for {name}. "
+            "Apply a sigmoid to logits, divide 8-bit masks by 255, and look for NaN in the model."
+        )
+    if masks.dtype != bool:
+        low, high = masks.min(), masks.max()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"Expected masks of 0 and 1 in `references`, got {low} to {high} for {name}. "
+                "Binarise them, e.g. `masks > 0`."
+            )
+        binary = masks != 0
+        if masks.dtype.kind != "f" or np.array_equal(masks, binary):
+            masks = binary
+    frames = probabilities.shape[0] if probabilities.ndim == 3 else 1
+    return probabilities.reshape(frames, -1).astype(np.float32, copy=False), masks.reshape(frames, -1)
+
+
+def check_labels(labels, argument, count):
+    """`labels` as a list of `count` str; raises ValueError for anything else."""
+    if isinstance(labels, str):
+        raise ValueError(f"Expected a list of {count} str in `{argument}`, one a clip, got the str {labels!r}.")
+    labels = list(labels)
+    if len(labels) != count:
+        raise ValueError(
+            f"Expected one of `{argument}` for each of {count} clips in `predictions`, got {len(labels)}."
+        )
+    for label in labels:
+        if not isinstance(label, str):
+            raise ValueError(
+                f"Expected str in `{argument}`, got {label!r} ({type(label).__name__}). "
+                "A ClassLabel gives its name by `int2str`."
+            )
+    return labels
+
+
+def check_keys(keys, known=()):
+    """Raises ValueError if a (condition, clip id) comes twice, or again after `known`, or its condition is unknown."""
+    seen = set(known)
+    for condition, clip_id in keys:
+        if condition not in CONDITIONS:
+            raise ValueError(f"Expected one of {', '.join(CONDITIONS)} in `conditions`, got {condition!r}.")
+        if (condition, clip_id) in seen:
+            raise ValueError(
+                f"Expected each clip once a condition, got clip {clip_id!r} in condition {condition!r} again. "
+                "Add all frames of a clip at once; drop the samples that a distributed sampler repeats."
+            )
+        seen.add((condition, clip_id))
+
+
+def check_coverage(keys):
+    """Raises ValueError if a condition that is used lacks a clip that another condition has."""
+    clips = {}
+    for condition, clip_id in keys:
+        clips.setdefault(condition, set()).add(clip_id)
+    every_clip = set().union(*clips.values())
+    for condition in clips:
+        missing = sorted(every_clip - clips[condition])
+        if missing:
+            shown = ", ".join(repr(clip_id) for clip_id in missing[:5]) + (", …" if len(missing) > 5 else "")
+            raise ValueError(
+                f"Expected the same clips in every condition that is used, but {len(missing)} of {len(every_clip)} "
+                f"have no {condition!r}: {shown}. Add them, or leave the clips or the condition out altogether."
+            )
+
+
+def condition_scores(predictions):
+    """mIoU, F-score (None if no clip has one) and predicted area of one condition, from its clips' statistics."""
+    f_scores = [clip["f_score"] for clip in predictions if clip["f_score"] is not None]
+    return {
+        "miou": float(np.mean([np.mean(clip["iou"]) for clip in predictions])),
+        "f_score": float(np.mean(f_scores)) if f_scores else None,
+        "fpr": float(np.mean([np.mean(clip["area"]) for clip in predictions])),
+        "clips": len(predictions),
+        "clips_without_f_score": len(predictions) - len(f_scores),
+    }
+
+
+def robust_scores(by_condition):
+    """G-scores and the audio-blind floor, as far as defined, from {condition: {"miou": …, "f_score": …, "fpr": …}}.
+
+    >>> scores = robust_scores({"positive": {"miou": 0.862}, "silence": {"miou": 0.862, "fpr": 0.2}})
+    >>> round(scores["g_miou"], 4), round(scores["audio_blind_floor"], 4), scores["g_fpr"]
+    (0.2379, 0.2379, 0.2)
+    """
+    positive = by_condition.get("positive", {})
+    negatives = {name: by_condition[name] for name in NEGATIVE_CONDITIONS if name in by_condition}
+    scores = {}
+    for key in ("miou", "f_score"):
+        defined = {name: value[key] for name, value in negatives.items() if value.get(key) is not None}
+        if positive.get(key) is None or not defined:
+            continue
+        scores[f"g_{key}"] = harmonic_mean(positive[key], 1 - float(np.mean(list(defined.values()))))
+        scores |= {f"g_{key}_{name}": harmonic_mean(positive[key], 1 - value) for name, value in defined.items()}
+    if negatives:
+        scores["g_fpr"] = float(np.mean([value["fpr"] for value in negatives.values()]))
+    if positive:
+        scores["audio_blind_floor"] = 2 * positive["miou"] * (1 - positive["miou"])
+    return scores
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class AVSRobust(evaluate.Metric):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._added = set()  # (condition, clip id) of this process
+
+    def _info(self):
+        # What is stored, not what the user hands over: a few numbers a clip instead of its pixels.
+        number, numbers = datasets.Value("float64"), datasets.List(datasets.Value("float64"))
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {
+                    "predictions": {"iou": numbers, "area": numbers, "f_score": number},
+                    "references": {"area": numbers},
+                    "conditions": datasets.Value("string"),
+                    "clip_ids": datasets.Value("string"),
+                }
+            ),
+            reference_urls=["https://arxiv.org/abs/2502.00358", "https://arxiv.org/abs/2207.05042"],
+        )
+
+    def add_batch(self, *, predictions=None, references=None, conditions=None, clip_ids=None):
+        """Reduces N clips to their statistics and stores those; a batch that is refused leaves nothing behind."""
+        inputs = {"predictions": predictions, "references": references, "conditions": conditions, "clip_ids": clip_ids}
+        missing = [name for name, values in inputs.items() if values is None]
+        if missing:
+            raise ValueError(f"Expected {', '.join(inputs)}; missing: {', '.join(missing)}.")
+        # A tensor is moved and converted once for the batch, a list clip by clip: sizes may differ in it.
+        predictions, references = (
+            values if isinstance(values, list | tuple) else as_numpy(values) for values in (predictions, references)
+        )
+        for argument, values in (("predictions", predictions), ("references", references)):
+            if not isinstance(values, list | tuple) and values.ndim not in (3, 4):
+                raise ValueError(f"Expected (N, T, H, W) or (N, H, W) in `{argument}`, got shape {values.shape}.")
+        count = len(predictions)
+        if count == 0:
+            raise ValueError("Expected at least one clip in `predictions`, got none.")
+        if len(references) != count:
+            raise ValueError(f"Expected as many `references` as `predictions`, got {len(references)} and {count}.")
+        conditions = check_labels(conditions, "conditions", count)
+        clip_ids = check_labels(clip_ids, "clip_ids", count)
+        keys = list(zip(conditions, clip_ids, strict=True))
+        check_keys(keys, self._added)
+        rows = [
+            clip_statistics(*check_clip(prediction, reference, f"clip {clip_id!r} ({condition})"))
+            for prediction, reference, (condition, clip_id) in zip(predictions, references, keys, strict=True)
+        ]
+        # One by one: the base class collects rows that are added singly, but writes out every batch, about 1 ms each.
+        for (prediction, reference), condition, clip_id in zip(rows, conditions, clip_ids, strict=True):
+            super().add(prediction=prediction, reference=reference, conditions=condition, clip_ids=clip_id)
+        self._added.update(keys)
+
+    def add(self, *, prediction=None, reference=None, condition=None, clip_id=None, **batch_names):
+        """Reduces one clip, (T, H, W) or (H, W), and stores its statistics.
+
+        `batch_names` takes the same four under their names in `add_batch`: `evaluate.combine` calls it so.
+        """
+        clip = {"predictions": prediction, "references": reference, "conditions": condition, "clip_ids": clip_id}
+        unknown = set(batch_names) - set(clip)
+        if unknown:
+            raise ValueError(
+                f"Expected prediction, reference, condition and clip_id, got {', '.join(sorted(unknown))}."
+            )
+        clip |= batch_names
+        self.add_batch(**{name: None if value is None else [value] for name, value in clip.items()})
+
+    def compute(self, *, predictions=None, references=None, conditions=None, clip_ids=None):
+        """Scores everything added since the last `compute`, then forgets it. None in processes other than the first.
+
+        Where a condition lacks clips, a single process keeps what was added, so that they can be added still.
+        """
+        inputs = {"predictions": predictions, "references": references, "conditions": conditions, "clip_ids": clip_ids}
+        if any(values is not None for values in inputs.values()):
+            self.add_batch(**inputs)
+        if not self._added:
+            raise ValueError(
+                f"Expected at least one clip before `compute`, got none in process {self.process_id} of "
+                f"{self.num_process}. Call `add_batch` first."
+            )
+        if self.num_process == 1:
+            check_coverage(self._added)
+        self._added = set()
+        finished = False
+        try:
+            scores = super().compute()
+            finished = True
+        finally:
+            if not finished:
+                self._release()
+        return scores
+
+    def _release(self):
+        """Gives back the stored rows and their locks, which the base class keeps if `_compute` raises."""
+        self.data = self.writer = self.buf_writer = None
+        for path, lock in zip(self.file_paths or [], self.filelocks or [], strict=True):
+            if os.path.exists(path):
+                os.remove(path)
+            lock.release()
+        self.file_paths = self.filelocks = None
+
+    def _compute(self, predictions, references, conditions, clip_ids):
+        keys = list(zip(conditions, clip_ids, strict=True))
+        check_keys(keys)  # the same clip may have been added in two processes
+        check_coverage(keys)
+        self._warn_of_other_masks(references, keys)
+        scores, by_condition = {}, {}
+        for name in CONDITIONS:
+            rows = [row for row, condition in zip(predictions, conditions, strict=True) if condition == name]
+            if rows:
+                by_condition[name] = condition_scores(rows)
+                scores |= {f"{key}_{name}": value for key, value in by_condition[name].items() if value is not None}
+        return scores | robust_scores(by_condition)
+
+    @staticmethod
+    def _warn_of_other_masks(references, keys):
+        """Says so if a clip's masks have another area in another condition: training's empty targets, most likely."""
+        areas, differing = {}, set()
+        for reference, (_, clip_id) in zip(references, keys, strict=True):
+            if areas.setdefault(clip_id, reference["area"]) != reference["area"]:
+                differing.add(clip_id)
+        if differing:
+            evaluate.utils.logging.get_logger(__name__).warning(
+                f"{len(differing)} clips have other masks in one condition than in another, {min(differing)!r} among "
+                "them. The benchmark compares with the visible object's masks in every condition."
+            )
