@@ -1,0 +1,618 @@
+"""The report: tables against their inputs, the gallery's rule by hand, a page that is safe and self-contained."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluate_metrics import overlay, report
+from evaluate_metrics.report import Clip, ClipScore, Run, choose_clips
+
+CONDITIONS = ("positive", "silence", "noise", "off_screen")
+VOID = {"meta", "img", "link", "br", "hr", "input"}
+
+
+def make_scores(positive=0.8, negative=0.25, **changes):
+    scores = {}
+    for condition in CONDITIONS:
+        value = positive if condition == "positive" else negative
+        scores |= {f"miou_{condition}": value, f"f_score_{condition}": value + 0.05, f"fpr_{condition}": value / 10}
+    for condition in CONDITIONS[1:]:
+        scores |= {f"g_miou_{condition}": 0.7, f"g_f_score_{condition}": 0.71}
+    return scores | {"g_miou": 0.77419, "g_f_score": 0.75, "g_fpr": 0.025, "audio_blind_floor": 0.32} | changes
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order; keeps start tags, and visible text by innermost tag."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.stack, self.tags, self.texts = [], [], []
+        self.feed(html)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if self.stack and self.stack[-1] != "style" and data.strip():
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(self.texts)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def square(left, top, side, size=(16, 20)):
+    """bool (height, width); odd sizes so that swapped axes fail."""
+    mask = np.zeros(size, bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def make_clip(clip_id, category="dog_barking", truth=None, frames=3):
+    truth = square(4, 6, 8) if truth is None else truth
+    frame = Image.new("RGB", truth.shape[::-1], (90, 140, 60))
+    masks = [Image.fromarray(truth) for _ in range(frames)]
+    return Clip(clip_id, category, [frame] * frames, masks, {"off_screen": "playing_piano"})
+
+
+def save_predictions(folder, clip, masks, with_category=True, first=1):
+    """`masks`: condition -> bool array, the same in every frame."""
+    for condition, mask in masks.items():
+        parts = [condition, clip.category, clip.clip_id] if with_category else [condition, clip.clip_id]
+        target = folder.joinpath(*parts)
+        target.mkdir(parents=True)
+        for k in range(len(clip.masks)):
+            Image.fromarray(mask * np.uint8(200)).save(target / f"{clip.clip_id}_{k + first}.png")
+    return folder
+
+
+def read_page(path):
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def table_rows(html):
+    """First column without arrow -> the following cells' texts, from the table of scores."""
+    table = html[html.index('<table class="scores">') : html.index("</table>")]
+    rows = {}
+    for row in re.findall(r"<tr[^>]*>(<th scope=\"row\">.*?)</tr>", table):
+        cells = [re.sub(r"<[^>]+>", " ", c).replace("&nbsp;", " ") for c in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        cells = [" ".join(c.split()) for c in cells]
+        rows.setdefault(cells[0].rstrip(" ↑↓"), []).append(cells[1:])
+    return rows
+
+
+@pytest.fixture
+def two_models(tmp_path):
+    """A clip on which the baseline always fires and the robust model only when it should."""
+    clip, hit, empty = make_clip("clipA"), square(4, 6, 8), square(0, 0, 0)
+    runs = []
+    for name, negative in (("baseline", hit), ("robust", empty)):
+        masks = dict.fromkeys(CONDITIONS, negative) | {"positive": hit}
+        folder = save_predictions(tmp_path / name, clip, masks)
+        log = [{"step": s, "loss": 1 / s} for s in range(1, 9)]
+        log += [{"step": 4, "validation": {"g_miou": 0.4, "miou_positive": 0.5, "fpr_silence": 0.0}}]
+        runs.append(Run(name, make_scores(), log, folder, "demo", "test", {"seed": 0}, {"torch": "2.11"}))
+    return runs, [clip]
+
+
+def test_page_is_self_contained_and_well_formed(two_models, tmp_path):
+    path = report.write_report(tmp_path / "out", *two_models, title="A title", notes=["Noise was held out."])
+    assert path == tmp_path / "out" / "index.html"
+    html = path.read_text(encoding="utf-8")
+    page = Page(html)
+    markup = re.sub(r'"data:image/[^"]*"', "", html)  # base64 may hold two slashes
+    assert "//" not in markup and "url(" not in markup and "@import" not in markup
+    pictures = re.findall(r'"data:image/svg\+xml;base64,([^"]*)"', html)
+    assert not any(re.search(rb'(href|src)="(?!#)|url\((?!#)', base64.b64decode(picture)) for picture in pictures)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
+    assert page.all("html")[0]["lang"] == "en" and html.startswith("<!DOCTYPE html>")
+    images = page.all("img")
+    # 3 bar charts, 4 curves, frame + truth + 4 conditions x 2 models
+    assert len(images) == 3 + 4 + 10
+    assert all(image["src"].startswith("data:image/") and image["alt"].strip() for image in images)
+    ids = {attrs["id"] for attrs in page.all("section")}
+    assert {a["href"] for a in page.all("a")} == {f"#{name}" for name in ids}
+    assert ids == {"results", "charts", "curves", "gallery", "notes", "settings"}
+    assert "Noise was held out." in page.text and "sound: playing_piano" in page.text
+    assert "Measured on DEMO test under positive, silence, noise and off-screen audio" in page.text
+
+
+def test_same_input_gives_the_same_bytes(two_models, tmp_path):
+    pages = [report.write_report(tmp_path / name, *two_models).read_bytes() for name in "ab"]
+    assert pages[0] == pages[1]
+
+
+def test_hostile_text_is_shown_and_not_run(tmp_path):
+    evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+    clip = make_clip(evil.replace("/", "\N{DIVISION SLASH}"), "<b>category</b>".replace("/", "|"))
+    folder = save_predictions(tmp_path / "p", clip, {"positive": square(4, 6, 8)})
+    clip = Clip(clip.clip_id, clip.category, clip.frames, clip.masks, {"positive": evil})
+    runs = [Run(evil, make_scores(), [{"step": 1, "loss": 1.0}], folder, evil, evil, {evil: evil}, {evil: evil})]
+    path = report.write_report(tmp_path / "out", runs, [clip], title=evil, notes=[evil], settings={evil: [evil]})
+    page = read_page(path)
+    assert "script" not in {tag for tag, _ in page.tags} and "b" in {tag for tag, _ in page.tags}
+    assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
+    assert page.text.count("<script>alert(1)") >= 6 and "<b>category<|b>" in page.text
+    policy = page.all("meta")[1]
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_table_numbers_are_the_inputs(tmp_path):
+    scores = {key: 0.01 * i + 0.10049 for i, key in enumerate(make_scores())}
+    path = report.write_report(tmp_path, [Run("only", scores)])
+    rows = table_rows(path.read_text(encoding="utf-8"))
+    assert rows["G-mIoU"] == [[f"{scores['g_miou']:.3f}"]]
+    assert rows["audio-blind floor of G-mIoU"] == [[f"{scores['audio_blind_floor']:.3f}"]]
+    assert rows["G-F, off-screen"] == [[f"{scores['g_f_score_off_screen']:.3f}"]]
+    assert rows["G-FPR"] == [[f"{scores['g_fpr']:.4f}"]]
+    for condition in CONDITIONS:
+        expected = [f"{scores[f'{k}_{condition}']:.{d}f}" for k, d in (("miou", 3), ("f_score", 3), ("fpr", 4))]
+        assert [cells[0] for cells in rows[condition.replace("_", "-")]] == expected
+    assert len([c for cells in rows.values() for c in cells]) == len(scores)
+
+
+def test_seeds_become_mean_half_range_and_difference(tmp_path):
+    runs = [Run("baseline", make_scores(g_miou=v)) for v in (0.5, 0.6)]
+    runs += [Run("robust", make_scores(g_miou=v)) for v in (0.8, 0.9)]
+    path = report.write_report(tmp_path, runs)
+    html = path.read_text(encoding="utf-8")
+    # by hand: means .55 and .85, half-ranges .05, difference .30
+    assert table_rows(html)["G-mIoU"] == [["0.550 ± 0.050 0.500 · 0.600", "0.850 ± 0.050 0.800 · 0.900", "+0.300"]]
+    headline = re.search(r'class="headline">(.*?)</p>', html)[1]
+    assert re.sub("<.*?>", "", headline).endswith(
+        "G-mIoU (means over 2 training seeds): baseline 0.550 and robust 0.850."
+    )
+
+
+def test_arrows_say_which_direction_is_better(tmp_path):
+    html = report.write_report(tmp_path, [Run("m", make_scores())]).read_text(encoding="utf-8")
+    rows = re.findall(r'<tr[^>]*><th scope="row">(.*?)</th>', html)
+    rows = [re.sub("<.*?>", "", row).replace("&nbsp;", " ") for row in rows]
+    assert rows[:4] == ["G-mIoU ↑", "audio-blind floor of G-mIoU", "G-F ↑", "G-FPR ↓"]
+    assert rows[4:16] == 2 * ["positive ↑", "silence ↓", "noise ↓", "off-screen ↓"] + [
+        "positive",  # of FPR: the predicted area, neither better nor worse
+        "silence ↓",
+        "noise ↓",
+        "off-screen ↓",
+    ]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), float("inf")])
+def test_missing_scores_show_a_dash(missing, tmp_path):
+    scores = make_scores(g_miou=missing, audio_blind_floor=missing, miou_noise=missing)
+    del scores["fpr_noise"]
+    runs = [Run("full", make_scores()), Run("part", scores), Run("part", make_scores(miou_noise=missing))]
+    html = report.write_report(tmp_path, runs).read_text(encoding="utf-8")
+    rows = table_rows(html)
+    assert rows["noise"][0][1:] == ["–", "–"]  # mIoU: no seed has it; no difference either
+    assert rows["G-mIoU"][0][1] == "0.774 – · 0.774"  # the mean is of the seeds that have it
+    assert not re.search(r"\b(nan|inf|None)\b", re.sub(r'src="[^"]*"', "", html))
+
+
+def test_only_positive_scores_still_make_a_page(tmp_path):
+    scores = {"miou_positive": 0.5, "f_score_positive": 0.6, "fpr_positive": 0.1}
+    page = read_page(report.write_report(tmp_path, [Run("m", scores)]))
+    assert "under positive audio" in page.text and "G-mIoU: m –." in page.text.replace("  ", " ").replace(" :", ":")
+
+
+def test_a_further_condition_is_a_value():
+    scores = make_scores(miou_unseen=0.1, f_score_unseen=0.2, fpr_unseen=0.03, g_miou_unseen=0.8)
+    scores |= {"miou_mixed": 0.7, "f_score_mixed": 0.75, "fpr_mixed": 0.08, "miou_alone": 1.0}
+    table = report.markdown_table([Run("m", scores)])
+    assert "| mIoU, unseen ↓ | 0.100 |" in table and "| G-mIoU, unseen ↑ | 0.800 |" in table
+    assert "| mIoU, mixed ↑ | 0.700 |" in table and "| FPR, mixed | 0.0800 |" in table
+    assert "alone" not in table  # no condition: it has no F and no FPR
+
+
+def test_plain_table_is_ascii_and_aligned():
+    runs = [Run("baseline", make_scores(g_miou=v)) for v in (0.5, 0.6)] + [Run("robust", make_scores(g_miou=None))]
+    table = report.results_table(runs)
+    lines = table.splitlines()
+    assert table.isascii()
+    assert lines[0].split("  ")[0] == "metric" and lines[0].endswith("baseline (2 seeds)  robust")
+    row = next(line for line in lines if line.startswith("G-mIoU "))
+    assert row[lines[0].index("baseline") :].startswith("0.550 +/- 0.050")
+    assert row[lines[0].index("robust") :] == "-"
+    assert sum(not set(line) <= {"-", " "} for line in lines) == 1 + len(make_scores())
+
+
+def test_markdown_and_latex_tables_escape_names():
+    runs = [Run(r"a|b_c*", make_scores()), Run(r"50%_\x", make_scores(g_miou=None))]
+    markdown, latex = report.markdown_table(runs), report.latex_table(runs)
+    assert markdown.splitlines()[0] == r"| metric | a\|b\_c\* | 50%\_\\x |"
+    assert "| G-mIoU ↑ | 0.774 | – |" in markdown
+    assert r"metric & a|b\_c* & 50\%\_\textbackslash{}x \\" in latex
+    assert r"G-mIoU $\uparrow$ & 0.774 & -- \\" in latex
+    assert latex.count(r" \\") == 1 + len(make_scores())
+
+
+def test_gallery_rule_by_hand():
+    # clip: (bias, g_miou). Eight places: two most biased, two best of the rest, two worst, two evenly spread.
+    table = {
+        "a": (0.9, 0.95),
+        "b": (0.1, 0.50),
+        "c": (0.8, 0.10),
+        "d": (0.2, 0.90),
+        "e": (0.3, 0.85),
+        "f": (0.0, 0.05),
+    }
+    table |= {"g": (0.1, 0.20), "h": (0.1, 0.60), "i": (0.1, 0.61), "j": (0.1, 0.62), "k": (np.nan, np.nan)}
+    scores = [ClipScore(name, "one", *values) for name, values in table.items()]
+    chosen = [(scores[i].clip_id, rule) for i, rule in choose_clips(scores, 8)]
+    assert chosen == [
+        ("a", "most biased"),
+        ("c", "most biased"),
+        ("d", "best"),
+        ("e", "best"),
+        ("f", "worst"),
+        ("g", "worst"),
+        # b h i j k are left: positions floor(5/4) = 1 and floor(15/4) = 3
+        ("h", "evenly spread"),
+        ("j", "evenly spread"),
+    ]
+    shuffled = [scores[i] for i in np.random.default_rng(0).permutation(len(scores))]
+    assert [(shuffled[i].clip_id, rule) for i, rule in choose_clips(shuffled, 8)] == chosen
+
+
+@pytest.mark.parametrize("count, clips", [(12, 5), (3, 7), (0, 4), (12, 0), (4, 4)])
+def test_gallery_has_every_place_once(count, clips):
+    scores = [ClipScore(str(i), "", 0.5, 0.5) for i in range(clips)]
+    chosen = [i for i, _ in choose_clips(scores, count)]
+    assert len(set(chosen)) == len(chosen) == min(count, clips)
+
+
+def test_gallery_shows_each_clips_own_scores(two_models, tmp_path):
+    page = read_page(report.write_report(tmp_path / "out", *two_models))
+    alts = [image["alt"] for image in page.all("img")]
+    about = "clip clipA (dog_barking)"
+    assert f"frame 2 of {about}" in alts and f"Ground truth of {about}" in alts
+    for condition in ("silence", "noise", "off-screen"):
+        assert f"baseline on {about}, {condition} audio: mIoU 1.00" in alts
+        assert f"robust on {about}, {condition} audio: mIoU 0.00, empty mask" in alts
+    assert f"robust on {about}, positive audio: mIoU 1.00" in alts
+
+
+def test_clip_score_is_the_mean_over_frames(tmp_path):
+    # Truth 8x8; frame 1: 4x8 of it predicted (1/2), frame 2: all; frame 3: no object, 20 of 320 pixels predicted.
+    truths = [square(4, 6, 8), square(4, 6, 8), square(0, 0, 0)]
+    half, stripe = square(4, 6, 8), square(0, 0, 0)
+    half[10:] = False
+    stripe[0, :] = True
+    clip = Clip("v", "", [Image.new("RGB", (20, 16))] * 3, [Image.fromarray(t) for t in truths])
+    folder = tmp_path / "p" / "positive" / "v"
+    folder.mkdir(parents=True)
+    for k, mask in enumerate((half, truths[1], stripe), start=1):
+        # 127/255 is below one half, 128/255 above
+        Image.fromarray(np.where(mask, 128, 127).astype(np.uint8)).save(folder / f"v_{k}.png")
+    page = read_page(report.write_report(tmp_path / "out", [Run("m", {}, predictions=tmp_path / "p")], [clip]))
+    value = (0.5 + 1 + (1 - 20 / 320)) / 3
+    assert f"m on clip v, positive audio: mIoU {value:.2f}" in [image["alt"] for image in page.all("img")]
+
+
+def test_a_condition_without_predictions_shows_a_dash(two_models, tmp_path):
+    runs, clips = two_models
+    (tmp_path / "robust" / "noise").rename(tmp_path / "elsewhere")
+    page = read_page(report.write_report(tmp_path / "out", runs, clips))
+    alts = " ".join(image["alt"] for image in page.all("img"))
+    assert "baseline on clip clipA (dog_barking), noise" in alts
+    assert "robust on clip clipA (dog_barking), noise" not in alts
+
+
+@pytest.mark.parametrize("with_category, first", [(True, 0), (False, 1), (False, 0)])
+def test_layouts_of_other_codes(with_category, first, tmp_path):
+    clip = make_clip("clipA")
+    masks = {"positive": square(4, 6, 8), "silence": square(0, 0, 0)}
+    folder = save_predictions(tmp_path / "p", clip, masks, with_category, first)
+    page = read_page(report.write_report(tmp_path / "out", [Run("m", {}, predictions=folder)], [clip]))
+    assert "m on clip clipA (dog_barking), positive audio: mIoU 1.00" in [image["alt"] for image in page.all("img")]
+
+
+def test_clips_are_read_once_and_the_size_is_bounded(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = square(40, 60, 80, (224, 224))
+
+    def clips():
+        for i in range(14):
+            coarse = Image.fromarray(rng.integers(0, 256, (28, 28, 3), np.uint8))
+            clip = make_clip(f"clip{i:02d}", truth=truth, frames=1)
+            yield Clip(clip.clip_id, clip.category, [coarse.resize((224, 224))], clip.masks)
+
+    masks = dict.fromkeys(CONDITIONS, truth)
+    for i in range(14):
+        for name in ("a", "b"):
+            save_predictions(tmp_path / name, make_clip(f"clip{i:02d}", truth=truth, frames=1), masks)
+    runs = [Run(name, make_scores(), predictions=tmp_path / name) for name in ("a", "b")]
+    path = report.write_report(tmp_path / "out", runs, clips())
+    assert path.stat().st_size < 8e6
+    page = read_page(path)
+    assert sum(attrs.get("alt", "").startswith("Ground truth") for attrs in page.all("img")) == 12
+    assert "12 of 14 clips" in page.text
+
+
+def missing_frame(folder):
+    (folder / "noise/dog_barking/clipA/clipA_2.png").unlink()
+
+
+def missing_clip(folder):
+    (folder / "noise/dog_barking/clipA").rename(folder / "gone")
+
+
+def truncated(folder):
+    path = folder / "noise/dog_barking/clipA/clipA_2.png"
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def another_size(folder):
+    Image.new("L", (16, 20)).save(folder / "noise/dog_barking/clipA/clipA_2.png")
+
+
+def colour(folder):
+    Image.new("RGB", (20, 16)).save(folder / "noise/dog_barking/clipA/clipA_2.png")
+
+
+@pytest.mark.parametrize(
+    "damage, error, message",
+    [
+        (missing_frame, FileNotFoundError, r"clipA_2\.png: not found"),
+        (missing_clip, FileNotFoundError, r"dog_barking.clipA: not found"),
+        (truncated, ValueError, r"clipA_2\.png: cannot be read as an image"),
+        (another_size, ValueError, r"clipA_2\.png: expected the ground truth's size 20 x 16, got 16 x 20"),
+        (colour, ValueError, r"clipA_2\.png: expected an 8-bit greyscale or binary PNG, got mode 'RGB'"),
+    ],
+)
+def test_a_bad_prediction_is_named_and_the_old_page_stays(damage, error, message, two_models, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "index.html").write_text("old")
+    damage(tmp_path / "robust")
+    with pytest.raises(error, match=message):
+        report.write_report(out, *two_models)
+    assert [path.name for path in out.iterdir()] == ["index.html"] and (out / "index.html").read_text() == "old"
+
+
+def test_an_interrupted_write_leaves_the_old_page(two_models, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "index.html").write_text("old")
+
+    def fail(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(report.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        report.write_report(out, *two_models)
+    assert [path.name for path in out.iterdir()] == ["index.html"] and (out / "index.html").read_text() == "old"
+
+
+@pytest.mark.parametrize("clip_id, category", [("../x", "c"), ("x", ".."), ("a/b", "c"), ("", "c")])
+def test_ids_that_leave_the_folder_are_refused(clip_id, category, tmp_path):
+    (tmp_path / "p" / "positive").mkdir(parents=True)
+    with pytest.raises(ValueError, match="plain folder name"):
+        report.write_report(
+            tmp_path / "out", [Run("m", {}, predictions=tmp_path / "p")], [make_clip(clip_id, category)]
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_runs_and_no_masks_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one run"):
+        report.write_report(tmp_path, [])
+    clip = make_clip("v", frames=0)
+    with pytest.raises(ValueError, match="Expected 1 to 0 masks .* clip 'v', got 0"):
+        report.write_report(tmp_path, [Run("m", {}, predictions=tmp_path)], [clip])
+
+
+def write_run(folder, scores=None, log=None, **others):
+    folder.mkdir(parents=True)
+    results = {"model": "m", "subset": "demo", "split": "test", "scores": scores or make_scores()} | others
+    (folder / "results.json").write_text(json.dumps(results))
+    if log is not None:
+        (folder.parent / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    return folder
+
+
+def test_read_run_finds_scores_log_and_predictions(tmp_path):
+    folder = write_run(tmp_path / "run" / "eval", log=[{"step": 1, "loss": 0.5}], versions={"torch": "2.11"})
+    (folder / "predictions").mkdir()
+    run = report.read_run("robust", folder)
+    assert run == Run(
+        "robust",
+        make_scores(),
+        [{"step": 1, "loss": 0.5}],
+        folder / "predictions",
+        "demo",
+        "test",
+        {},
+        {"torch": "2.11"},
+    )
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"step": 7, "loss": 1}\n\n')
+    assert report.read_run("robust", folder, other).log == [{"step": 7, "loss": 1}]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not valid JSON"),
+        ("\xff", "not valid JSON"),
+        ("[]", "expected"),
+        ('{"scores": 1}', "expected"),
+        ('{"scores": {"g_miou": "high"}}', r"scores\['g_miou'\], got 'high'"),
+        ('{"scores": {"g_miou": true}}', r"scores\['g_miou'\], got True"),
+        ('{"scores": {}, "settings": 3}', "'settings', got 3"),
+    ],
+)
+def test_bad_results_name_the_file(text, message, tmp_path):
+    (tmp_path / "results.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"results\.json: .*{message}"):
+        report.read_run("m", tmp_path)
+
+
+def test_missing_results_name_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"results\.json: not found"):
+        report.read_run("m", tmp_path)
+
+
+@pytest.mark.parametrize("line", [b"{", b"[1]", b'{"loss": 1}', b'{"step": "3"}', b"\xff"])
+def test_bad_log_lines_are_named(line, tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "train_log.jsonl").write_bytes(b'{"step": 1}\n' + line + b"\n")
+    with pytest.raises(ValueError, match=r"train_log\.jsonl, line 2"):
+        report.read_run("m", folder)
+
+
+def test_curves_keep_the_later_line_of_a_resumed_step():
+    log = [{"step": 2, "loss": 9.0}, {"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": None}]
+    log += [{"step": 3, "validation": {"g_miou": float("nan")}}, {"step": 4, "validation": {"g_miou": 0.5}}]
+    steps, values = report._curve(log, "loss", None)
+    assert steps.tolist() == [1, 2] and values.tolist() == [3, 2]
+    steps, values = report._curve(log, "g_miou", "validation")
+    assert steps.tolist() == [4] and values.tolist() == [0.5]
+
+
+def test_mean_curve_by_hand():
+    # Steps 0..4 and 2..6: both are known from 2 to 4; the second has no value at 3, so it is read off its line.
+    first = (np.array([0.0, 2, 3, 4]), np.array([0.0, 2, 3, 4]))
+    second = (np.array([2.0, 4, 6]), np.array([4.0, 8, 12]))
+    steps, values = overlay._mean_curve([first, second])
+    assert steps.tolist() == [2, 3, 4] and values.tolist() == [3, 4.5, 6]
+
+
+def test_long_logs_are_averaged_in_bins():
+    steps, values = overlay._thin(np.arange(1000), np.arange(1000))
+    assert len(steps) == overlay.MAX_POINTS and steps[0] == 2 and values[-1] == 997
+
+
+def test_tiles_show_prediction_and_truth():
+    frame = overlay.fit_tile(Image.new("RGB", (28, 56), (100, 100, 100)))
+    assert frame.size == (112, 224)  # longer side at 224
+    truth, predicted = np.zeros((2, 56, 28), bool)
+    truth[5:20, 5:20] = True
+    predicted[30:50, 5:20] = True
+    tile = np.asarray(overlay.prediction_tile(frame, predicted * np.uint8(255), truth, "#0072B2"))
+    red, _, blue = tile[160, 50].astype(int)  # inside the prediction
+    assert blue > red + 60
+    assert np.ptp(tile[50, 50].astype(int)) == 0  # inside the truth, not predicted: untinted
+    assert (tile == 255).all(-1).any(0).nonzero()[0].min() in range(17, 22)  # the white outline begins at x = 5 * 4
+    spot = np.asarray(overlay.truth_tile(frame, truth))
+    assert spot[50, 50].tolist() == [100] * 3 and spot[160, 50].tolist() == [30] * 3
+
+
+def test_masks_of_any_png_mode_are_read_as_in_the_data_set():
+    truth = square(4, 6, 8)
+    palette = Image.fromarray(truth.astype(np.uint8))
+    palette.putpalette([0, 0, 0, 0, 0, 0])  # index 1 is black too: the index counts
+    colour = Image.fromarray(truth[..., None] * np.array([0, 0, 1], np.uint8))  # too dark for a grey conversion
+    for mask in (Image.fromarray(truth), palette, colour, Image.fromarray(truth * np.uint8(1))):
+        assert (report._read_truth(mask) == truth).all()
+
+
+def test_charts_take_any_name_and_missing_values():
+    svg = overlay.bar_chart("$x", ["a", "b"], {"_$\\no$": [[np.nan], [0.5, 0.7]], "": [[], [0.0]]}, digits=2)
+    assert b"<svg" in svg
+    curve = (np.array([1.0]), np.array([-0.5]))
+    assert b"<svg" in overlay.curve_chart("t", {"_$\\no$": [curve]})
+    assert not overlay._legend_label("_hidden").startswith("_")
+
+
+def test_photographs_are_jpeg_and_open():
+    uri = overlay.data_uri(Image.new("RGB", (5, 4), (200, 30, 60)))
+    kind, data = uri.split(";base64,")
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert kind == "data:image/jpeg" and image.size == (5, 4) and image.getpixel((2, 2))[0] > 180
+
+
+def write_gallery(folder, clip):
+    entry = {"clip_id": clip.clip_id, "category": clip.category, "frames": [], "masks": []}
+    for k, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
+        frame.save(folder / f"f{k}.png")
+        mask.save(folder / f"m{k}.png")
+        entry["frames"].append(f"f{k}.png")
+        entry["masks"].append(f"m{k}.png")
+    path = folder / "gallery.json"
+    path.write_text(json.dumps([entry]))
+    return path
+
+
+def test_command_writes_page_and_tables(tmp_path, capsys):
+    clip = make_clip("clipA")
+    for seed in (0, 1):
+        folder = write_run(tmp_path / f"b{seed}" / "eval", make_scores(g_miou=0.5 + 0.1 * seed))
+        save_predictions(folder / "predictions", clip, {"positive": square(4, 6, 8)})
+    robust = write_run(tmp_path / "r" / "eval", log=[{"step": 1, "loss": 0.5}])
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 5, "loss": 0.25}\n')
+    arguments = [f"--run=baseline={tmp_path / 'b0' / 'eval'}", f"--run=baseline={tmp_path / 'b1' / 'eval'}"]
+    arguments += [f"--run=robust={robust}", f"--log=baseline={log}", f"--gallery={write_gallery(tmp_path, clip)}"]
+    report.main([*arguments, f"--out={tmp_path / 'out'}", "--note", "One note."])
+    printed = capsys.readouterr().out
+    assert "0.550 +/- 0.050" in printed and printed.rstrip().endswith("index.html")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["index.html", "table.md", "table.tex"]
+    page = read_page(tmp_path / "out" / "index.html")
+    alts = " ".join(image["alt"] for image in page.all("img"))
+    assert "baseline ends at 0.250 after 5 steps; robust ends at 0.500 after 1 steps" in alts
+    assert "baseline on clip clipA" in alts and "One note." in page.text
+
+
+@pytest.mark.parametrize("value", ["baseline", "=dir", "baseline="])
+def test_command_refuses_run_without_name_or_path(value, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        report.main(["--run", value, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert f"expected NAME=PATH, got {value!r}" in capsys.readouterr().err
+
+
+def test_command_reports_errors_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        report.main([f"--run=a={tmp_path}", f"--out={tmp_path / 'out'}"])
+    message = capsys.readouterr().err
+    assert stop.value.code == 1 and message.startswith("avs-report: ") and message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    folder = write_run(tmp_path / "run")
+    with pytest.raises(SystemExit):
+        report.main([f"--run=a={folder}", f"--out={tmp_path / 'out'}", f"--log=b={tmp_path / 'x'}"])
+    assert "--log b: 1 given, but 0 --run of this name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [("{}", "expected a list"), ("[", "not valid JSON"), ('[{"clip_id": "a"}]', "entry 0"), ("[1]", "entry 0")],
+)
+def test_bad_gallery_files_are_named(text, message, tmp_path):
+    path = tmp_path / "gallery.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"gallery\.json: .*{message}"):
+        list(report.read_gallery(path))
+
+
+def test_missing_gallery_frames_are_named(tmp_path):
+    path = write_gallery(tmp_path, make_clip("clipA"))
+    (tmp_path / "f1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"f1\.png: not found"):
+        list(report.read_gallery(path))
+
+
+def test_settings_say_where_runs_differ(tmp_path):
+    runs = [Run("m", {}, settings={"seed": s, "optimizer": {"lr": 0.1}}, versions={"torch": "2"}) for s in (3, 4)]
+    html = report.write_report(tmp_path, runs, settings={"steps": 600}).read_text(encoding="utf-8")
+    for key, value in (("steps", "600"), ("optimizer.lr", "0.1"), ("versions.torch", "2")):
+        assert f'<tr><th scope="row">{key}</th><td>{value}</td></tr>' in html
+    assert '<th scope="col">m #1</th><th scope="col">m #2</th>' in html
+    assert '<tr><th scope="row">seed</th><td>3</td><td>4</td></tr>' in html
