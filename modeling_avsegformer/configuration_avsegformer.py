@@ -1,0 +1,156 @@
+"""Configurations of AVSegFormer and of its audio encoder, VGGish."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+LOSS_TYPES = ("bce_dice", "dice", "bce")
+
+
+@strict
+class VGGishConfig(PreTrainedConfig):
+    r"""
+    The size of the VGGish audio encoder (Hershey et al. 2017, https://arxiv.org/abs/1609.09430).
+
+    The defaults are the published network, 72,141,184 parameters; smaller widths make one that trains on a laptop.
+
+    Args:
+        num_frames (`int`, defaults to 96): log-mel frames of one example (0.96 s at a hop of 10 ms); a multiple of 16.
+        num_mel_bins (`int`, defaults to 64): mel bands of one frame; a multiple of 16.
+        conv_channels (`list[int]`, defaults to `[64, 128, 256, 512]`): widths of the four convolution stages; the
+            last two stages have two convolutions, each stage ends in a 2x2 maximum.
+        fc_size (`int`, defaults to 4096): width of the two hidden fully connected layers.
+        embedding_size (`int`, defaults to 128): numbers that describe one second of sound.
+
+    Raises:
+        ValueError: a size that the network cannot have.
+    """
+
+    model_type = "avsegformer_vggish"  # not "vggish", which transformers may take one day
+    base_config_key = "audio_config"
+
+    num_frames: int = 96
+    num_mel_bins: int = 64
+    conv_channels: list[int] | tuple[int, ...] = (64, 128, 256, 512)
+    fc_size: int = 4096
+    embedding_size: int = 128
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.num_frames % 16 or self.num_mel_bins % 16 or self.num_frames < 16 or self.num_mel_bins < 16:
+            raise ValueError(
+                "Expected `num_frames` and `num_mel_bins` to be multiples of 16 (four 2x2 maxima), got "
+                f"num_frames={self.num_frames}, num_mel_bins={self.num_mel_bins}."
+            )
+        if len(self.conv_channels) != 4:
+            raise ValueError(f"Expected four widths in `conv_channels`, got {self.conv_channels}.")
+
+
+@strict
+class AVSegFormerConfig(PreTrainedConfig):
+    r"""
+    What an AVSegFormer is made of. The defaults are the paper's PVT-v2-b5 model (https://arxiv.org/abs/2307.01146)
+    with the similarity head of AVSBench-Robust.
+
+    Args:
+        backbone (`str`, defaults to `"pvt_v2_b5"`): a timm model whose last four feature maps have strides 4, 8, 16
+            and 32, e.g. `"resnet50"`.
+        backbone_kwargs (`dict`, *optional*): further arguments of `timm.create_model`. PVT-v2 gets
+            `drop_path_rate=0.1` unless it says otherwise, as in the original.
+        num_frames (`int`, defaults to 5): frames of a clip, one a second. The network takes any number; processors
+            and data sets read this.
+        audio_config (`VGGishConfig`, *optional*): the audio encoder.
+        freeze_audio_encoder (`bool`, defaults to `True`): whether the audio encoder keeps its weights.
+        hidden_size (`int`, defaults to 256): channels of tokens, queries and mask features.
+        num_attention_heads (`int`, defaults to 8): heads of every attention.
+        num_points (`int`, defaults to 4): points that a deformable head samples on each level.
+        norm_groups (`int`, defaults to 32): groups of the group norms; divides `hidden_size`.
+        num_queries (`int`, defaults to 300): audio queries.
+        query_generator_layers (`int`, defaults to 6), query_generator_ffn_size (`int`, defaults to 1024): the query
+            generator, which mixes the sound into the queries.
+        encoder_layers (`int`, defaults to 6), encoder_ffn_size (`int`, defaults to 2048): the deformable encoder
+            over the three coarse feature maps.
+        decoder_layers (`int`, defaults to 6), decoder_ffn_size (`int`, defaults to 2048): the decoder, in which the
+            queries look at the encoded image.
+        mask_mlp_size (`int`, defaults to 2048): width of the 1x1 convolutions that turn query maps to mask features.
+        prediction_channels (`list[int]`, defaults to `[128, 32]`): widths of the prediction head, before and after
+            the 4x upsampling.
+        dropout (`float`, defaults to 0.1): in the encoder and the decoder.
+        use_similarity_head (`bool`, defaults to `True`): whether the model also says how well sound and image agree.
+        loss_type (`str`, defaults to `"bce_dice"`): the loss of a mask. `"dice"` and `"bce"` are the original's;
+            dice has no gradient where the target is empty. `"bce_dice"` is `bce_weight` times the first on all pixels
+            plus dice on the targets that are not empty.
+        bce_weight (`float`, defaults to 5.0): only for `"bce_dice"`.
+        mask_weight (`float`, defaults to 1.0), mix_weight (`float`, defaults to 0.1), similarity_weight (`float`,
+            defaults to 1.0): factors of the three parts of the loss.
+        deform_attn_backend (`str`, defaults to `"auto"`): handed to `ms_deform_attn`.
+
+    Raises:
+        ValueError: values that do not go together.
+
+    Example:
+
+    ```python
+    >>> from modeling_avsegformer import AVSegFormerConfig
+    >>> AVSegFormerConfig(backbone="resnet50").num_queries
+    300
+
+    ```"""
+
+    model_type = "avsegformer"
+    sub_configs_defaults = {"audio_config": VGGishConfig}
+
+    backbone: str = "pvt_v2_b5"
+    backbone_kwargs: dict | None = None
+    num_frames: int = 5
+    audio_config: dict | PreTrainedConfig | None = None
+    freeze_audio_encoder: bool = True
+    hidden_size: int = 256
+    num_attention_heads: int = 8
+    num_points: int = 4
+    norm_groups: int = 32
+    num_queries: int = 300
+    query_generator_layers: int = 6
+    query_generator_ffn_size: int = 1024
+    encoder_layers: int = 6
+    encoder_ffn_size: int = 2048
+    decoder_layers: int = 6
+    decoder_ffn_size: int = 2048
+    mask_mlp_size: int = 2048
+    prediction_channels: list[int] | tuple[int, ...] = (128, 32)
+    dropout: float | int = 0.1
+    use_similarity_head: bool = True
+    loss_type: str = "bce_dice"
+    bce_weight: float | int = 5.0
+    mask_weight: float | int = 1.0
+    mix_weight: float | int = 0.1
+    similarity_weight: float | int = 1.0
+    deform_attn_backend: str = "auto"
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        # Half of the channels encode y, half x, each as (sin, cos) pairs.
+        for name, divisor in (
+            ("num_attention_heads", self.num_attention_heads),
+            ("norm_groups", self.norm_groups),
+            ("the sine positions (4)", 4),
+        ):
+            if divisor < 1 or self.hidden_size % divisor:
+                raise ValueError(
+                    f"Expected `hidden_size` to be a multiple of {name}, got hidden_size={self.hidden_size} and "
+                    f"{divisor}."
+                )
+        if self.loss_type not in LOSS_TYPES:
+            raise ValueError(f"Expected one of {', '.join(LOSS_TYPES)} for `loss_type`, got {self.loss_type!r}.")
+        if len(self.prediction_channels) != 2:
+            raise ValueError(f"Expected two widths in `prediction_channels`, got {self.prediction_channels}.")
+        if self.num_frames < 1:
+            raise ValueError(f"Expected at least one frame in a clip, got num_frames={self.num_frames}.")
+        for name in ("pretrained", "features_only", "out_indices"):
+            if name in (self.backbone_kwargs or {}):
+                raise ValueError(
+                    f"Expected `backbone_kwargs` without {name!r}, which the model sets itself. Pretrained weights "
+                    "come from `from_backbone_pretrained`."
+                )
+
+
+__all__ = ["AVSegFormerConfig", "VGGishConfig"]

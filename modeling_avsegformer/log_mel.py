@@ -1,0 +1,139 @@
+"""The VGGish log-mel front end: a 16 kHz waveform to examples of 96 frames x 64 mel bands.
+
+Every sound of this project passes here, whatever its condition; nothing but the waveform tells conditions apart.
+
+Source: Hershey et al. 2017, https://arxiv.org/abs/1609.09430, and the constants of AudioSet's `vggish_params`.
+numpy only, except `resample`.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+SAMPLE_RATE = 16000  # Hz
+WINDOW_LENGTH = 400  # samples, 25 ms
+HOP_LENGTH = 160  # samples, 10 ms
+FFT_LENGTH = 512  # the next power of two; the window is padded with zeros at its end
+NUM_MEL_BINS = 64
+MIN_FREQUENCY = 125.0  # Hz
+MAX_FREQUENCY = 7500.0  # Hz
+LOG_OFFSET = 0.01  # added before the logarithm: digital silence becomes log(0.01) = -4.60517
+NUM_FRAMES = 96  # frames of an example, 0.96 s
+MIN_SAMPLES = WINDOW_LENGTH + (NUM_FRAMES - 1) * HOP_LENGTH  # 15600, the shortest sound with one example
+
+
+def log_mel(waveform: np.ndarray) -> np.ndarray:
+    """Log-mel examples of a waveform.
+
+    Five seconds give 498 frames and thus five examples; the 18 frames after the last whole example are dropped. Fewer
+    than `MIN_SAMPLES` samples give no example at all.
+
+    Args:
+        waveform (`np.ndarray` of shape `(samples,)` or `(samples, channels)`): at 16 kHz, in [-1, 1] or signed
+            integers at full scale; channels are averaged.
+
+    Returns:
+        `np.ndarray` of shape `(examples, 1, 96, 64)`, float32: time before mel, natural logarithm.
+
+    Raises:
+        ValueError: another number of axes, or samples that are not finite.
+    """
+    waveform = to_mono(waveform)
+    num_frames = max(0, 1 + (len(waveform) - WINDOW_LENGTH) // HOP_LENGTH)
+    num_examples = num_frames // NUM_FRAMES
+    if num_examples == 0:
+        return np.zeros((0, 1, NUM_FRAMES, NUM_MEL_BINS), dtype=np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW_LENGTH)[::HOP_LENGTH]
+    frames = frames[: num_examples * NUM_FRAMES]
+    magnitudes = np.abs(np.fft.rfft(frames * _hann_window(), FFT_LENGTH))  # (frames, 257), not squared
+    logs = np.log(magnitudes @ mel_matrix() + LOG_OFFSET)
+    return logs.astype(np.float32).reshape(num_examples, 1, NUM_FRAMES, NUM_MEL_BINS)
+
+
+@lru_cache(maxsize=1)
+def mel_matrix() -> np.ndarray:
+    """The filter bank `(257, 64)`, float64: triangles of height 1, linear in mel, on HTK's mel scale. Read only."""
+    frequencies = np.linspace(0.0, SAMPLE_RATE / 2, FFT_LENGTH // 2 + 1)
+    edges = np.linspace(_hertz_to_mel(MIN_FREQUENCY), _hertz_to_mel(MAX_FREQUENCY), NUM_MEL_BINS + 2)
+    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
+    mel = _hertz_to_mel(frequencies)[:, None]
+    matrix = np.maximum(0.0, np.minimum((mel - lower) / (center - lower), (upper - mel) / (upper - center)))
+    matrix[0] = 0.0  # no band takes the constant component
+    matrix.setflags(write=False)
+    return matrix
+
+
+def to_mono(waveform: np.ndarray) -> np.ndarray:
+    """The mean over channels, float64, of a waveform of shape `(samples,)` or `(samples, channels)`.
+
+    Signed integers are taken as full scale: int16 is divided by 32768, as in VGGish's front end.
+
+    Raises:
+        ValueError: another number of axes, unsigned integers, or samples that are not finite.
+    """
+    waveform = np.asarray(waveform)
+    if waveform.dtype.kind == "i":
+        waveform = waveform / -float(np.iinfo(waveform.dtype).min)
+    elif waveform.dtype.kind != "f":
+        raise ValueError(f"Expected a waveform of floats or signed integers, got {waveform.dtype}.")
+    waveform = waveform.astype(np.float64)
+    if waveform.ndim == 2:
+        waveform = waveform.mean(axis=1)
+    if waveform.ndim != 1:
+        raise ValueError(f"Expected a waveform of shape (samples,) or (samples, channels), got {waveform.shape}.")
+    if not np.isfinite(waveform).all():
+        raise ValueError(
+            f"Expected finite samples, got {np.count_nonzero(~np.isfinite(waveform))} NaN or infinite ones of "
+            f"{len(waveform)}; read the recording again or leave it out."
+        )
+    return waveform
+
+
+def resample(waveform: np.ndarray, original_rate: int, new_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """The waveform at another sample rate; itself where the rates agree.
+
+    Kaiser-windowed sinc interpolation with the parameters of resampy's "kaiser_best", which AVSBench's preprocessing
+    uses (https://docs.pytorch.org/audio/stable/tutorials/audio_resampling_tutorial.html).
+
+    Args:
+        waveform (`np.ndarray` of shape `(samples,)` or `(samples, channels)`)
+        original_rate (`int`), new_rate (`int`): Hz.
+
+    Returns:
+        `np.ndarray` of the same number of axes, float32 unless the rates agree.
+
+    Raises:
+        ValueError: a rate that is not a positive whole number.
+    """
+    for name, rate in (("original_rate", original_rate), ("new_rate", new_rate)):
+        if int(rate) != rate or rate <= 0:
+            raise ValueError(f"Expected a positive whole number of Hz for `{name}`, got {rate!r}.")
+    if original_rate == new_rate:
+        return waveform
+    # Not needed at 16 kHz, where AVSBench's recordings are; numpy alone serves them.
+    import torch
+    from torchaudio.functional import resample as torchaudio_resample
+
+    resampled = torchaudio_resample(
+        torch.from_numpy(np.ascontiguousarray(np.asarray(waveform, dtype=np.float32).T)),
+        int(original_rate),
+        int(new_rate),
+        lowpass_filter_width=64,
+        rolloff=0.9475937167399596,
+        resampling_method="sinc_interp_kaiser",
+        beta=14.769656459379492,
+    )
+    return np.ascontiguousarray(resampled.numpy().T)
+
+
+@lru_cache(maxsize=1)
+def _hann_window() -> np.ndarray:
+    """Periodic, not symmetric: the divisor is the length."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW_LENGTH) / WINDOW_LENGTH)
+
+
+def _hertz_to_mel(hertz):
+    return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
+
+
+__all__ = ["MIN_SAMPLES", "NUM_FRAMES", "NUM_MEL_BINS", "SAMPLE_RATE", "log_mel", "mel_matrix", "resample", "to_mono"]

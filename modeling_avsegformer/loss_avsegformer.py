@@ -1,0 +1,109 @@
+"""The losses of AVSegFormer: pure functions of logits and targets."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DICE_SMOOTHING = 0.001  # in both sums of the denominator, as the original
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """One minus the soft Dice overlap, per mask.
+
+    An empty target gives exactly 1 and **exactly no gradient**, whatever the logits: the numerator is zero.
+
+    Args:
+        logits (`Tensor` of shape `(N, H, W)`)
+        targets (`Tensor` of shape `(N, H, W)`): in [0, 1].
+
+    Returns:
+        `Tensor` of shape `(N,)`
+
+    Source: V-Net, https://arxiv.org/abs/1606.04797, in AVSegFormer's form.
+    """
+    probabilities, targets = logits.sigmoid().flatten(1), targets.flatten(1)
+    overlap = (probabilities * targets).sum(1)
+    denominator = probabilities.square().sum(1) + DICE_SMOOTHING + targets.square().sum(1) + DICE_SMOOTHING
+    return 1 - 2 * overlap / denominator
+
+
+def bce_dice_loss(logits: Tensor, targets: Tensor, bce_weight: float) -> Tensor:
+    """`bce_weight` times the binary cross-entropy over every pixel, plus the mean Dice loss of the targets that are
+    not empty. An empty target thus pulls every pixel towards the background; without any target that is not empty
+    the Dice part is zero.
+
+    Args and returns as `dice_loss`, but one number for the batch.
+    """
+    not_empty = (targets.flatten(1).sum(1) > 0).to(logits.dtype)
+    dice = (dice_loss(logits, targets) * not_empty).sum() / not_empty.sum().clamp(min=1)
+    return bce_weight * F.binary_cross_entropy_with_logits(logits, targets) + dice
+
+
+def mask_loss(logits: Tensor, targets: Tensor, loss_type: str, bce_weight: float) -> Tensor:
+    """The loss named `loss_type` ("dice", "bce", "bce_dice") between logits and targets, both of shape `(N, H, W)`."""
+    if loss_type == "dice":
+        return dice_loss(logits, targets).mean()
+    if loss_type == "bce":
+        return F.binary_cross_entropy_with_logits(logits, targets)
+    return bce_dice_loss(logits, targets, bce_weight)
+
+
+def mix_loss(mask_features: Tensor, targets: Tensor, loss_type: str, bce_weight: float) -> Tensor:
+    """`mask_loss` of the mask features averaged over their channels, which makes them tell the object by themselves.
+
+    Args:
+        mask_features (`Tensor` of shape `(N, C, h, w)`): not negative, so that their sigmoid is never below one half;
+            the original has it so.
+        targets (`Tensor` of shape `(N, H, W)`)
+    """
+    mixed = mask_features.mean(1, keepdim=True)
+    mixed = F.interpolate(mixed, size=targets.shape[-2:], mode="bilinear", align_corners=False)
+    return mask_loss(mixed[:, 0], targets, loss_type, bce_weight)
+
+
+def similarity_loss(similarity: Tensor, audio_labels: Tensor) -> Tensor:
+    """Binary cross-entropy of the sigmoid of the cosine, without a temperature: at least 0.3133.
+
+    Args:
+        similarity (`Tensor` of shape `(B, T)`): in [-1, 1].
+        audio_labels (`Tensor` of shape `(B,)`): 1 where the sound belongs to the image, 0 where it does not.
+    """
+    targets = audio_labels.to(similarity.dtype)[:, None].expand_as(similarity)
+    return F.binary_cross_entropy_with_logits(similarity, targets)
+
+
+def avsegformer_loss(
+    logits: Tensor,
+    mask_features: Tensor,
+    similarity: Tensor | None,
+    labels: Tensor | None,
+    audio_labels: Tensor | None,
+    config,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of the parts, and the parts before weighting, under "mask", "mix" and "similarity".
+
+    Args:
+        logits (`Tensor` of shape `(B, T, H, W)`)
+        mask_features (`Tensor` of shape `(B * T, C, h, w)`)
+        similarity (`Tensor` of shape `(B, T)`, *optional*)
+        labels (`Tensor` of shape `(B, K, H, W)`, *optional*): masks of the first K <= T frames.
+        audio_labels (`Tensor` of shape `(B,)`, *optional*)
+        config (`AVSegFormerConfig`): `loss_type` and the weights.
+    """
+    parts: dict[str, Tensor] = {}
+    if labels is not None:
+        supervised = labels.shape[1]
+        features = mask_features.unflatten(0, logits.shape[:2])[:, :supervised].flatten(0, 1)
+        targets = labels.flatten(0, 1).float()
+        # float32: sums over all pixels of a mask lose too much in half precision
+        parts["mask"] = mask_loss(
+            logits[:, :supervised].flatten(0, 1).float(), targets, config.loss_type, config.bce_weight
+        )
+        parts["mix"] = mix_loss(features.float(), targets, config.loss_type, config.bce_weight)
+    if audio_labels is not None and similarity is not None:
+        parts["similarity"] = similarity_loss(similarity.float(), audio_labels)
+    weights = {"mask": config.mask_weight, "mix": config.mix_weight, "similarity": config.similarity_weight}
+    return torch.stack([weights[name] * value for name, value in parts.items()]).sum(), parts
+
+
+__all__ = ["avsegformer_loss", "bce_dice_loss", "dice_loss", "mask_loss", "mix_loss", "similarity_loss"]

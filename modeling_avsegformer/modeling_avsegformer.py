@@ -1,0 +1,874 @@
+"""AVSegFormer: the masks of the objects that are heard, frame by frame.
+
+Papers: AVSegFormer, https://arxiv.org/abs/2307.01146; the similarity head, AVSBench-Robust; the deformable encoder,
+Deformable DETR, https://arxiv.org/abs/2010.04159. Written from the papers and from measurements of the released
+models, which it reproduces; what those create but never use is left out.
+
+Read from the bottom: `AVSegFormerForSegmentation` is what a user calls, its parts stand above it in order of use.
+Shapes: B clips of T frames, N = B * T, C = `hidden_size`, Q queries, S tokens of the three coarse feature maps.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput, logging
+
+from .configuration_avsegformer import AVSegFormerConfig
+from .loss_avsegformer import avsegformer_loss
+from .modeling_vggish import VGGishModel
+
+try:
+    from ms_deform_attn import ms_deform_attn
+except ImportError:
+    # A checkpoint's code can run alone (`trust_remote_code`), without the package of compiled backends.
+    ms_deform_attn = None
+
+logger = logging.get_logger(__name__)
+
+BACKBONE_STRIDES = [4, 8, 16, 32]
+SMALLEST_IMAGE = 32  # pixels, so that the coarsest feature map has one
+
+
+@dataclass
+class AVSegFormerImageEmbeddings(ModelOutput):
+    """
+    All that depends on the frames alone; give it back to the model in place of `pixel_values`.
+
+    memory (`Tensor` of shape `(B, T, S, C)`): encoded tokens of the maps with strides 8, 16 and 32, in this order.
+    mask_features (`Tensor` of shape `(B, T, C, H / 4, W / 4)`): before the sound gates their channels.
+    pooled (`Tensor` of shape `(B, T, channels)`): the backbone's last map, averaged over its positions.
+    image_size (`tuple[int, int]`): (H, W) of `pixel_values`, the size of the logits.
+    """
+
+    memory: Tensor | None = None
+    mask_features: Tensor | None = None
+    pooled: Tensor | None = None
+    image_size: tuple[int, int] | None = None
+
+
+@dataclass
+class AVSegFormerModelOutput(ModelOutput):
+    """
+    queries (`Tensor` of shape `(B * T, Q, C)`): audio queries that have seen the image.
+    mask_features (`Tensor` of shape `(B * T, C, H / 4, W / 4)`): gated by the sound; not negative.
+    audio_tokens (`Tensor` of shape `(B * T, 1, C)`): the sound of each frame.
+    image_embeddings (`AVSegFormerImageEmbeddings`): what the model made of the frames alone.
+    """
+
+    queries: Tensor | None = None
+    mask_features: Tensor | None = None
+    audio_tokens: Tensor | None = None
+    image_embeddings: AVSegFormerImageEmbeddings | None = None
+
+
+@dataclass
+class AVSegFormerOutput(ModelOutput):
+    """
+    loss (`Tensor` of shape `()`, *optional*, with `labels` or `audio_labels`): the weighted sum of `loss_dict`.
+    loss_dict (`dict[str, Tensor]`, *optional*): the parts before weighting: "mask", "mix" (with `labels`) and
+        "similarity" (with `audio_labels`).
+    logits (`Tensor` of shape `(B, T, H, W)`): a pixel sounds where its logit is above 0.
+    similarity (`Tensor` of shape `(B, T)`, *optional*, with the similarity head): cosine of sound and image.
+    mask_features (`Tensor` of shape `(B * T, C, H / 4, W / 4)`): gated by the sound; not negative.
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    similarity: Tensor | None = None
+    mask_features: Tensor | None = None
+
+
+class AVSegFormerPreTrainedModel(PreTrainedModel):
+    """Initialisation as the original's head, and loading that refuses another backbone's weights."""
+
+    config_class = AVSegFormerConfig
+    config: AVSegFormerConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "audio")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EncoderLayer", "DecoderLayer", "QueryGeneratorLayer", "VGGishModel", "TimmFeatures"]
+
+    def _initialize_weights(self, module, is_custom_code: bool = False):
+        # For code outside of transformers the base class passes over modules without tensors of their own, lest loaded
+        # weights be overwritten. Ours set their children's, with functions that spare what was loaded.
+        super()._initialize_weights(module)
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        # Children come before their parents: a parent that wants something else overwrites them.
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                _init_bias_by_fan_in(module)
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.MultiheadAttention):
+            init.xavier_uniform_(module.in_proj_weight)  # queries, keys and values as one matrix, as the original
+            if module.in_proj_bias is not None:
+                init.zeros_(module.in_proj_bias)
+                init.zeros_(module.out_proj.bias)
+        elif isinstance(module, nn.Embedding):
+            init.xavier_uniform_(module.weight)
+        elif isinstance(module, DeformableAttention):
+            module.init_weights()
+        elif isinstance(module, Encoder):
+            init.normal_(module.level_embed)
+        elif isinstance(module, AVSegFormerModel):
+            _init_linear_as_torch(module.audio_projection)
+        elif isinstance(module, SimilarityHead):
+            _init_linear_as_torch(module.audio_projection)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """`PreTrainedModel.from_pretrained`, but weights of another backbone are an error, never a silent
+        re-initialisation.
+
+        Raises:
+            ValueError: the checkpoint's backbone is not the configuration's.
+        """
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):  # transformers' advice where shapes disagree
+                raise
+            raise ValueError(
+                f"Expected weights that fit the given configuration in {pretrained_model_name_or_path}, but some have "
+                "other shapes (listed in the log): they are of another backbone or of other sizes. Leave the "
+                "configuration out to use the checkpoint's own."
+            ) from error
+        # A head may be new (fine-tuning); a backbone or an audio encoder with holes never is.
+        encoders = ("backbone.", "audio_encoder.")
+        wrong = sorted(
+            key
+            for key in [*info["missing_keys"], *info["unexpected_keys"]]
+            if key.removeprefix("model.").startswith(encoders)
+        )
+        if wrong:
+            raise ValueError(
+                f"Expected the weights of the backbone {model.config.backbone!r} and of the audio encoder in "
+                f"{pretrained_model_name_or_path}, but {len(wrong)} of their tensors are missing or unknown, e.g. "
+                f"{', '.join(wrong[:3])}. Load the checkpoint with its own configuration, or choose a checkpoint of "
+                "this backbone."
+            )
+        model._freeze_audio_encoder()  # loading makes every parameter learn again
+        return (model, info) if output_loading_info else model
+
+    def freeze_backbone(self, freeze: bool = True) -> None:
+        """Freeze the visual backbone, or let it learn again: weights, BatchNorm statistics and drop path."""
+        self.get_backbone().freeze(freeze)
+
+    def load_pretrained_backbone(self) -> bool:
+        """Load timm's ImageNet weights into the backbone.
+
+        Returns:
+            `bool`: False, and a warning, where the weights cannot be reached; the backbone then stays as it is.
+
+        Raises:
+            ValueError: timm has no weights for this backbone.
+        """
+        return self.get_backbone().load_pretrained()
+
+    def load_vggish_weights(self, path_or_hub_id: str | Path, filename: str | None = None) -> None:
+        """See `VGGishModel.load_vggish_weights`."""
+        self.get_audio_encoder().load_vggish_weights(path_or_hub_id, filename)
+
+    @classmethod
+    def from_backbone_pretrained(cls, config: AVSegFormerConfig, vggish: str | Path | None = None):
+        """A model with timm's weights in the backbone (where they can be reached; a warning says if not) and the rest
+        initialised, VGGish too unless `vggish` names its weights (see `VGGishModel.load_vggish_weights`)."""
+        model = cls(config)
+        model.load_pretrained_backbone()
+        if vggish is not None:
+            model.load_vggish_weights(vggish)
+        return model
+
+    def _freeze_audio_encoder(self) -> None:
+        if self.config.freeze_audio_encoder:
+            self.get_audio_encoder().requires_grad_(False)
+
+    def get_backbone(self) -> "TimmFeatures":
+        return self.base_model.backbone
+
+    def get_audio_encoder(self) -> VGGishModel:
+        return self.base_model.audio_encoder
+
+
+class TimmFeatures(PreTrainedModel):
+    """The four feature maps of a timm model, with strides 4, 8, 16 and 32.
+
+    A `PreTrainedModel` of its own so that timm's initialisation is kept: the parent's `post_init` would replace it.
+    """
+
+    config_class = AVSegFormerConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: AVSegFormerConfig):
+        super().__init__(config)
+        self.timm_model = _create_timm_features(config, pretrained=False)
+        self.channels: list[int] = self.timm_model.feature_info.channels()
+        self.channels_last = str(getattr(self.timm_model, "output_fmt", "NCHW")).endswith("NHWC")  # Swin and its kin
+        self.frozen = False
+        self.mode_when_learning = True  # what `train()` and `eval()` last asked for
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        # After a load from the meta device, buffers that are not in the checkpoint hold nothing.
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
+
+    def freeze(self, freeze: bool) -> None:
+        self.frozen = freeze
+        self.requires_grad_(not freeze)
+        self.train(self.mode_when_learning)
+
+    def train(self, mode: bool = True):
+        self.mode_when_learning = mode
+        return super().train(mode and not self.frozen)
+
+    def load_pretrained(self) -> bool:
+        import timm
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+        name = self.config.backbone
+        if not timm.is_model_pretrained(name):
+            raise ValueError(f"Expected a backbone with pretrained weights in timm {timm.__version__}, got {name!r}.")
+        try:
+            pretrained = _create_timm_features(self.config, pretrained=True)
+        except (LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, URLError) as error:
+            logger.warning(
+                f"The pretrained weights of the backbone {name!r} could not be fetched ({type(error).__name__}): it "
+                "keeps its random initialisation. Connect to the Hub, or load a checkpoint."
+            )
+            return False
+        self.timm_model.load_state_dict(pretrained.state_dict())
+        return True
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        """The maps `(N, channels[i], H / stride, W / stride)`, finest first, of `pixel_values (N, 3, H, W)`."""
+        maps = self.timm_model(pixel_values)
+        return [feature.permute(0, 3, 1, 2) for feature in maps] if self.channels_last else list(maps)
+
+
+def _create_timm_features(config: AVSegFormerConfig, pretrained: bool) -> nn.Module:
+    """The last four feature levels of `config.backbone`; errors name timm's version and what would do."""
+    import timm
+
+    name = config.backbone
+    if not timm.is_model(name):
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, timm.list_models(), n=3) or ["pvt_v2_b5", "resnet50"]
+        raise ValueError(
+            f"Expected a model of timm {timm.__version__} as `backbone`, got {name!r}. Close names: "
+            f"{', '.join(close)}. A newer timm may know it: `pip install -U timm`."
+        )
+    # The original's rates: linear from 0 to 0.1 over the blocks.
+    defaults = {"drop_path_rate": 0.1} if name.startswith("pvt_v2") else {}
+    kwargs = defaults | (config.backbone_kwargs or {})
+    levels = len(BACKBONE_STRIDES)
+    try:
+        features = timm.create_model(
+            name, pretrained=pretrained, features_only=True, out_indices=tuple(range(-levels, 0)), **kwargs
+        )
+        strides = features.feature_info.reduction()
+    except (AssertionError, IndexError, AttributeError) as error:  # what timm raises for too few or no levels
+        raise ValueError(
+            f"Expected a backbone with feature maps of strides {BACKBONE_STRIDES}, but timm {timm.__version__} gives "
+            f"no four levels for {name!r} with {kwargs} ({error}). pvt_v2_b5, resnet50 and convnext_tiny have them."
+        ) from error
+    if strides != BACKBONE_STRIDES:
+        raise ValueError(
+            f"Expected a backbone with feature maps of strides {BACKBONE_STRIDES}, but the last levels of {name!r} "
+            f"have strides {strides}. pvt_v2_b5, resnet50 and convnext_tiny have the right ones."
+        )
+    return features
+
+
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable attention: each query looks at a few points of each level that it chooses itself.
+
+    Source: Deformable DETR, section 4.1, https://arxiv.org/abs/2010.04159
+    """
+
+    def __init__(self, config: AVSegFormerConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.num_levels = len(BACKBONE_STRIDES) - 1
+        self.num_points = config.num_points
+        self.backend = config.deform_attn_backend
+        samples = self.num_heads * self.num_levels * self.num_points
+        self.sampling_offsets = nn.Linear(config.hidden_size, samples * 2)
+        self.attention_weights = nn.Linear(config.hidden_size, samples)
+        self.value_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def init_weights(self) -> None:
+        """Each head looks in its own direction, one pixel further with each point, with equal weights."""
+        angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], -1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)  # on the unit square, (heads, 2)
+        steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = directions[:, None, None] * steps[:, None]  # (heads, 1, points, 2)
+        init.zeros_(self.sampling_offsets.weight)
+        init.copy_(self.sampling_offsets.bias, offsets.expand(-1, self.num_levels, -1, -1).flatten())
+        init.zeros_(self.attention_weights.weight)
+        for layer in (self.attention_weights, self.value_proj, self.output_proj):
+            init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        queries: Tensor,
+        values: Tensor,
+        reference_points: Tensor,
+        level_sizes: Tensor,
+        spatial_shapes: list[tuple[int, int]],
+    ) -> Tensor:
+        """What the queries see, `(N, S, C)`.
+
+        queries (`Tensor` of shape `(N, S, C)`): tokens with their positions; they choose points and weights.
+        values (`Tensor` of shape `(N, S, C)`): tokens, level after level, row after row.
+        reference_points (`Tensor` of shape `(S, 2)`): (x, y) of each token in [0, 1].
+        level_sizes (`Tensor` of shape `(levels, 2)`): (width, height) of each level.
+        spatial_shapes (`list[tuple[int, int]]`): (height, width) of each level.
+        """
+        batch, tokens, _ = queries.shape
+        grid = (batch, tokens, self.num_heads, self.num_levels, self.num_points)
+        # At least float32: bfloat16 cannot tell neighbouring pixels of a large map apart.
+        dtype = reference_points.dtype
+        offsets = self.sampling_offsets(queries).view(*grid, 2).to(dtype)  # in pixels of each level
+        locations = reference_points[None, :, None, None, None] + offsets / level_sizes[:, None]
+        # The softmax runs over the points of all levels together.
+        weights = self.attention_weights(queries).view(batch, tokens, self.num_heads, -1)
+        weights = weights.softmax(-1, dtype=dtype).view(grid)
+        values = self.value_proj(values).view(batch, tokens, self.num_heads, -1)
+        if ms_deform_attn is not None:
+            sampled = ms_deform_attn(values, spatial_shapes, locations, weights, backend=self.backend)
+        else:
+            sampled = _grid_sample_attention(values, spatial_shapes, locations, weights)
+        return self.output_proj(sampled)
+
+
+def _grid_sample_attention(
+    values: Tensor, spatial_shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """What `ms_deform_attn` computes, shapes as there; used where that package is not installed."""
+    batch, queries, heads = locations.shape[:3]
+    sampled = []
+    for level, level_values in enumerate(values.split([height * width for height, width in spatial_shapes], dim=1)):
+        level_map = level_values.permute(0, 2, 3, 1).reshape(batch * heads, -1, *spatial_shapes[level])
+        grid = 2 * locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1  # (N * heads, Q, points, 2)
+        sampled.append(F.grid_sample(level_map.to(grid.dtype), grid, padding_mode="zeros", align_corners=False))
+    weights = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, queries, -1)
+    summed = (torch.cat(sampled, -1) * weights).sum(-1)  # (N * heads, channels, Q)
+    return summed.view(batch, -1, queries).transpose(1, 2).to(values.dtype)
+
+
+class EncoderLayer(GradientCheckpointingLayer):
+    """Deformable self-attention and a feed-forward network, normalised after each."""
+
+    def __init__(self, config: AVSegFormerConfig):
+        super().__init__()
+        self.self_attn = DeformableAttention(config)
+        self.norm1 = nn.LayerNorm(config.hidden_size)
+        self.linear1 = nn.Linear(config.hidden_size, config.encoder_ffn_size)
+        self.linear2 = nn.Linear(config.encoder_ffn_size, config.hidden_size)
+        self.norm2 = nn.LayerNorm(config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        reference_points: Tensor,
+        level_sizes: Tensor,
+        spatial_shapes: list[tuple[int, int]],
+    ) -> Tensor:
+        attended = self.self_attn(tokens + positions, tokens, reference_points, level_sizes, spatial_shapes)
+        tokens = self.norm1(tokens + self.dropout(attended))
+        hidden = self.linear2(self.dropout(F.gelu(self.linear1(tokens))))
+        return self.norm2(tokens + self.dropout(hidden))
+
+
+class Encoder(nn.Module):
+    """Deformable layers over the tokens of the maps with strides 8, 16 and 32."""
+
+    def __init__(self, config: AVSegFormerConfig):
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.empty(len(BACKBONE_STRIDES) - 1, config.hidden_size))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """The memory `(N, S, C)` of maps `(N, C, h, w)`, finest first."""
+        spatial_shapes = [(feature.shape[-2], feature.shape[-1]) for feature in maps]
+        tokens = torch.cat([feature.flatten(2).transpose(1, 2) for feature in maps], 1)
+        device = tokens.device
+        positions = [
+            sine_positions(height, width, tokens.shape[-1], device).to(tokens.dtype) + self.level_embed[level]
+            for level, (height, width) in enumerate(spatial_shapes)
+        ]
+        positions = torch.cat(positions)  # (S, C)
+        dtype = torch.promote_types(tokens.dtype, torch.float32)
+        references = torch.cat([reference_points(*shape, device) for shape in spatial_shapes]).to(dtype)  # (S, 2)
+        sizes = torch.tensor([(width, height) for height, width in spatial_shapes], dtype=dtype, device=device)
+        for layer in self.layers:
+            tokens = layer(tokens, positions, references, sizes, spatial_shapes)
+        return tokens
+
+
+def sine_positions(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
+    """Sine and cosine of the row (first half of the channels) and the column, counted from 1 and not normalised.
+
+    Returns:
+        `Tensor` of shape `(height * width, channels)`, float32
+
+    Source: DETR, https://arxiv.org/abs/2005.12872; temperature 10000.
+    """
+    half = channels // 2
+    index = torch.arange(half, dtype=torch.float32, device=device)
+    periods = 10000 ** (2 * (index // 2) / half)
+    rows = torch.arange(1, height + 1, dtype=torch.float32, device=device)[:, None] / periods
+    columns = torch.arange(1, width + 1, dtype=torch.float32, device=device)[:, None] / periods
+    # even channels sine, odd channels cosine
+    rows, columns = (
+        torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], -1).flatten(1) for angles in (rows, columns)
+    )
+    rows = rows[:, None].expand(height, width, half)
+    columns = columns[None].expand(height, width, half)
+    return torch.cat([rows, columns], -1).flatten(0, 1)
+
+
+def reference_points(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """The centres (x, y) of a grid's cells in [0, 1], row after row; `Tensor` of shape `(height * width, 2)`."""
+    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([x, y], -1).flatten(0, 1)
+
+
+class QueryGeneratorLayer(GradientCheckpointingLayer):
+    """Queries attend to each other and to the one audio token; no dropout, no biases in the attention."""
+
+    def __init__(self, config: AVSegFormerConfig):
+        super().__init__()
+        size, heads = config.hidden_size, config.num_attention_heads
+        self.self_attn = nn.MultiheadAttention(size, heads, bias=False, batch_first=True)
+        # With a single key the softmax is 1: the rows of in_proj_weight for queries and keys have no influence. They
+        # are kept so that the original's weights fit.
+        self.cross_attn = nn.MultiheadAttention(size, heads, bias=False, batch_first=True)
+        hidden = config.query_generator_ffn_size
+        self.ffn = nn.Sequential(nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, size))
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(size), nn.LayerNorm(size), nn.LayerNorm(size)
+
+    def forward(self, queries: Tensor, audio_tokens: Tensor) -> Tensor:
+        queries = self.norm1(queries + self.self_attn(queries, queries, queries, need_weights=False)[0])
+        queries = self.norm2(queries + self.cross_attn(queries, audio_tokens, audio_tokens, need_weights=False)[0])
+        return self.norm3(queries + self.ffn(queries))
+
+
+class QueryGenerator(nn.Module):
+    """Learned queries that take in the sound of their frame."""
+
+    def __init__(self, config: AVSegFormerConfig):
+        super().__init__()
+        self.query = nn.Embedding(config.num_queries, config.hidden_size)
+        self.layers = nn.ModuleList(QueryGeneratorLayer(config) for _ in range(config.query_generator_layers))
+
+    def forward(self, audio_tokens: Tensor) -> Tensor:
+        """Queries `(N, Q, C)` of audio tokens `(N, 1, C)`."""
+        queries = self.query.weight.expand(audio_tokens.shape[0], -1, -1)
+        for layer in self.layers:
+            queries = layer(queries, audio_tokens)
+        return queries
+
+
+class DecoderLayer(GradientCheckpointingLayer):
+    """Queries attend to each other and to the whole memory, neither with positions, as the original."""
+
+    def __init__(self, config: AVSegFormerConfig):
+        super().__init__()
+        size, heads, dropout = config.hidden_size, config.num_attention_heads, config.dropout
+        self.self_attn = nn.MultiheadAttention(size, heads, dropout=dropout, batch_first=True)
+        self.norm1 = nn.LayerNorm(size)
+        self.cross_attn = nn.MultiheadAttention(size, heads, dropout=dropout, batch_first=True)
+        self.norm2 = nn.LayerNorm(size)
+        self.linear1 = nn.Linear(size, config.decoder_ffn_size)
+        self.linear2 = nn.Linear(config.decoder_ffn_size, size)
+        self.norm3 = nn.LayerNorm(size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
+        attended = self.self_attn(queries, queries, queries, need_weights=False)[0]
+        queries = self.norm1(queries + self.dropout(attended))
+        attended = self.cross_attn(queries, memory, memory, need_weights=False)[0]
+        queries = self.norm2(queries + self.dropout(attended))
+        hidden = self.linear2(self.dropout(F.gelu(self.linear1(queries))))
+        return self.norm3(queries + self.dropout(hidden))
+
+
+class PixelDecoder(nn.Module):
+    """Mask features at a quarter of the image's size, from the finest encoded level and the finest backbone map."""
+
+    def __init__(self, config: AVSegFormerConfig):
+        super().__init__()
+        size, groups = config.hidden_size, config.norm_groups
+        self.lateral_conv = nn.Sequential(nn.Conv2d(size, size, 1), nn.GroupNorm(groups, size))
+        self.out_conv = nn.Sequential(nn.Conv2d(size, size, 3, padding=1), nn.GroupNorm(groups, size), nn.ReLU())
+
+    def forward(self, encoded: Tensor, fine: Tensor) -> Tensor:
+        """`(N, C, H / 4, W / 4)` from `encoded (N, C, H / 8, W / 8)` and `fine (N, C, H / 4, W / 4)`."""
+        upsampled = F.interpolate(encoded, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        return self.out_conv(upsampled + self.lateral_conv(fine))
+
+
+class AudioGate(nn.Module):
+    """The sound looks at all pixels and then weighs the channels of the mask features."""
+
+    def __init__(self, config: AVSegFormerConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.kv_proj = nn.Linear(config.hidden_size, 2 * config.hidden_size, bias=False)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, mask_features: Tensor, audio_tokens: Tensor) -> Tensor:
+        """Gated features `(N, C, h, w)` of `mask_features (N, C, h, w)` and `audio_tokens (N, 1, C)`."""
+        pixels = mask_features.flatten(2).transpose(1, 2)  # (N, h * w, C)
+        query, key, value = (
+            tensor.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, ·, C / heads)
+            for tensor in (self.q_proj(audio_tokens), *self.kv_proj(pixels).chunk(2, -1))
+        )
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        gate = self.proj(attended).sigmoid()  # (N, 1, C)
+        return mask_features * gate.transpose(1, 2)[..., None]
+
+
+class AVSegFormerModel(AVSegFormerPreTrainedModel):
+    """Both encoders and the transformer, without the heads: audio queries and gated mask features."""
+
+    def __init__(self, config: AVSegFormerConfig):
+        super().__init__(config)
+        size = config.hidden_size
+        self.backbone = TimmFeatures(config)
+        self.audio_encoder = VGGishModel(config.audio_config)
+        self.audio_projection = nn.Linear(config.audio_config.embedding_size, size)
+        self.input_projections = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, size, 1), nn.GroupNorm(config.norm_groups, size))
+            for channels in self.backbone.channels
+        )
+        self.encoder = Encoder(config)
+        self.pixel_decoder = PixelDecoder(config)
+        self.query_generator = QueryGenerator(config)
+        self.query_embed = nn.Embedding(config.num_queries, size)
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.audio_gate = AudioGate(config)
+        self._freeze_audio_encoder()
+        self.post_init()
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.config.freeze_audio_encoder:
+            self.audio_encoder.eval()
+        return self
+
+    def get_image_embeddings(self, pixel_values: Tensor) -> AVSegFormerImageEmbeddings:
+        """All that depends on the frames alone: backbone, deformable encoder and pixel decoder, most of the work.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, T, 3, H, W)`): H and W at least 32; multiples of 4 avoid a last
+                resize of the logits.
+
+        Raises:
+            ValueError: another shape, no frames, or an image that is too small.
+        """
+        _check_pixel_values(pixel_values)
+        clips, height, width = pixel_values.shape[:2], pixel_values.shape[-2], pixel_values.shape[-1]
+        images = pixel_values.flatten(0, 1).to(self.audio_projection.weight.dtype)
+        maps = self.backbone(images)
+        fine, *coarse = (project(feature) for project, feature in zip(self.input_projections, maps, strict=True))
+        memory = self.encoder(coarse)
+        rows, columns = coarse[0].shape[-2:]
+        encoded = memory[:, : rows * columns].transpose(1, 2).unflatten(2, (rows, columns))
+        return AVSegFormerImageEmbeddings(
+            memory=memory.unflatten(0, clips),
+            mask_features=self.pixel_decoder(encoded, fine).unflatten(0, clips),
+            pooled=maps[-1].mean((-2, -1)).unflatten(0, clips),
+            image_size=(height, width),
+        )
+
+    def get_audio_embeddings(self, input_features: Tensor) -> Tensor:
+        """The VGGish embeddings of each second, `(B, T, embedding_size)`; constant where the encoder is frozen.
+
+        Args:
+            input_features (`Tensor` of shape `(B, T, 1, 96, 64)`): log-mel examples, time before mel.
+
+        Raises:
+            ValueError: another shape.
+        """
+        if input_features.ndim != 5 or input_features.shape[1] == 0:
+            raise ValueError(
+                "Expected `input_features` of shape (clips, frames, 1, time, mel) with at least one frame, got "
+                f"{tuple(input_features.shape)}."
+            )
+        if not self.config.freeze_audio_encoder:
+            return self.audio_encoder(input_features, return_dict=True).embeddings
+        with torch.no_grad():
+            return self.audio_encoder(input_features, return_dict=True).embeddings
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_features: Tensor | None = None,
+        image_embeddings: AVSegFormerImageEmbeddings | None = None,
+        audio_embeddings: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> AVSegFormerModelOutput | tuple:
+        """See `AVSegFormerForSegmentation.forward`."""
+        image = _exactly_one("pixel_values", pixel_values, "image_embeddings", image_embeddings)
+        audio = _exactly_one("input_features", input_features, "audio_embeddings", audio_embeddings)
+        if audio.shape[:2] != (image if image_embeddings is None else image.memory).shape[:2]:
+            image_shape = (image if image_embeddings is None else image.memory).shape
+            raise ValueError(
+                "Expected as many clips and frames of sound as of images, but the images begin with "
+                f"{tuple(image_shape[:2])} and the sound with {tuple(audio.shape[:2])}."
+            )
+        if image_embeddings is None:
+            image_embeddings = self.get_image_embeddings(pixel_values)
+        if audio_embeddings is None:
+            audio_embeddings = self.get_audio_embeddings(input_features)
+
+        audio_tokens = self.audio_projection(
+            audio_embeddings.flatten(0, 1)[:, None].to(self.audio_projection.weight.dtype)
+        )  # (N, 1, C)
+        memory = image_embeddings.memory.flatten(0, 1)
+        queries = self.query_generator(audio_tokens) + self.query_embed.weight
+        for layer in self.decoder:
+            queries = layer(queries, memory)
+        output = AVSegFormerModelOutput(
+            queries=queries,
+            mask_features=self.audio_gate(image_embeddings.mask_features.flatten(0, 1), audio_tokens),
+            audio_tokens=audio_tokens,
+            image_embeddings=image_embeddings,
+        )
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
+
+
+class MaskHead(nn.Module):
+    """Logits at four times the mask features' size, from the features and the queries' maps over them."""
+
+    def __init__(self, config: AVSegFormerConfig):
+        super().__init__()
+        size, hidden = config.hidden_size, config.mask_mlp_size
+        wide, narrow = config.prediction_channels
+        self.mlp = nn.Sequential(
+            nn.Conv2d(config.num_queries, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, size, 1),
+        )
+        # No activation between the first convolution and the upsampling, as the original.
+        self.reduce = nn.Conv2d(size, wide, 3, padding=1)
+        self.predict = nn.Sequential(
+            nn.Conv2d(wide, narrow, 3, padding=1), nn.ReLU(), nn.Conv2d(narrow, 1, 1, bias=False)
+        )
+
+    def forward(self, queries: Tensor, mask_features: Tensor) -> Tensor:
+        """Logits `(N, 4 * h, 4 * w)` of `queries (N, Q, C)` and `mask_features (N, C, h, w)`."""
+        query_maps = (queries @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])  # (N, Q, h, w)
+        features = self.reduce(mask_features + self.mlp(query_maps))
+        features = F.interpolate(features, scale_factor=4, mode="bilinear", align_corners=False)
+        return self.predict(features)[:, 0]
+
+
+class SimilarityHead(nn.Module):
+    """The cosine between a frame and its sound, both as vectors of the backbone's last width."""
+
+    def __init__(self, config: AVSegFormerConfig, image_channels: int):
+        super().__init__()
+        self.audio_projection = nn.Linear(config.hidden_size, image_channels)
+
+    def forward(self, audio_tokens: Tensor, pooled: Tensor) -> Tensor:
+        """`(B, T)` in [-1, 1] of `audio_tokens (B * T, 1, C)` and `pooled (B, T, image_channels)`."""
+        audio = self.audio_projection(audio_tokens[:, 0]).unflatten(0, pooled.shape[:2])
+        return F.cosine_similarity(audio, pooled, dim=-1, eps=1e-8)
+
+
+class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
+    """AVSegFormer: clips of frames and their sound to one mask a frame.
+
+    Frames are independent of each other; any number of them makes a clip.
+    """
+
+    def __init__(self, config: AVSegFormerConfig):
+        super().__init__(config)
+        self.model = AVSegFormerModel(config)
+        self.mask_head = MaskHead(config)
+        self.similarity_head = (
+            SimilarityHead(config, self.model.backbone.channels[-1]) if config.use_similarity_head else None
+        )
+        self.post_init()
+
+    def get_image_embeddings(self, pixel_values: Tensor) -> AVSegFormerImageEmbeddings:
+        """See `AVSegFormerModel.get_image_embeddings`."""
+        return self.model.get_image_embeddings(pixel_values)
+
+    def get_audio_embeddings(self, input_features: Tensor) -> Tensor:
+        """See `AVSegFormerModel.get_audio_embeddings`."""
+        return self.model.get_audio_embeddings(input_features)
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_features: Tensor | None = None,
+        labels: Tensor | None = None,
+        audio_labels: Tensor | None = None,
+        image_embeddings: AVSegFormerImageEmbeddings | None = None,
+        audio_embeddings: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> AVSegFormerOutput | tuple:
+        """Segment what is heard.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, T, 3, H, W)`): frames, normalised with ImageNet's mean and deviation.
+            input_features (`Tensor` of shape `(B, T, 1, 96, 64)`): log-mel examples, one a frame.
+            labels (`Tensor` of shape `(B, K, H, W)`, *optional*): masks in [0, 1] of the first K <= T frames, empty
+                where the sound does not belong to the clip. S4 has K = 1 in training, MS3 has K = T.
+            audio_labels (`Tensor` of shape `(B,)`, *optional*): 1 where the sound belongs to the clip, else 0; for the
+                similarity head, without effect where there is none.
+            image_embeddings (`AVSegFormerImageEmbeddings`, *optional*): from `get_image_embeddings`, instead of
+                `pixel_values`.
+            audio_embeddings (`Tensor` of shape `(B, T, embedding_size)`, *optional*): from `get_audio_embeddings`,
+                instead of `input_features`.
+
+        Returns:
+            `AVSegFormerOutput`
+
+        Raises:
+            ValueError: shapes that do not agree; the message names both.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from modeling_avsegformer import AVSegFormerConfig, AVSegFormerForSegmentation, VGGishConfig
+        >>> audio = VGGishConfig(conv_channels=[4, 4, 8, 8], fc_size=16)
+        >>> config = AVSegFormerConfig(backbone="test_resnet", hidden_size=64, num_attention_heads=4, num_queries=16,
+        ...     audio_config=audio, mask_mlp_size=32)
+        >>> model = AVSegFormerForSegmentation(config).eval()
+        >>> output = model(pixel_values=torch.zeros(2, 5, 3, 64, 64), input_features=torch.zeros(2, 5, 1, 96, 64))
+        >>> list(output.logits.shape)
+        [2, 5, 64, 64]
+
+        ```"""
+        output = self.model(
+            pixel_values=pixel_values,
+            input_features=input_features,
+            image_embeddings=image_embeddings,
+            audio_embeddings=audio_embeddings,
+            return_dict=True,
+        )
+        image_embeddings = output.image_embeddings
+        clips, image_size = image_embeddings.memory.shape[:2], image_embeddings.image_size
+        logits = self.mask_head(output.queries, output.mask_features).unflatten(0, clips)
+        if tuple(logits.shape[-2:]) != tuple(image_size):
+            # Four times the rounded-up quarter: more than the image where its sides are no multiples of 4.
+            logits = F.interpolate(logits, size=image_size, mode="bilinear", align_corners=False)
+        similarity = None
+        if self.similarity_head is not None:
+            similarity = self.similarity_head(output.audio_tokens, image_embeddings.pooled)
+
+        loss = loss_dict = None
+        if labels is not None or audio_labels is not None:
+            _check_labels(labels, audio_labels, logits, similarity)
+            loss, loss_dict = avsegformer_loss(
+                logits, output.mask_features, similarity, labels, audio_labels, self.config
+            )
+        result = AVSegFormerOutput(
+            loss=loss, loss_dict=loss_dict, logits=logits, similarity=similarity, mask_features=output.mask_features
+        )
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return result if return_dict else result.to_tuple()
+
+
+def _exactly_one(name: str, value, other_name: str, other_value):
+    if (value is None) == (other_value is None):
+        got = "neither" if value is None else "both"
+        raise ValueError(f"Expected either `{name}` or `{other_name}`, got {got}.")
+    return other_value if value is None else value
+
+
+def _check_pixel_values(pixel_values: Tensor) -> None:
+    shape = tuple(pixel_values.shape)
+    if len(shape) != 5 or shape[2] != 3 or shape[1] == 0:
+        raise ValueError(
+            "Expected `pixel_values` of shape (clips, frames, 3, height, width) with at least one frame, got "
+            f"{shape}. A single clip needs a leading 1."
+        )
+    if min(shape[-2:]) < SMALLEST_IMAGE:
+        raise ValueError(
+            f"Expected frames of at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE} pixels (the coarsest map has stride 32), "
+            f"got {shape[-2]}x{shape[-1]}. Enlarge them, e.g. with `AVSegFormerImageProcessor`."
+        )
+
+
+def _check_labels(
+    labels: Tensor | None, audio_labels: Tensor | None, logits: Tensor, similarity: Tensor | None
+) -> None:
+    clips, frames, height, width = logits.shape
+    if labels is not None:
+        shape = tuple(labels.shape)
+        if len(shape) != 4 or shape[0] != clips or not 1 <= shape[1] <= frames:
+            raise ValueError(
+                f"Expected `labels` of shape ({clips}, K, {height}, {width}) with the masks of the first K frames, "
+                f"K from 1 to {frames}, got {shape}."
+            )
+        if shape[2:] != (height, width):
+            raise ValueError(
+                f"Expected `labels` at the size of the frames, {height}x{width}, got {shape[2]}x{shape[3]}. Resize "
+                "them with the nearest neighbour, as `AVSegFormerProcessor` does with `masks`."
+            )
+    if audio_labels is not None:
+        if tuple(audio_labels.shape) != (clips,):
+            raise ValueError(f"Expected `audio_labels` of shape ({clips},), got {tuple(audio_labels.shape)}.")
+        if similarity is None and labels is None:
+            raise ValueError(
+                "Expected `labels`, since `audio_labels` alone train the similarity head, which this model lacks "
+                "(`use_similarity_head=False`)."
+            )
+
+
+def _init_bias_by_fan_in(module: nn.Linear | nn.Conv2d) -> None:
+    """torch's default: uniform within one over the root of the number of inputs."""
+    bound = 1 / math.sqrt(module.weight[0].numel())
+    init.uniform_(module.bias, -bound, bound)
+
+
+def _init_linear_as_torch(module: nn.Linear) -> None:
+    init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+    _init_bias_by_fan_in(module)
+
+
+__all__ = [
+    "AVSegFormerForSegmentation",
+    "AVSegFormerImageEmbeddings",
+    "AVSegFormerModel",
+    "AVSegFormerModelOutput",
+    "AVSegFormerOutput",
+    "AVSegFormerPreTrainedModel",
+]

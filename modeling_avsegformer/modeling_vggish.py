@@ -1,0 +1,184 @@
+"""VGGish, the audio encoder: one second of log-mel spectrogram to 128 numbers.
+
+Paper: https://arxiv.org/abs/1609.09430; weights that fit: `vggish-10086976.pth` of https://github.com/harritaylor/torchvggish
+(keys `features.*`, `embeddings.*`), read by `VGGishModel.load_vggish_weights`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_avsegformer import VGGishConfig
+
+CONVOLUTIONS_PER_STAGE = (1, 1, 2, 2)  # VGG configuration "A" without its last stage
+
+
+@dataclass
+class VGGishOutput(ModelOutput):
+    """
+    embeddings (`Tensor` of shape `(..., embedding_size)`): not negative, the last layer is a ReLU.
+    feature_map (`Tensor` of shape `(..., conv_channels[-1], num_frames / 16, num_mel_bins / 16)`): what the
+        convolutions give.
+    """
+
+    embeddings: Tensor | None = None
+    feature_map: Tensor | None = None
+
+
+class VGGishModel(PreTrainedModel):
+    """The VGGish network without its PCA post-processing, as AVSBench uses it."""
+
+    config_class = VGGishConfig
+    config: VGGishConfig
+    base_model_prefix = "vggish"
+    main_input_name = "input_features"
+    input_modalities = ("audio",)
+
+    def __init__(self, config: VGGishConfig):
+        super().__init__(config)
+        layers: list[nn.Module] = []
+        channels = 1
+        for width, depth in zip(config.conv_channels, CONVOLUTIONS_PER_STAGE, strict=True):
+            for _ in range(depth):
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.embeddings = nn.Sequential(
+            nn.Linear(channels * (config.num_frames // 16) * (config.num_mel_bins // 16), config.fc_size),
+            nn.ReLU(),
+            nn.Linear(config.fc_size, config.fc_size),
+            nn.ReLU(),
+            nn.Linear(config.fc_size, config.embedding_size),
+            nn.ReLU(),
+        )
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+            init.zeros_(module.bias)
+
+    def forward(self, input_features: Tensor, return_dict: bool | None = None) -> VGGishOutput | tuple:
+        """Describe each second of sound.
+
+        Args:
+            input_features (`Tensor` of shape `(..., 1, num_frames, num_mel_bins)`): log-mel examples, time before mel.
+
+        Returns:
+            `VGGishOutput`
+
+        Raises:
+            ValueError: another shape.
+        """
+        expected = (1, self.config.num_frames, self.config.num_mel_bins)
+        if tuple(input_features.shape[-3:]) != expected:
+            raise ValueError(
+                f"Expected `input_features` of shape (..., {', '.join(map(str, expected))}), got "
+                f"{tuple(input_features.shape)}."
+            )
+        leading = input_features.shape[:-3]
+        maps = self.features(input_features.reshape(-1, *expected).to(self.features[0].weight.dtype))
+        # The published weights expect time, mel, channel in this order.
+        embeddings = self.embeddings(maps.permute(0, 2, 3, 1).flatten(1))
+        output = VGGishOutput(
+            embeddings=embeddings.reshape(*leading, -1), feature_map=maps.reshape(*leading, *maps.shape[1:])
+        )
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
+
+    def load_vggish_weights(self, path_or_hub_id: str | Path, filename: str | None = None) -> None:
+        """Load the published weights into this encoder.
+
+        Args:
+            path_or_hub_id: a `.pth` (read without unpickling code) or `.safetensors` file with the keys `features.*`
+                and `embeddings.*`; a folder that `save_pretrained` wrote; or the id of a Hub repository.
+            filename: the file to take from the Hub repository; `model.safetensors` if not given.
+
+        Raises:
+            FileNotFoundError: neither a file nor a repository that can be reached.
+            ValueError: the file holds other weights; the message names the first that do not fit.
+        """
+        path = Path(path_or_hub_id)
+        if path.is_dir():
+            path = path / (filename or "model.safetensors")
+        elif not path.is_file():
+            path = _download(str(path_or_hub_id), filename or "model.safetensors")
+        state_dict = read_tensors(path)
+        own = self.state_dict()
+        # torchvggish files may carry the PCA of the post-processing, which AVSBench leaves out.
+        state_dict = {key.removeprefix("vggish."): value for key, value in state_dict.items()}
+        state_dict = {key: value for key, value in state_dict.items() if not key.startswith("pproc.")}
+        wrong = sorted(
+            key
+            for key in own.keys() | state_dict.keys()
+            if key not in own or key not in state_dict or own[key].shape != state_dict[key].shape
+        )
+        if wrong:
+            raise ValueError(
+                f"Expected VGGish weights that fit this configuration in {path}, but {len(wrong)} tensors are "
+                f"missing, unknown or of another shape, e.g. {', '.join(wrong[:3])}. Use the published "
+                "vggish-10086976.pth with the default `VGGishConfig`, or the configuration the weights were saved "
+                "with."
+            )
+        self.load_state_dict(state_dict)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` or a torch file by name, on the CPU, never running code from the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is neither, or holds more than tensors; the message names it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a checkpoint file, but {path} does not exist.")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"Expected a safetensors file, but {path} cannot be read: {error}") from error
+    import pickle
+    import zipfile
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"Expected a torch file that holds tensors only, but {path} cannot be read so ({error}). It is damaged, "
+            "or holds code, which is never run here: open it where you trust it and save its state dict alone."
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"Expected a state dict in {path}, got {type(content).__name__}.")
+    content = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    # nn.DataParallel, with which the original trains, puts "module." before every name.
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _download(repo_id: str, filename: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo_id, filename))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise FileNotFoundError(
+            f"Expected a file, a folder or the id of a Hub repository, but {repo_id!r} does not exist here and "
+            f"{filename} could not be fetched from a repository of that name ({type(error).__name__})."
+        ) from error
+
+
+__all__ = ["VGGishModel", "VGGishOutput"]
