@@ -1,0 +1,422 @@
+"""The only disk reading: where a subset lies, its table, frames, masks and waveforms. Errors name the file."""
+
+import csv
+import difflib
+import functools
+import hashlib
+import importlib.util
+import io
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from .conditions import SAMPLES, SAMPLING_RATE
+from .subsets import FRAMES_PER_CLIP, SPLITS, Clip, Subset
+
+__all__ = [
+    "DATA_DIR_VARIABLE",
+    "code_digest",
+    "content_digest",
+    "demo_root",
+    "find_root",
+    "media_files",
+    "missing_files",
+    "objects_table",
+    "read_clips",
+    "read_frames",
+    "read_masks",
+    "read_waveform",
+]
+
+DATA_DIR_VARIABLE = "AVSBENCH_DIR"
+DEFAULT_DATA_DIR = "data"
+HOW_TO_GET_IT = (
+    "Ask for AVSBench as https://github.com/OpenNLPLab/AVSBench describes, unpack it so that it holds "
+    "`Single-source/` and `Multi-sources/`, and pass that folder as `data_dir` or in $AVSBENCH_DIR. To try this "
+    "without it: load the subset `demo`, or write a tree with `avs-data demo --out data_demo` and pass "
+    "`data_dir='data_demo'` with the subset `demo`."
+)
+# What Pillow raises on a file that is no image, or a broken or truncated one.
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+PNG_END = b"IEND\xaeB\x60\x82"  # the last chunk's name and checksum
+
+logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+# --- where things are ---
+
+
+def find_root(
+    subset: Subset, data_dir: str | os.PathLike | None, synthesize: Callable[[], Path] | None = None
+) -> Path:
+    """The folder to read a subset from: `data_dir`, else $AVSBENCH_DIR, else ./data.
+
+    The folder is the download, or the subset's own folder in it (it then holds the CSV itself). For `demo` without
+    `data_dir`, a place that holds no demo tree is passed over (a real S4 download looks alike but has one mask in
+    train) and `synthesize` is called for a root.
+
+    Raises:
+        FileNotFoundError: nothing is there; the message says what was looked for and how to get it.
+    """
+    if data_dir is not None:
+        place, root = f"data_dir={os.fspath(data_dir)!r}", Path(data_dir).expanduser()
+    elif os.environ.get(DATA_DIR_VARIABLE):
+        place, root = f"${DATA_DIR_VARIABLE}", Path(os.environ[DATA_DIR_VARIABLE]).expanduser()
+    else:
+        place, root = f"./{DEFAULT_DATA_DIR} (no data_dir, no ${DATA_DIR_VARIABLE})", Path(DEFAULT_DATA_DIR)
+    root = root.resolve()
+    if data_dir is None and synthesize is not None and not _annotates_all_of_train(subset, root):
+        return synthesize()
+    if _table(subset, root) is None:
+        looked_for = f"neither {subset.folder}/{subset.table} nor {subset.table}"
+        what = f"holds {looked_for}" if root.is_dir() else f"does not exist ({looked_for})"
+        raise FileNotFoundError(
+            f"Expected AVSBench's subset {subset.name} in {place}, but {root} {what}. {HOW_TO_GET_IT}"
+        )
+    return root
+
+
+def demo_root(cache_dir: str | os.PathLike) -> Path:
+    """The root of a demo tree below `cache_dir`, written there on the first call and whenever its recipe changes."""
+    from . import synthetic
+
+    sources = [Path(__file__).with_name(name) for name in ("synthetic.py", "categories.py", "subsets.py")]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    root = Path(cache_dir).expanduser().resolve() / f"avsbench_robust_demo-{digest[:16]}"
+    if not (root / "Single-source").is_dir():
+        logger.warning("Writing the demo subset's clips to %s, once.", root)
+        try:
+            synthetic.write_demo(root, num_proc=1)  # more would spawn, which a script without a main guard forbids
+        except OSError:
+            if not (root / "Single-source").is_dir():  # else another process was faster
+                raise
+    return root
+
+
+def _table(subset: Subset, root: Path) -> Path | None:
+    for path in (root / subset.folder / subset.table, root / subset.table):
+        if path.is_file():
+            return path
+    return None
+
+
+def _annotates_all_of_train(subset: Subset, root: Path) -> bool:
+    """Whether `root` holds a sound table of the subset and the last mask of its first training clip."""
+    if _table(subset, root) is None:
+        return False
+    try:
+        clip = next((clip for clip in read_clips(subset, root) if clip.split == "train"), None)
+    except ValueError:  # a table of something else
+        return False
+    return clip is not None and media_files(subset, root, clip)[1][-1].is_file()
+
+
+def media_files(subset: Subset, root: Path, clip: Clip) -> tuple[list[Path], list[Path], Path]:
+    """A clip's five frames, its masks (of the first frames) and its wav."""
+    base = _table(subset, root).parent / subset.media
+    names = {"split": clip.split, "category": clip.category, "clip_id": clip.clip_id}
+    frames = [base / subset.frame.format(**names, number=k) for k in range(1, FRAMES_PER_CLIP + 1)]
+    masks = [base / subset.mask.format(**names, number=k) for k in range(1, subset.masks_of(clip.split) + 1)]
+    return frames, masks, base / subset.wav.format(**names)
+
+
+def missing_files(subset: Subset, root: Path, clips: list[Clip]) -> list[Path]:
+    """The media files that the clips need and that are not there."""
+    missing = []
+    for clip in clips:
+        frames, masks, wav = media_files(subset, root, clip)
+        missing += [path for path in (*frames, *masks, wav) if not path.is_file()]
+    return missing
+
+
+# --- what the content is ---
+
+
+def content_digest(subset: Subset, root: Path) -> str:
+    """SHA-256 over the tables and over path, size and times of every media file that the subset reads.
+
+    A file that is missing counts as such, so that the digest changes when it arrives.
+    """
+    digest = hashlib.sha256()
+    for path in (_table(subset, root), objects_table(subset, root)):
+        digest.update(path.read_bytes() if path is not None else b"none")
+        digest.update(b"\0")
+    for clip in read_clips(subset, root):
+        frames, masks, wav = media_files(subset, root, clip)
+        for path in (*frames, *masks, wav):
+            try:
+                stat = os.stat(path)
+                state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            except FileNotFoundError:
+                state = ()
+            digest.update(f"{path.relative_to(root)}{state}\0".encode())
+    return digest.hexdigest()
+
+
+def code_digest() -> str:
+    """SHA-256 over this package's sources and over the resampling that it borrows from the model's front end."""
+    digest = hashlib.sha256()
+    paths = sorted(Path(__file__).parent.glob("*.py"))
+    model = importlib.util.find_spec("modeling_avsegformer")  # finds it without importing it
+    if model is not None and model.origin is not None:
+        paths.append(Path(model.origin).with_name("log_mel.py"))
+    for path in paths:
+        digest.update(f"{path.name}\0".encode() + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()
+
+
+# --- tables ---
+
+
+def _read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, row) of a CSV, by column name; order, further columns, BOM and line ends do not matter."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            header = [(name or "").strip() for name in reader.fieldnames or []]
+            absent = [column for column in columns if column not in header]
+            if absent:
+                raise ValueError(
+                    f"Expected the columns {', '.join(columns)} in {path}, got {', '.join(header) or 'an empty file'}."
+                    f" Add {', '.join(absent)} to its first line."
+                )
+            reader.fieldnames = header
+            for row in reader:
+                values = {column: row[column] for column in columns}
+                if None in values.values():
+                    raise ValueError(
+                        f"Expected {len(header)} values in {path}, line {reader.line_num}, got fewer. Complete them."
+                    )
+                yield reader.line_num, {column: value.strip() for column, value in values.items()}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected comma-separated UTF-8 text in {path}: {error}. Download it again.") from error
+
+
+def _check_clip_id(clip_id: str, where: str) -> None:
+    if not clip_id or not clip_id.isprintable() or ".." in clip_id or clip_id == "." or set(clip_id) & set("/\\"):
+        raise ValueError(
+            f"Expected a plain file name as clip id in {where}, got {clip_id!r}. Clip ids become paths: correct the "
+            "row; no path separators, no '..', not empty."
+        )
+
+
+def read_clips(subset: Subset, root: Path) -> list[Clip]:
+    """All clips of a subset, sorted by clip id.
+
+    Raises:
+        ValueError: a column is missing, or a row has an unknown split, an unknown category, a clip id that is no plain
+            file name or one that was there before. The message names file and line.
+    """
+    table = _table(subset, root)
+    columns = [subset.id_column, "split"] + ([subset.category_column] if subset.category_column else [])
+    objects = _read_objects(subset, root) if subset.category_column is None else {}
+    clips: dict[str, Clip] = {}
+    unlabelled = []
+    for line, row in _read_rows(table, tuple(columns)):
+        where = f"{table}, line {line}"
+        clip_id, split = row[subset.id_column], row["split"]
+        _check_clip_id(clip_id, where)
+        if split not in SPLITS.values():
+            raise ValueError(f"Expected one of {', '.join(SPLITS.values())} as split in {where}, got {split!r}.")
+        if clip_id in clips:
+            raise ValueError(f"Expected each clip once in {table}, but {clip_id!r} is there again in line {line}.")
+        source = subset.source_video(clip_id)
+        if subset.category_column is not None:
+            labels = (row[subset.category_column],)
+            _check_category(labels[0], subset, where)
+        else:
+            labels = objects.get(clip_id) or objects.get(source) or ()
+            unlabelled += [] if labels else [clip_id]
+        clips[clip_id] = Clip(clip_id, split, "_".join(labels), labels, source)
+    if not clips:
+        raise ValueError(f"Expected clips in {table}, got its first line only. Download it again.")
+    if objects and unlabelled:
+        _warn_once(
+            f"{objects_table(subset, root)} does not name the objects of {len(unlabelled)} of {len(clips)} clips "
+            f"({', '.join(unlabelled[:3])}, …): their category is empty and the group rule does not bind them."
+        )
+    return sorted(clips.values(), key=lambda clip: clip.clip_id)
+
+
+def _check_category(category: str, subset: Subset, where: str) -> None:
+    if category not in subset.groups:
+        near = difflib.get_close_matches(category, subset.groups, n=3) or sorted(subset.groups)
+        raise ValueError(
+            f"Expected one of {subset.name}'s {len(subset.groups)} categories in {where}, got {category!r}. "
+            f"Correct the row; did you mean {', '.join(near)}?"
+        )
+
+
+def objects_table(subset: Subset, root: Path) -> Path | None:
+    """AVSS's table of objects, for a subset without a category column of its own."""
+    if subset.category_column is None:
+        for path in (root / "AVSS" / "metadata.csv", root / "metadata.csv"):
+            if path.is_file():
+                return path
+    return None
+
+
+def _read_objects(subset: Subset, root: Path) -> dict[str, tuple[str, ...]]:
+    """vid -> objects of MS3's clips. `vid` is a clip id or a bare YouTube id; rows of one vid are united.
+
+    An object that AVSS does not know is kept, as a semantic group of its own: it shares a group with itself only.
+    """
+    path = objects_table(subset, root)
+    if path is None:
+        _warn_once(
+            f"{subset.name}: neither AVSS/metadata.csv nor metadata.csv in {root}. Categories are empty, and "
+            "off-screen sounds are drawn from any clip of another source video, without the group rule. For the rule, "
+            "put AVSS's metadata.csv there."
+        )
+        return {}
+    objects: dict[str, tuple[str, ...]] = {}
+    unknown: set[str] = set()
+    for _, row in _read_rows(path, ("vid", "label", "a_obj")):
+        if row["label"] == "v1m":  # AVSS's name for MS3
+            names = (name for name in row["a_obj"].split("_") if name)
+            objects[row["vid"]] = tuple(dict.fromkeys((*objects.get(row["vid"], ()), *names)))
+            unknown.update(name for name in objects[row["vid"]] if name not in subset.groups)
+    if unknown:
+        _warn_once(
+            f"{path} names objects that are not AVSS's: {', '.join(sorted(unknown))}. Each counts as a semantic group"
+            " of its own."
+        )
+    return objects
+
+
+# --- media ---
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"Expected a file at {path}, got none. Complete the download; `avs-data check` lists all that is missing."
+        ) from None
+
+
+def _open_image(path: Path, data: bytes) -> Image.Image:
+    """An image whose file is whole: every chunk up to the end is there and its checksum right. Pixels not decoded."""
+    try:
+        Image.open(io.BytesIO(data)).verify()
+        image = Image.open(io.BytesIO(data))
+        if image.format == "PNG" and PNG_END not in data:  # Pillow does not look at the very last checksum
+            raise ValueError("no end")
+        return image
+    except BROKEN_IMAGE as error:
+        raise ValueError(
+            f"Expected a complete PNG at {path}, got {len(data)} bytes that are not one ({error}). Download it again."
+        ) from error
+
+
+def read_frames(paths: list[Path]) -> tuple[list[bytes], tuple[int, int]]:
+    """The files' bytes as they are, and their common (width, height).
+
+    Raises:
+        FileNotFoundError: a frame is missing.
+        ValueError: a file is not a whole image, or of another size than the clip's first frame.
+    """
+    files, sizes = [], []
+    for path in paths:
+        files.append(_read_bytes(path))
+        sizes.append(_open_image(path, files[-1]).size)
+        if sizes[-1] != sizes[0]:
+            raise ValueError(
+                f"Expected {sizes[0][0]} x {sizes[0][1]} pixels at {path}, as in {paths[0].name}, got "
+                f"{sizes[-1][0]} x {sizes[-1][1]}. All frames of a clip have one size: download them again."
+            )
+    return files, sizes[0]
+
+
+def _object(image: Image.Image) -> np.ndarray:
+    """bool (height, width): where any rendered colour channel is above 0. Alpha does not count.
+
+    A palette's entries are judged by their colours, 16-bit greys by all their bits.
+    """
+    if image.mode in ("P", "PA", "RGB", "RGBA"):
+        return (np.asarray(image.convert("RGB")) > 0).any(axis=-1)
+    if image.mode == "LA":
+        return np.asarray(image.getchannel("L")) > 0
+    return np.asarray(image) > 0
+
+
+def read_masks(paths: list[Path], size: tuple[int, int] | None = None) -> list[bytes]:
+    """PNG files in which, read as 8-bit grey, the object is what is above 0.
+
+    They are the files' own bytes, save where grey loses the object (a palette of dark colours, 16-bit values below
+    256, …): such a mask is written anew, as 1-bit PNG.
+
+    Args:
+        size: (width, height) of the clip's frames; not checked when None.
+
+    Raises:
+        FileNotFoundError: a mask is missing.
+        ValueError: a file is not a whole image, or of another size than the frames.
+    """
+    files = []
+    for path in paths:
+        data = _read_bytes(path)
+        image = _open_image(path, data)
+        if size is not None and image.size != size:
+            raise ValueError(
+                f"Expected a mask of {size[0]} x {size[1]} pixels at {path}, as its frame, got {image.size[0]} x "
+                f"{image.size[1]}. Download mask and frame again."
+            )
+        try:
+            image.load()
+        except BROKEN_IMAGE as error:
+            raise ValueError(f"Expected a complete PNG at {path}, got {error}. Download it again.") from error
+        if image.mode not in ("1", "L"):
+            inside = _object(image)
+            if not np.array_equal(inside, np.asarray(image.convert("L")) > 0):
+                buffer = io.BytesIO()
+                Image.fromarray(inside).save(buffer, format="PNG")
+                data = buffer.getvalue()
+        files.append(data)
+    return files
+
+
+def read_waveform(path: Path) -> np.ndarray:
+    """float32 (80000,): the file's first 5 seconds at 16 kHz, mean of its channels; shorter ones end in silence.
+
+    Any format, rate and channel count that libsndfile reads. Values keep the file's scale, [-1, 1] for integers.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it cannot be read, has no samples, or has samples that are NaN or infinite.
+    """
+    if not path.is_file():
+        _read_bytes(path)
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            # A tenth of a second more than a clip, so that the resampling filter does not see where we cut.
+            channels = file.read(frames=round(5.1 * rate), dtype="float64", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(f"Expected a sound file at {path}: {error}. Download it again.") from error
+    if len(channels) == 0:
+        raise ValueError(f"Expected sound at {path}, got a file without samples. Download it again.")
+    if not np.isfinite(channels).all():
+        raise ValueError(f"Expected finite samples at {path}, got NaN or infinity. Download it again.")
+    waveform = channels.mean(axis=1)
+    if rate != SAMPLING_RATE:
+        # The model's front end, imported only here: AVSBench's own files are at 16 kHz.
+        from modeling_avsegformer.log_mel import resample
+
+        waveform = resample(waveform, rate, SAMPLING_RATE)
+    clip = np.zeros(SAMPLES, dtype=np.float32)
+    clip[: len(waveform)] = waveform[:SAMPLES]
+    return clip

@@ -1,0 +1,154 @@
+"""The command line: manifest, check, demo."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from avsbench_robust_dataset import SUBSETS
+from avsbench_robust_dataset.__main__ import main
+from avsbench_robust_dataset.sources import media_files, read_clips
+
+METADATA = Path(__file__).resolve().parents[3] / "shared" / "avsbench_metadata"
+
+
+def test_manifest_needs_the_table_only(write_s4, tmp_path, capsys):
+    write_s4(tmp_path, media=False)
+    assert main(["manifest", "--subset", "s4", "--seed", "42", "--data_dir", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    *lines, last = out.splitlines(keepends=True)
+    assert last == f"sha256 {hashlib.sha256(''.join(lines).encode()).hexdigest()}\n"
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 10
+    assert [(row["split"], row["clip_id"]) for row in rows] == sorted((row["split"], row["clip_id"]) for row in rows)
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+    assert "val: 2 clips, every sound used once, relaxed: none" in err
+
+
+def test_manifest_depends_on_seed_and_draw_but_not_on_the_order_of_the_rows(write_s4, tmp_path, capsys):
+    rows = [(f"clip{i:05d}", ("dog_barking", "race_car", "playing_piano")[i % 3], "train") for i in range(30)]
+
+    def digest(rows, *options):
+        write_s4(tmp_path, rows, media=False)
+        assert main(["manifest", "--data_dir", str(tmp_path), *options]) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    base = digest(rows)
+    assert digest(rows[::-1]) == base == digest(rows, "--seed", "42", "--draw", "matched")
+    assert len({base, digest(rows, "--seed", "43"), digest(rows, "--draw", "released")}) == 3
+
+
+def test_check_of_a_whole_tree(write_s4, write_ms3, tmp_path, capsys):
+    write_s4(tmp_path)
+    assert main(["check", "--subset", "s4", "--data_dir", str(tmp_path)]) == 0
+    assert "train: 5 clips, missing: nothing, unreadable: 0" in capsys.readouterr().out
+    write_ms3(tmp_path)
+    assert main(["check", "--subset", "ms3", "--data_dir", str(tmp_path)]) == 0
+    assert "AVSS/metadata.csv" in capsys.readouterr().out
+
+
+def test_check_counts_what_is_missing_or_broken(write_ms3, tmp_path, capsys):
+    write_ms3(tmp_path, metadata=False)
+    clips = {clip.clip_id: clip for clip in read_clips(SUBSETS["ms3"], tmp_path)}
+    frames, masks, wav = media_files(SUBSETS["ms3"], tmp_path, clips["ddddddddddd_0"])
+    frames[1].unlink()
+    for path in masks:
+        path.unlink()
+    frames[0].write_bytes(frames[0].read_bytes()[:60])
+    soundfile.write(wav, [], 16000)
+    (wav.parent / ".DS_Store").write_bytes(b"")
+    assert main(["check", "--subset", "ms3", "--data_dir", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "no AVSS metadata.csv" in out
+    assert "val: 2 clips, missing: 1 frames, 5 masks, unreadable: 2" in out
+    assert f"{frames[1]}\n" in out and "… and 2 more" in out and str(frames[0]) in out and str(wav) in out
+    assert "train: 4 clips, missing: nothing, unreadable: 0" in out
+    assert ".DS_Store" not in out
+
+
+def test_check_names_what_was_looked_for(tmp_path, capsys):
+    assert main(["check", "--subset", "s4", "--data_dir", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert "Single-source/s4_meta_data.csv" in err and "avs-data demo --out data_demo" in err
+
+
+def test_bad_tables_are_reported_without_a_traceback(tmp_path, capsys):
+    (tmp_path / "s4_meta_data.csv").write_text("name,split\n")
+    assert main(["manifest", "--data_dir", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "Add category" in err
+
+
+def test_demo_writes_a_tree_that_check_accepts(tmp_path, monkeypatch, capsys):
+    from avsbench_robust_dataset import synthetic
+
+    monkeypatch.setattr(synthetic, "DEMO_SIZES", {"train": 8, "val": 4, "test": 4})
+    assert main(["demo", "--out", str(tmp_path / "data_demo")]) == 0
+    for subset in ("demo", "s4"):
+        assert main(["check", "--subset", subset, "--data_dir", str(tmp_path / "data_demo")]) == 0
+    assert main(["demo", "--out", str(tmp_path / "data_demo")]) == 1  # never over another tree
+    assert "Single-source" in capsys.readouterr().err
+
+
+def test_manifest_of_the_real_s4_is_one_to_one_and_pinned():
+    """4932 real rows, in a process of its own, within 5 s of processor time."""
+    if not METADATA.is_dir():
+        pytest.skip("needs AVSBench's real tables in ../shared/avsbench_metadata")
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "avsbench_robust_dataset", "manifest", "--seed", "42", "--data_dir", str(METADATA)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{time.perf_counter() - started:.1f} s, {spent:.1f} s of processor time")
+    assert spent < 5
+    *lines, last = done.stdout.splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 4932
+    for split, count in {"train": 3452, "val": 740, "test": 740}.items():
+        of_split = [row for row in rows if row["split"] == split]
+        ids = {row["clip_id"] for row in of_split}
+        assert len(ids) == count
+        assert {row["off_screen_source"] for row in of_split} == ids
+    assert {row["relaxation"] for row in rows} == {None}
+    assert last == "sha256 b0689a4fa7fe72404f30f755e0e0c9cfc8207038319b23ea86fed1f837d69689"
+
+
+def test_real_ms3_without_labels_is_one_to_one(capsys):
+    if not METADATA.is_dir():
+        pytest.skip("needs AVSBench's real tables in ../shared/avsbench_metadata")
+    assert main(["manifest", "--subset", "ms3", "--data_dir", str(METADATA)]) == 0
+    *lines, _ = capsys.readouterr().out.splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 424 and {row["category"] for row in rows} == {""}
+    assert len({row["off_screen_source"] for row in rows}) == 424
+    subset = SUBSETS["ms3"]
+    sources = {
+        split: {subset.source_video(r["clip_id"]) for r in rows if r["split"] == split}
+        for split in ("train", "val", "test")
+    }
+    shared = [v for v in set.union(*sources.values()) if sum(v in videos for videos in sources.values()) > 1]
+    assert len(set.union(*sources.values())) == 219 and len(shared) == 56  # the leak that the data card states
+    for row in rows:
+        assert subset.source_video(row["clip_id"]) != subset.source_video(row["off_screen_source"])
+
+
+def test_a_closed_pipe_is_no_error(write_s4, tmp_path):
+    write_s4(
+        tmp_path, [(f"clip{i:05d}", ("dog_barking", "race_car")[i % 2], "train") for i in range(2000)], media=False
+    )
+    command = f"{sys.executable} -m avsbench_robust_dataset manifest --data_dir {tmp_path} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr

@@ -1,0 +1,60 @@
+"""Conditions are pure functions of (waveform, rng, partner)."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from avsbench_robust_dataset.conditions import CONDITIONS, generator, noise, off_screen, positive, silence
+
+WAVEFORM = np.linspace(-0.5, 0.5, 80000, dtype=np.float32)
+PARTNER = np.cos(np.arange(80000) / 7).astype(np.float32)
+
+
+def test_conditions_are_in_the_order_of_the_class_label():
+    assert list(CONDITIONS) == ["positive", "silence", "noise", "off_screen"]
+
+
+@pytest.mark.parametrize("name", list(CONDITIONS))
+def test_pure_float32_of_the_same_shape(name):
+    before = WAVEFORM.copy(), PARTNER.copy()
+    heard = CONDITIONS[name](WAVEFORM, generator(1, name), PARTNER)
+    again = CONDITIONS[name](WAVEFORM, generator(1, name), PARTNER)
+    assert heard.shape == (80000,) and heard.dtype == np.float32
+    np.testing.assert_array_equal(heard, again)
+    np.testing.assert_array_equal(before[0], WAVEFORM)
+    np.testing.assert_array_equal(before[1], PARTNER)
+
+
+def test_positive_silence_off_screen():
+    np.testing.assert_array_equal(positive(WAVEFORM), WAVEFORM)
+    np.testing.assert_array_equal(silence(WAVEFORM), np.zeros(80000))
+    np.testing.assert_array_equal(off_screen(WAVEFORM, None, PARTNER), PARTNER)
+
+
+def test_noise_is_the_raw_words_of_pcg64():
+    """Oracle: Python integers; the first word of the key's PCG64 is written down."""
+    key = "42/s4/test/noise/abc"
+    words = np.random.PCG64(int(hashlib.sha256(key.encode()).hexdigest(), 16)).random_raw(4)
+    assert int(words[0]) == 7954185767913794258
+    expected = [(int(word) >> 40) / 2**23 - 1 for word in words]
+    assert noise(WAVEFORM, generator(42, "s4", "test", "noise", "abc"))[:4].tolist() == expected
+
+
+def test_noise_is_white_and_uniform():
+    x = noise(WAVEFORM, generator(0)).astype(np.float64)
+    assert -1 <= x.min() < -0.9999 and 0.9999 < x.max() < 1
+    assert abs(x.mean()) < 4 * np.sqrt(1 / 3 / len(x))  # four standard errors
+    histogram = np.histogram(x, bins=20, range=(-1, 1))[0]
+    assert abs(histogram - 4000).max() < 5 * np.sqrt(4000)
+    power = (np.abs(np.fft.rfft(x)[1:-1]) ** 2 / len(x))[:39900].reshape(38, 1050).mean(axis=1)
+    assert abs(power * 3 - 1).max() < 5 / np.sqrt(1050)  # each of 38 bands has the same power, 1/3 a bin
+    assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 4 / np.sqrt(len(x))
+
+
+def test_each_key_has_noise_of_its_own():
+    keys = [(42, "s4", "test", "noise", "a"), (42, "s4", "test", "noise", "b"), (43, "s4", "test", "noise", "a")]
+    first = [noise(WAVEFORM, generator(*key)) for key in keys]
+    for i in range(3):
+        for j in range(i):
+            assert abs(np.corrcoef(first[i], first[j])[0, 1]) < 0.02

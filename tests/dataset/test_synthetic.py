@@ -1,0 +1,121 @@
+"""The demo tree: AVSBench's layout, deterministic, and made so that hearing is necessary."""
+
+import csv
+import hashlib
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from avsbench_robust_dataset import synthetic
+from avsbench_robust_dataset.synthetic import DEMO_CATEGORIES, LOOKS, draw_scene, make_sound, write_demo
+
+SIZES = {"train": 9, "val": 2, "test": 3}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("demo")
+    write_demo(root, seed=3, sizes=SIZES, num_proc=1)
+    return root
+
+
+def digest(root):
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def rows_of(root):
+    with (root / "Single-source" / "s4_meta_data.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tree_has_the_layout_of_s4(tree):
+    rows = rows_of(tree)
+    assert {split: sum(row["split"] == split for row in rows) for split in SIZES} == SIZES
+    assert len({row["name"] for row in rows}) == len(rows)
+    assert {row["category"] for row in rows} == set(DEMO_CATEGORIES)  # 9 training clips: every category at least once
+    for row in rows:
+        place = f"{row['split']}/{row['category']}/{row['name']}"
+        data = tree / "Single-source" / "s4_data"
+        for number in range(1, 6):
+            with Image.open(data / "visual_frames" / place / f"{row['name']}_{number}.png") as frame:
+                assert (frame.mode, frame.size) == ("RGB", (64, 64))
+            with Image.open(data / "gt_masks" / place / f"{row['name']}_{number}.png") as mask:
+                assert set(np.unique(mask)) == {0, 255}
+        info = soundfile.info(data / "audio_wav" / f"{place}.wav")
+        assert (info.samplerate, info.channels, info.frames, info.subtype) == (16000, 1, 80000, "PCM_16")
+    assert not list(tree.glob(".demo-*"))
+
+
+def test_same_seed_same_bytes_whatever_the_number_of_processes(tree, tmp_path):
+    write_demo(tmp_path / "again", seed=3, sizes=SIZES, num_proc=2)
+    assert digest(tmp_path / "again") == digest(tree)
+
+
+def test_another_seed_shares_no_clip(tree, tmp_path):
+    write_demo(tmp_path, seed=4, sizes={"train": 2, "val": 1, "test": 1}, num_proc=1)
+    assert not set(digest(tmp_path).values()) & set(digest(tree).values())
+
+
+def test_a_clip_does_not_depend_on_how_many_there_are(tree, tmp_path):
+    write_demo(tmp_path, seed=3, sizes={"train": 3, "val": 0, "test": 0}, num_proc=1)
+    small, large = digest(tmp_path), digest(tree)
+    media = [name for name in small if not name.endswith(".csv")]
+    assert len(media) == 3 * 11
+    assert all(small[name] == large[name] for name in media)
+
+
+def test_existing_tree_is_never_touched(tree):
+    before = digest(tree)
+    with pytest.raises(FileExistsError, match="Choose another folder or remove it"):
+        write_demo(tree, seed=5, sizes=SIZES)
+    assert digest(tree) == before
+
+
+def test_nothing_half_written_is_left_behind(tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(synthetic.soundfile, "write", fails)
+    with pytest.raises(OSError, match="No space left"):
+        write_demo(tmp_path, sizes=SIZES, num_proc=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_silent_object_is_of_the_same_group_and_mutual():
+    # S4's groups, written out here on purpose: an off-screen sound, drawn from another group, is then never visible.
+    group = {
+        "playing_piano": "music",
+        "playing_violin": "music",
+        "male_speech": "human",
+        "baby_laughter": "human",
+        "dog_barking": "animal",
+        "mynah_bird_singing": "animal",
+        "helicopter": "device",
+        "ambulance_siren": "device",
+    }
+    for category, (partner, *_) in LOOKS.items():
+        assert partner != category
+        assert LOOKS[partner][0] == category
+        assert group[partner] == group[category]
+
+
+@pytest.mark.parametrize("category", DEMO_CATEGORIES)
+def test_sound_is_heard_in_every_second_and_never_clips(category):
+    sound = make_sound(category, np.random.default_rng(1))
+    assert sound.shape == (80000,) and sound.dtype == np.float32
+    assert np.abs(sound).max() < 1
+    loudness = np.sqrt((sound.reshape(5, 16000) ** 2).mean(1))
+    assert loudness.min() > 0.25 * loudness.max()
+
+
+def test_mask_marks_the_first_object_where_it_is_seen():
+    frames, masks = draw_scene(["ambulance_siren", "helicopter"], np.random.default_rng(2))
+    assert frames.shape == (5, 64, 64, 3) and masks.shape == (5, 64, 64)
+    for frame, mask in zip(frames.astype(int), masks, strict=True):
+        inside = mask > 0
+        assert 0.03 < inside.mean() < 0.2
+        magenta = np.minimum(frame[..., 0], frame[..., 2]) - frame[..., 1]  # the siren's hue
+        assert magenta[inside].mean() > 60 > 30 > abs(magenta[~inside].mean())
