@@ -1,0 +1,139 @@
+"""A tiny demo tree, a tiny model, and the two scripts: called in this process, or launched as a user does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from avsbench_robust_dataset.synthetic import write_demo
+from modeling_avsegformer import (
+    AVSegFormerConfig,
+    AVSegFormerForSegmentation,
+    AVSegFormerImageProcessor,
+    AVSegFormerProcessor,
+    VGGishConfig,
+    VGGishFeatureExtractor,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def hf_cache(tmp_path_factory):
+    """The data set is built once for all tests of this folder, in a cache of their own."""
+    return tmp_path_factory.mktemp("train_hf_cache")
+
+
+@pytest.fixture(scope="session")
+def demo_tree(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("demo_tree")
+    write_demo(folder, seed=3, sizes={"train": 8, "val": 4, "test": 5}, num_proc=1)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def write_model(tmp_path_factory):
+    """write_model(backbone, size of the frames, changes of the configuration): a `from_pretrained` folder."""
+
+    def write_model(backbone: str = "test_resnet", size: int = 64, **changes) -> str:
+        folder = tmp_path_factory.mktemp("tiny_model")
+        torch.manual_seed(0)
+        config = AVSegFormerConfig(
+            backbone=backbone,
+            audio_config=VGGishConfig(conv_channels=[4, 4, 8, 8], fc_size=32),
+            hidden_size=32,
+            num_attention_heads=4,
+            norm_groups=8,
+            num_queries=8,
+            query_generator_layers=1,
+            query_generator_ffn_size=32,
+            encoder_layers=1,
+            encoder_ffn_size=32,
+            decoder_layers=1,
+            decoder_ffn_size=32,
+            mask_mlp_size=32,
+            prediction_channels=[16, 8],
+            **changes,
+        )
+        AVSegFormerForSegmentation(config).save_pretrained(folder)
+        image_processor = AVSegFormerImageProcessor(size={"height": size, "width": size})
+        AVSegFormerProcessor(image_processor, VGGishFeatureExtractor()).save_pretrained(folder)
+        return str(folder)
+
+    return write_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(write_model) -> str:
+    """A model with dropout 0.1 and batch norm, frames of 64 pixels."""
+    return write_model()
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch, hf_cache):
+    """No $AVSBENCH_DIR, no network, a cache of the tests' own, one thread, and accelerate as in a new process."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", hf_cache)
+    monkeypatch.delenv("AVSBENCH_DIR", raising=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+    torch.set_num_threads(threads)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def environment(hf_cache):
+    """Environment of a launched script: one thread a process, no network."""
+    settings = {"HF_DATASETS_CACHE": str(hf_cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return {name: value for name, value in os.environ.items() if name != "AVSBENCH_DIR"} | settings
+
+
+@pytest.fixture
+def start(environment, tmp_path):
+    """start(script, *arguments, processes=1, accelerate=False, **environment): the running script, in an empty folder.
+
+    One process is started plainly or by `accelerate launch`, more by torchrun.
+    """
+
+    def start(script: str, *arguments, processes: int = 1, accelerate: bool = False, **settings) -> subprocess.Popen:
+        command = [sys.executable]
+        if accelerate:
+            command += ["-m", "accelerate.commands.launch", "--num_processes", "1"]
+        if processes > 1:
+            # `accelerate launch --cpu --num_processes 2` would start one process.
+            command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command += [str(ROOT / script), "--cpu", *map(str, arguments)]
+        cwd = tmp_path / "cwd"
+        cwd.mkdir(exist_ok=True)
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture
+def launch(start):
+    """As `start`, but waits; the output of a run that ended well."""
+
+    def launch(script: str, *arguments, **options) -> str:
+        process = start(script, *arguments, **options)
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+        return output
+
+    return launch

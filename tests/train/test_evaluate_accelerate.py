@@ -1,0 +1,186 @@
+"""The evaluator against plain loops over the clips, and against itself in two processes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import PartialState
+from PIL import Image
+from torch.nn import functional as F
+
+import evaluate_accelerate
+from evaluate_accelerate import encode_sounds, format_scores, load_splits, main, save_predictions, sound_keys, spread
+from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
+
+CONDITIONS = ("positive", "silence", "noise", "off_screen")
+
+
+@pytest.fixture(scope="session")
+def model_folder(write_model):
+    """A model whose masks are neither empty nor full, on frames of another size than the masks."""
+    return write_model(size=96)
+
+
+def plain_probabilities(folder, split):
+    """(T, H, W) of each clip of a split: one model call with raw inputs, one resize."""
+    model = AVSegFormerForSegmentation.from_pretrained(folder).eval()
+    processor = AVSegFormerProcessor.from_pretrained(folder)
+    for clip in split:
+        inputs = processor(frames=[clip["frames"]], audio=[np.array(clip["audio"]["array"])], sampling_rate=16000)
+        with torch.no_grad():
+            logits = model(**inputs).logits
+        size = clip["masks"][0].size[::-1]
+        yield clip, F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0].sigmoid().numpy()
+
+
+def test_scores_of_plain_loops(model_folder, demo_tree, tmp_path, capsys):
+    arguments = ["--cpu", "--model", model_folder, "--subset", "demo", "--data_dir", demo_tree, "--batch_size", "2"]
+    main([*arguments, "--output_dir", str(tmp_path / "eval"), "--save_predictions"])
+    results = json.loads((tmp_path / "eval/results.json").read_text())
+    scores = results["scores"]
+    splits = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)[0]
+    means = {}
+    for condition, split in splits.items():
+        ious, areas = [], []
+        for clip, probabilities in plain_probabilities(model_folder, split):
+            name = clip["clip_id"]
+            for k, (probability, mask) in enumerate(zip(probabilities, clip["masks"], strict=True), start=1):
+                predicted, target = probability > 0.5, np.asarray(mask) > 0
+                ious.append((predicted & target).sum() / (predicted | target).sum())
+                areas.append(predicted.mean())
+                png = Image.open(tmp_path / f"eval/predictions/{condition}/{clip['category']}/{name}/{name}_{k}.png")
+                stored = np.asarray(png)
+                assert stored.dtype == np.uint8 and stored.shape == (64, 64)
+                assert np.abs(stored / 255 - probability).max() <= 0.5 / 255 + 1e-5
+        means[condition] = np.mean(ious)
+        assert scores[f"miou_{condition}"] == pytest.approx(np.mean(ious), abs=1e-6)
+        assert scores[f"fpr_{condition}"] == pytest.approx(np.mean(areas), abs=1e-6)
+    assert 0.01 < means["positive"] < 0.99
+    assert len({round(mean, 6) for mean in means.values()}) == 4, "the conditions cannot be told apart here"
+    rest = 1 - np.mean([means[condition] for condition in CONDITIONS[1:]])
+    assert scores["g_miou"] == pytest.approx(2 * means["positive"] * rest / (means["positive"] + rest), abs=1e-6)
+    assert (results["model"], results["subset"], results["split"], results["clips"]) == (
+        model_folder,
+        "demo",
+        "test",
+        5,
+    )
+    assert results["settings"]["seed"] == 42 and results["settings"]["conditions"] == list(CONDITIONS)
+    assert results["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert f"{scores['g_miou']:.4f}" in capsys.readouterr().out
+
+
+def test_two_processes_score_every_clip_once(model_folder, demo_tree, tmp_path, launch):
+    """Five clips over two processes: shares of three and two; a sampler's padding would count one clip twice."""
+    arguments = ["--model", model_folder, "--subset", "demo", "--data_dir", demo_tree, "--batch_size", "2"]
+    main(["--cpu", *arguments, "--output_dir", str(tmp_path / "one")])
+    launch("evaluate_accelerate.py", *arguments, "--output_dir", tmp_path / "two", processes=2)
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert two["settings"].pop("num_processes") == 2 and one["settings"].pop("num_processes") == 1
+    assert two["scores"] == pytest.approx(one["scores"], abs=1e-7)
+    assert two["scores"]["clips_positive"] == 5
+
+
+def test_images_once_a_clip_and_sounds_once(model_folder, demo_tree, monkeypatch, tmp_path):
+    seen = {"images": 0, "sounds": 0}
+    images, sounds = AVSegFormerForSegmentation.get_image_embeddings, AVSegFormerForSegmentation.get_audio_embeddings
+
+    def count_images(self, pixel_values):
+        seen["images"] += len(pixel_values)
+        return images(self, pixel_values)
+
+    def count_sounds(self, input_features):
+        seen["sounds"] += len(input_features)
+        return sounds(self, input_features)
+
+    monkeypatch.setattr(AVSegFormerForSegmentation, "get_image_embeddings", count_images)
+    monkeypatch.setattr(AVSegFormerForSegmentation, "get_audio_embeddings", count_sounds)
+    backbone_calls = []
+    hook = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: (
+            backbone_calls.append(len(inputs[0])) if type(module).__name__ == "TimmFeatures" else None
+        )
+    )
+    arguments = ["--cpu", "--model", model_folder, "--subset", "demo", "--data_dir", demo_tree]
+    main([*arguments, "--output_dir", str(tmp_path)])
+    hook.remove()
+    assert seen["images"] == 5 and sum(backbone_calls) == 5 * 5
+    # five sounds, each also an off-screen one (the draw is one to one), five noises, one silence
+    assert seen["sounds"] == 5 + 5 + 1
+
+
+def test_sounds_are_what_the_model_computes(model_folder, demo_tree):
+    splits = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)[0]
+    model = AVSegFormerForSegmentation.from_pretrained(model_folder).eval()
+    processor = AVSegFormerProcessor.from_pretrained(model_folder)
+    encoded = encode_sounds(processor, splits, model.get_audio_embeddings)
+    log_mels = encode_sounds(processor, splits)
+    for condition, split in splits.items():
+        for key, clip in zip(sound_keys(condition, split), split, strict=True):
+            inputs = processor(audio=[np.array(clip["audio"]["array"])], sampling_rate=16000)
+            assert torch.equal(log_mels[key], inputs.input_features[0])
+            with torch.no_grad():
+                expected = model.get_audio_embeddings(inputs.input_features)[0]
+            torch.testing.assert_close(encoded[key], expected, rtol=1e-5, atol=1e-6)
+            assert not encoded[key].requires_grad
+
+
+def test_fewer_clips_and_conditions(model_folder, demo_tree, tmp_path):
+    arguments = ["--cpu", "--model", model_folder, "--subset", "demo", "--data_dir", demo_tree, "--max_clips", "3"]
+    main([*arguments, "--conditions", "silence", "positive", "--output_dir", str(tmp_path), "--split", "validation"])
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["clips"] == results["scores"]["clips_silence"] == 3
+    assert results["settings"]["conditions"] == ["positive", "silence"]
+    assert "miou_noise" not in results["scores"]
+    assert results["scores"]["g_miou"] == results["scores"]["g_miou_silence"]
+
+
+def test_spread():
+    assert spread(4, None) == spread(4, 9) == [0, 1, 2, 3]
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3452, 2) == [0, 1726]
+
+
+def test_stored_masks_keep_the_threshold(tmp_path):
+    """Where p > 0.5 decides, the 8-bit file decides the same: also one step above and below a half, and at it."""
+    half = np.float32(0.5)
+    values = np.array([0, np.nextafter(half, np.float32(0)), half, np.nextafter(half, np.float32(1)), 1], np.float32)
+    clip = {"clip_id": "c", "category": "dog", "probabilities": values.reshape(1, 1, 1, 5), "masks": None}
+    assert list(save_predictions([[clip]], ["noise"], tmp_path)) == [[clip]]
+    stored = np.asarray(Image.open(tmp_path / "noise/dog/c/c_1.png"))
+    assert ((stored / 255 > 0.5) == (values > 0.5)).all()
+    assert stored[0, [0, 4]].tolist() == [0, 255]
+
+
+def test_table():
+    table = format_scores({"miou_positive": 0.5, "f_score_positive": 0.25, "fpr_positive": 0.125}, ["positive"])
+    assert table.splitlines()[1] == "positive                0.5000    0.2500    0.1250"
+    assert len({len(line) for line in table.splitlines()}) == 1
+    assert table.splitlines()[-1].split() == ["audio-blind", "floor", "-", "-", "-"]
+
+
+def test_conditions_of_different_clips(model_folder, demo_tree):
+    splits = load_splits("demo", demo_tree, 42, ["test"], ("positive", "silence"))[0]
+    splits["silence"] = splits["silence"].select([1, 0, 2, 3, 4])
+    with pytest.raises(ValueError, match="those of 'positive' and 'silence' differ"):
+        evaluate_accelerate.evaluate_model(None, None, splits, Accelerator(cpu=True))
+
+
+def test_nothing_is_written_where_the_data_is_missing(model_folder, tmp_path):
+    arguments = ["--cpu", "--model", model_folder, "--subset", "s4", "--data_dir", str(tmp_path / "none")]
+    with pytest.raises(FileNotFoundError, match="none"):
+        main([*arguments, "--output_dir", str(tmp_path / "eval")])
+    assert not (tmp_path / "eval").exists()
+
+
+def test_unknown_subset_and_condition(model_folder, demo_tree, tmp_path, capsys):
+    arguments = ["--cpu", "--model", model_folder, "--data_dir", demo_tree, "--output_dir", str(tmp_path / "eval")]
+    with pytest.raises(ValueError, match="s5"):
+        main([*arguments, "--subset", "s5"])
+    with pytest.raises(SystemExit):
+        main([*arguments, "--subset", "demo", "--conditions", "slience"])
+    assert "slience" in capsys.readouterr().err
+    assert not (tmp_path / "eval").exists()
+    assert PartialState().num_processes == 1
