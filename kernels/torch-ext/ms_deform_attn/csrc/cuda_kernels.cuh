@@ -1,0 +1,96 @@
+// The CUDA kernels: device_body.h on groups of lanes. Compiled by nvcc or by NVRTC, with no headers but our own.
+#include "device_body.h"
+
+namespace ms_deform_attn {
+
+template <class C, int kGroup>
+struct CudaGroup {
+  static constexpr int kLanes = kGroup;
+  template <class T>
+  struct PerLane {
+    T own;
+    __device__ __forceinline__ T& operator[](int) { return own; }
+  };
+  int lane;
+  Corners<C>* slots;  // in shared memory
+
+  // A group's slots end with 16 bytes of nothing, so that the groups of a warp read different banks.
+  static constexpr int kBytes = kGroup * int(sizeof(Corners<C>)) + 16;
+  __device__ __forceinline__ CudaGroup(char* shared)
+      : lane(threadIdx.x % kGroup), slots(reinterpret_cast<Corners<C>*>(shared + threadIdx.x / kGroup * kBytes)) {}
+
+  __device__ __forceinline__ Corners<C>& slot(int i) { return slots[i]; }
+  template <class F>
+  __device__ __forceinline__ void each(F body) {
+    body(lane);
+  }
+  __device__ __forceinline__ void sync() { __syncwarp(); }
+
+  template <int kVector>
+  __device__ __forceinline__ void add(C* to, const Vector<C, kVector>& share) {
+#if __CUDA_ARCH__ >= 900
+    constexpr bool kWhole = sizeof(C) == 4 && kVector % 4 == 0;  // four sums in one request
+#else
+    constexpr bool kWhole = false;
+#endif
+    if constexpr (kWhole) {
+      MSDA_UNROLL
+      for (int v = 0; v < kVector; v += 4)
+        asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to + v), "f"(share.lane[v]),
+                     "f"(share.lane[v + 1]), "f"(share.lane[v + 2]), "f"(share.lane[v + 3])
+                     : "memory");
+    } else {
+      MSDA_UNROLL
+      for (int v = 0; v < kVector; ++v) atomicAdd(to + v, share.lane[v]);
+    }
+  }
+
+  // Adds dots.corner[corner][i] over the lanes and leaves the sum in element 0 of lane i: each step hands over the half
+  // that the other lane collects, 7 shuffles for 8 lanes and 8 points.
+  __device__ __forceinline__ void collect(PerLane<Dots<C, kGroup>>& dots, int corner) {
+    C(&own)[kGroup] = dots.own.corner[corner];
+    MSDA_UNROLL
+    for (int step = kGroup / 2; step > 0; step /= 2) {
+      MSDA_UNROLL
+      for (int i = 0; i < step; ++i) {
+        const C keep = lane & step ? own[i + step] : own[i];
+        const C give = lane & step ? own[i] : own[i + step];
+        own[i] = keep + __shfl_xor_sync(0xffffffffu, give, step);
+      }
+    }
+  }
+};
+
+}  // namespace ms_deform_attn
+
+using namespace ms_deform_attn;
+
+// Blocks that an SM should hold at once: so many registers that a point's four loads are in flight together, so few that
+// other warps fill the waits. float64 takes what it needs.
+#define MSDA_BOUNDS(T, BLOCKS) __launch_bounds__(kThreads, sizeof(ComputeOf<T>::Type) == 4 ? BLOCKS : 1)
+
+// `name_vector` reads 16 bytes per lane (channels and pointers must fit), `name_scalar` one element.
+#define MSDA_KERNEL(NAME, T, GROUP, BODY)                                                                             \
+  extern "C" __global__ void NAME(const __grid_constant__ Params p) {                                                 \
+    using Group = CudaGroup<ComputeOf<T>::Type, GROUP>;                                                               \
+    __shared__ alignas(16) char shared[kThreads / GROUP * Group::kBytes];                                             \
+    Group group(shared);                                                                                              \
+    BODY;                                                                                                             \
+  }
+
+#define MSDA_KERNELS(NAME, T, GROUP, VECTOR)                                                                          \
+  MSDA_KERNEL(MSDA_BOUNDS(T, 4) forward_##NAME, T, GROUP,                                                             \
+              (forward_item<T, VECTOR>(group, p, item_of(p, GROUP, blockIdx.x, threadIdx.x))))                        \
+  MSDA_KERNEL(MSDA_BOUNDS(T, 3) backward_##NAME, T, GROUP,                                                            \
+              (backward_item<T, VECTOR>(group, p, item_of(p, GROUP, blockIdx.x, threadIdx.x))))                       \
+  MSDA_KERNEL(MSDA_BOUNDS(T, 1) backward_owners_##NAME, T, GROUP,                                                     \
+              (owner_item<T, VECTOR>(group, p, (blockIdx.x * (Int64)kThreads + threadIdx.x) / GROUP)))
+
+MSDA_KERNELS(float32_vector, float, 8, 4)
+MSDA_KERNELS(float32_scalar, float, 8, 1)
+MSDA_KERNELS(float64_vector, double, 8, 2)
+MSDA_KERNELS(float64_scalar, double, 8, 1)
+MSDA_KERNELS(bfloat16_vector, BFloat16, 4, 8)
+MSDA_KERNELS(bfloat16_scalar, BFloat16, 8, 1)
+MSDA_KERNELS(float16_vector, Float16, 4, 8)
+MSDA_KERNELS(float16_scalar, Float16, 8, 1)

@@ -1,0 +1,495 @@
+// The arithmetic of the CUDA op: what one group of lanes does for one (image, query, head). The same text is compiled
+// for the GPU (cuda_kernels.cuh, by nvcc or NVRTC) and for the host (tests/kernel), where HostGroup runs a group's lanes
+// one after the other. It needs no headers.
+//
+// A group is 4 or 8 lanes of a warp. In the gathering phases each lane holds a vector of channels; in the preparing
+// phases each lane holds one sampling point, so that no coordinate is computed twice. Between the two the points' corners
+// travel through `slots` (shared memory), and in the backward pass sums over channels travel back by `collect`.
+#pragma once
+
+#if defined(__CUDACC__)
+#define MSDA_FN __device__ __forceinline__
+#define MSDA_UNROLL _Pragma("unroll")
+#define MSDA_NO_UNROLL _Pragma("unroll 1")
+#define MSDA_COPY memcpy  // NVRTC knows no __builtin_memcpy
+#else
+#define MSDA_FN inline
+#define MSDA_UNROLL
+#define MSDA_NO_UNROLL
+#define MSDA_COPY __builtin_memcpy
+#endif
+
+namespace ms_deform_attn {
+
+using Int64 = long long;
+
+constexpr int kMaxLevels = 64;  // they travel as kernel parameters
+constexpr int kThreads = 256;   // in a block
+
+struct Level {
+  int height, width;
+  Int64 start;  // the level's first pixel
+};
+
+// One call of the op; the layout is repeated in cuda.py. Arrays are contiguous. Coordinates, weights, their gradients and
+// grad_value are float64 for float64 values and float32 otherwise.
+struct Params {
+  const void* value;        // (batch, pixels, heads, channels)
+  const void* locations;    // (batch, queries, heads, levels, points, 2)
+  const void* weights;      // (batch, queries, heads, levels, points)
+  void* output;             // (batch, queries, heads, channels), forward only
+  const void* grad_output;  // the same shape; this and the rest: backward only
+  void* grad_value;
+  void* grad_locations;
+  void* grad_weights;
+  Int64 batch, pixels, heads, channels, queries, levels, points;
+  Int64 adds;  // 1 where the backward kernel adds to grad_value, 0 where its owners do
+  Level level[kMaxLevels];
+};
+
+// ------------------------------------------------------------------------------------------------------ number types
+
+struct BFloat16 {
+  unsigned short bits;
+};
+struct Float16 {
+  unsigned short bits;
+};
+
+template <class T>
+struct ComputeOf {
+  using Type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using Type = double;
+};
+
+template <class To, class From>
+MSDA_FN To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From), "");
+  To to;
+  MSDA_COPY(&to, &from, sizeof(To));
+  return to;
+}
+
+MSDA_FN float widen(float x) { return x; }
+MSDA_FN double widen(double x) { return x; }
+MSDA_FN float widen(BFloat16 x) { return bits_as<float>((unsigned)x.bits << 16); }
+MSDA_FN float widen(Float16 x) {
+#if defined(__CUDACC__)
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+  return wide;
+#else
+  const unsigned sign = (x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
+  if (magnitude >= 0x7c00u) return bits_as<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  // As a float the exponent is off by 112; multiplying puts it right, subnormal numbers too.
+  return bits_as<float>(sign | magnitude << 13) * 5.192296858534828e33f;  // 2^112
+#endif
+}
+
+MSDA_FN void narrow(float x, float& to) { to = x; }
+MSDA_FN void narrow(double x, double& to) { to = x; }
+MSDA_FN void narrow(float x, BFloat16& to) {  // to nearest, ties to even
+  const unsigned bits = bits_as<unsigned>(x);
+  to.bits = x != x ? 0x7fc0 : (unsigned short)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+MSDA_FN void narrow(float x, Float16& to) {
+#if defined(__CUDACC__)
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
+#else
+  const unsigned bits = bits_as<unsigned>(x), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  unsigned half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7fffu;
+  } else if (magnitude >= 0x47800000u) {  // 65536 and more
+    half = 0x7c00u;
+  } else if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 leaves the rounded subnormal in the last bits
+    half = bits_as<unsigned>(bits_as<float>(magnitude) + 0.5f) - 0x3f000000u;
+  } else {
+    half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  }
+  to.bits = (unsigned short)(sign | half);
+#endif
+}
+
+template <class C, int kVector>
+struct Vector {
+  C lane[kVector];
+};
+
+template <class T, int kVector>
+struct alignas(sizeof(T) * kVector) Packed {
+  T lane[kVector];
+};
+
+// Loads and stores kVector elements; `from` and `to` are aligned to all of them.
+template <class T, int kVector>
+MSDA_FN Vector<typename ComputeOf<T>::Type, kVector> load(const T* from) {
+  Packed<T, kVector> packed;
+#if defined(__CUDACC__)
+  if constexpr (sizeof(packed) == 16) {
+    packed = bits_as<Packed<T, kVector>>(__ldg(reinterpret_cast<const uint4*>(from)));
+  } else {
+    packed = *reinterpret_cast<const Packed<T, kVector>*>(from);
+  }
+#else
+  packed = *reinterpret_cast<const Packed<T, kVector>*>(from);
+#endif
+  Vector<typename ComputeOf<T>::Type, kVector> wide;
+  MSDA_UNROLL
+  for (int i = 0; i < kVector; ++i) wide.lane[i] = widen(packed.lane[i]);
+  return wide;
+}
+
+template <class T, int kVector>
+MSDA_FN void store(T* to, const Vector<typename ComputeOf<T>::Type, kVector>& wide) {
+  Packed<T, kVector> packed;
+  MSDA_UNROLL
+  for (int i = 0; i < kVector; ++i) narrow(wide.lane[i], packed.lane[i]);
+  *reinterpret_cast<Packed<T, kVector>*>(to) = packed;
+}
+
+// --------------------------------------------------------------------------------------------------- sampling points
+
+// A point's corners, as the gathering lanes need them. Order: (y0, x0), (y0, x1), (y1, x0), (y1, x1).
+template <class C>
+struct alignas(16) Corners {
+  int pixel[4];  // in the image, or -1 where the corner is outside
+  C weight[4];   // bilinear weight times attention weight
+};
+
+// What the lane that owns a point keeps for its gradients.
+template <class C>
+struct Point {
+  C attention, right, below, width, height;
+};
+
+template <class C>
+MSDA_FN C clamped(C x, C limit) {  // into [-2, limit + 1]: just outside; NaN too
+  x = x > C(-2) ? x : C(-2);
+  return x < limit + 1 ? x : limit + 1;
+}
+
+template <class C>
+MSDA_FN int floor_of(C x) {
+  const int towards_zero = (int)x;
+  return towards_zero - (C(towards_zero) > x);
+}
+
+template <class C>
+MSDA_FN Corners<C> corners_of(const Level& level, C x, C y, C attention, Point<C>& point) {
+  point.width = C(level.width);
+  point.height = C(level.height);
+  x = x * point.width - C(0.5);
+  y = y * point.height - C(0.5);
+  const C poison = (x - x) + (y - y);  // 0, or NaN where a coordinate is not finite
+  x = clamped(x, point.width);
+  y = clamped(y, point.height);
+  const int left = floor_of(x), top = floor_of(y);
+  point.right = x - C(left);
+  point.below = y - C(top);
+  point.attention = attention + poison;
+
+  const C from_right = 1 - point.right, from_below = 1 - point.below;
+  const bool x0 = left >= 0 && left < level.width, x1 = left >= -1 && left < level.width - 1;
+  const bool y0 = top >= 0 && top < level.height, y1 = top >= -1 && top < level.height - 1;
+  // 64 bits until a corner is known to be inside.
+  const Int64 first = level.start + Int64(top) * level.width + left;
+  Corners<C> corners;
+  corners.pixel[0] = y0 && x0 ? int(first) : -1;
+  corners.pixel[1] = y0 && x1 ? int(first + 1) : -1;
+  corners.pixel[2] = y1 && x0 ? int(first + level.width) : -1;
+  corners.pixel[3] = y1 && x1 ? int(first + level.width + 1) : -1;
+  corners.weight[0] = point.attention * from_below * from_right;
+  corners.weight[1] = point.attention * from_below * point.right;
+  corners.weight[2] = point.attention * point.below * from_right;
+  corners.weight[3] = point.attention * point.below * point.right;
+  return corners;
+}
+
+template <class C>
+MSDA_FN Corners<C> no_corners() {
+  Corners<C> corners;
+  MSDA_UNROLL
+  for (int i = 0; i < 4; ++i) corners.pixel[i] = -1, corners.weight[i] = 0;
+  return corners;
+}
+
+// A corner's channels; zeros outside. (So that a weight that is not a number reaches the sum from outside, too.)
+template <class T, int kVector>
+MSDA_FN Vector<typename ComputeOf<T>::Type, kVector> load_corner(const T* value, int pixel, Int64 stride, Int64 channel) {
+  if (pixel >= 0) return load<T, kVector>(value + pixel * stride + channel);
+  Vector<typename ComputeOf<T>::Type, kVector> zeros;
+  MSDA_UNROLL
+  for (int v = 0; v < kVector; ++v) zeros.lane[v] = 0;
+  return zeros;
+}
+
+// -------------------------------------------------------------------------------------------------------- work items
+
+struct Item {
+  Int64 image, query, head;
+  bool active;  // false for the surplus groups of the last block: they do the work of another and store nothing
+};
+
+// A block has kThreads / group consecutive queries of one head: neighbours read the same pixels. Heads of the same
+// queries come next, then the next queries, then the next image: few images are in use at a time.
+MSDA_FN Int64 query_tiles(const Params& p, int group) {
+  const int queries = kThreads / group;
+  return (p.queries + queries - 1) / queries;
+}
+
+MSDA_FN Int64 blocks_of(const Params& p, int group) { return p.batch * query_tiles(p, group) * p.heads; }
+
+MSDA_FN Item item_of(const Params& p, int group, Int64 block, int thread) {
+  const Int64 tiles = query_tiles(p, group), tile = block / p.heads;
+  Item item;
+  item.head = block % p.heads;
+  item.image = tile / tiles;
+  item.query = tile % tiles * (kThreads / group) + thread / group;
+  item.active = item.query < p.queries;
+  if (!item.active) item.query = p.queries - 1;
+  return item;
+}
+
+// The owners of the deterministic backward pass: one group per (image, head, level).
+MSDA_FN Int64 owners_of(const Params& p) { return p.batch * p.heads * p.levels; }
+
+// --------------------------------------------------------------------------------------------------------- the bodies
+
+// Calls body(i) for i below `count`, at most kMost. Unrolled in the vector kernels, so that what body indexes with i stays
+// in registers; the others are to be small and quick to compile.
+template <bool kUnrolled, int kMost, class F>
+MSDA_FN void repeat(int count, F body) {
+  if constexpr (kUnrolled) {
+    MSDA_UNROLL
+    for (int i = 0; i < kMost; ++i)
+      if (i < count) body(i);
+  } else {
+    MSDA_NO_UNROLL
+    for (int i = 0; i < kMost && i < count; ++i) body(i);
+  }
+}
+
+template <class T, int kVector, class Group>
+MSDA_FN void forward_item(Group& group, const Params& p, const Item& item) {
+  using C = typename ComputeOf<T>::Type;
+  constexpr int kLanes = Group::kLanes;
+  constexpr bool kUnrolled = sizeof(T) * kVector == 16 && sizeof(T) < 8;
+  const int points = int(p.levels * p.points);
+  const Int64 row = (item.image * p.queries + item.query) * p.heads + item.head, stride = p.heads * p.channels;
+  const T* value = static_cast<const T*>(p.value) + (item.image * p.pixels * p.heads + item.head) * p.channels;
+  const C* locations = static_cast<const C*>(p.locations) + row * points * 2;
+  const C* weights = static_cast<const C*>(p.weights) + row * points;
+  T* output = static_cast<T*>(p.output) + row * p.channels;
+
+  for (Int64 channel = 0; channel < p.channels; channel += kLanes * kVector) {
+    typename Group::template PerLane<Vector<C, kVector>> sum;
+    group.each([&](int lane) {
+      MSDA_UNROLL
+      for (int i = 0; i < kVector; ++i) sum[lane].lane[i] = 0;
+    });
+    for (int first = 0; first < points; first += kLanes) {
+      group.each([&](int lane) {
+        const int at = first + lane;
+        Point<C> point;
+        group.slot(lane) = at < points ? corners_of<C>(p.level[at / int(p.points)], locations[2 * at],
+                                                       locations[2 * at + 1], weights[at], point)
+                                       : no_corners<C>();
+      });
+      group.sync();
+      group.each([&](int lane) {
+        const Int64 c = channel + lane * kVector;
+        if (c >= p.channels) return;
+        repeat<kUnrolled, kLanes>(points - first, [&](int i) {
+          const Corners<C> corners = group.slot(i);
+          Vector<C, kVector> sample[4];
+          MSDA_UNROLL
+          for (int corner = 0; corner < 4; ++corner)
+            sample[corner] = load_corner<T, kVector>(value, corners.pixel[corner], stride, c);
+          MSDA_UNROLL
+          for (int corner = 0; corner < 4; ++corner) {
+            MSDA_UNROLL
+            for (int v = 0; v < kVector; ++v) sum[lane].lane[v] += corners.weight[corner] * sample[corner].lane[v];
+          }
+        });
+      });
+      group.sync();
+    }
+    group.each([&](int lane) {
+      const Int64 c = channel + lane * kVector;
+      if (item.active && c < p.channels) store<T, kVector>(output + c, sum[lane]);
+    });
+  }
+}
+
+// One lane's partial dot products of grad_output with the corners of kLanes points.
+template <class C, int kLanes>
+struct Dots {
+  C corner[4][kLanes];
+};
+
+// Where p.adds, also adds to grad_value, in no particular order.
+template <class T, int kVector, class Group>
+MSDA_FN void backward_item(Group& group, const Params& p, const Item& item) {
+  using C = typename ComputeOf<T>::Type;
+  constexpr int kLanes = Group::kLanes;
+  constexpr bool kUnrolled = sizeof(T) * kVector == 16 && sizeof(T) < 8;
+  const int points = int(p.levels * p.points);
+  const Int64 row = (item.image * p.queries + item.query) * p.heads + item.head, stride = p.heads * p.channels;
+  const Int64 origin = (item.image * p.pixels * p.heads + item.head) * p.channels;
+  const T* value = static_cast<const T*>(p.value) + origin;
+  C* grad_value = static_cast<C*>(p.grad_value) + origin;
+  const C* locations = static_cast<const C*>(p.locations) + row * points * 2;
+  const C* weights = static_cast<const C*>(p.weights) + row * points;
+  const T* grad_output = static_cast<const T*>(p.grad_output) + row * p.channels;
+  C* grad_locations = static_cast<C*>(p.grad_locations) + row * points * 2;
+  C* grad_weights = static_cast<C*>(p.grad_weights) + row * points;
+
+  for (int first = 0; first < points; first += kLanes) {
+    typename Group::template PerLane<Point<C>> point;
+    typename Group::template PerLane<Dots<C, kLanes>> dots;
+    group.each([&](int lane) {
+      const int at = first + lane;
+      group.slot(lane) = at < points ? corners_of<C>(p.level[at / int(p.points)], locations[2 * at],
+                                                     locations[2 * at + 1], weights[at], point[lane])
+                                     : no_corners<C>();
+      MSDA_UNROLL
+      for (int i = 0; i < 4 * kLanes; ++i) dots[lane].corner[i / kLanes][i % kLanes] = 0;
+    });
+    group.sync();
+    for (Int64 channel = 0; channel < p.channels; channel += kLanes * kVector) {
+      group.each([&](int lane) {
+        const Int64 c = channel + lane * kVector;
+        if (c >= p.channels) return;
+        const Vector<C, kVector> grad = load<T, kVector>(grad_output + c);
+        repeat<kUnrolled, kLanes>(points - first, [&](int i) {
+          const Corners<C> corners = group.slot(i);
+          Vector<C, kVector> sample[4];
+          MSDA_UNROLL
+          for (int corner = 0; corner < 4; ++corner)
+            sample[corner] = load_corner<T, kVector>(value, corners.pixel[corner], stride, c);
+          MSDA_UNROLL
+          for (int corner = 0; corner < 4; ++corner) {
+            Vector<C, kVector> share;
+            MSDA_UNROLL
+            for (int v = 0; v < kVector; ++v) {
+              dots[lane].corner[corner][i] += grad.lane[v] * sample[corner].lane[v];
+              share.lane[v] = corners.weight[corner] * grad.lane[v];
+            }
+            if (p.adds && item.active && corners.pixel[corner] >= 0)
+              group.add(grad_value + corners.pixel[corner] * stride + c, share);
+          }
+        });
+      });
+    }
+    MSDA_UNROLL
+    for (int corner = 0; corner < 4; ++corner) group.collect(dots, corner);
+    group.each([&](int lane) {
+      const int at = first + lane;
+      if (!item.active || at >= points) return;
+      const Point<C>& own = point[lane];
+      const C d0 = dots[lane].corner[0][0], d1 = dots[lane].corner[1][0];
+      const C d2 = dots[lane].corner[2][0], d3 = dots[lane].corner[3][0];
+      const C from_right = 1 - own.right, from_below = 1 - own.below;
+      const C poison = own.attention - own.attention;
+      Vector<C, 2> grad;
+      grad.lane[0] = own.attention * own.width * (from_below * (d1 - d0) + own.below * (d3 - d2));
+      grad.lane[1] = own.attention * own.height * (from_right * (d2 - d0) + own.right * (d3 - d1));
+      store<C, 2>(grad_locations + 2 * at, grad);
+      grad_weights[at] =
+          from_below * (from_right * d0 + own.right * d1) + own.below * (from_right * d2 + own.right * d3) + poison;
+    });
+    group.sync();
+  }
+}
+
+// The deterministic way to grad_value: the group that owns an (image, head, level) adds every query's share in order. No
+// other group touches those rows, and of each row a lane always has the same channels.
+template <class T, int kVector, class Group>
+MSDA_FN void owner_item(Group& group, const Params& p, Int64 owner) {
+  using C = typename ComputeOf<T>::Type;
+  constexpr int kLanes = Group::kLanes;
+  const bool active = owner < owners_of(p);
+  if (!active) owner = 0;
+  const Int64 level = owner % p.levels, head = owner / p.levels % p.heads, image = owner / p.levels / p.heads;
+  const Int64 stride = p.heads * p.channels;
+  C* grad_value = static_cast<C*>(p.grad_value) + (image * p.pixels * p.heads + head) * p.channels;
+  const Int64 points = p.queries * p.points;
+
+  for (Int64 first = 0; first < points; first += kLanes) {
+    group.each([&](int lane) {
+      const Int64 query = (first + lane) / p.points;
+      const Int64 at = (((image * p.queries + query) * p.heads + head) * p.levels + level) * p.points +
+                       (first + lane) % p.points;
+      const C* location = static_cast<const C*>(p.locations) + 2 * at;
+      Point<C> point;
+      group.slot(lane) = active && first + lane < points
+                             ? corners_of<C>(p.level[level], location[0], location[1],
+                                             static_cast<const C*>(p.weights)[at], point)
+                             : no_corners<C>();
+    });
+    group.sync();
+    group.each([&](int lane) {
+      for (int i = 0; i < kLanes && first + i < points; ++i) {
+        const Corners<C> corners = group.slot(i);
+        const Int64 query = (first + i) / p.points;
+        const T* grad_output =
+            static_cast<const T*>(p.grad_output) + ((image * p.queries + query) * p.heads + head) * p.channels;
+        for (Int64 c = lane * kVector; c < p.channels; c += kLanes * kVector) {
+          const Vector<C, kVector> grad = load<T, kVector>(grad_output + c);
+          for (int corner = 0; corner < 4; ++corner) {
+            if (corners.pixel[corner] < 0) continue;
+            C* to = grad_value + corners.pixel[corner] * stride + c;
+            for (int v = 0; v < kVector; ++v) to[v] += corners.weight[corner] * grad.lane[v];
+          }
+        }
+      }
+    });
+    group.sync();
+  }
+}
+
+#if !defined(__CUDACC__)
+
+// A group on the host: its lanes one after the other, what each keeps in an array.
+template <class C, int kGroup>
+struct HostGroup {
+  static constexpr int kLanes = kGroup;
+  template <class T>
+  struct PerLane {
+    T of[kGroup];
+    T& operator[](int lane) { return of[lane]; }
+  };
+  Corners<C> slots[kGroup];
+
+  Corners<C>& slot(int lane) { return slots[lane]; }
+  template <class F>
+  void each(F body) {
+    for (int lane = 0; lane < kGroup; ++lane) body(lane);
+  }
+  void sync() {}
+  template <int kVector>
+  void add(C* to, const Vector<C, kVector>& share) {
+    for (int v = 0; v < kVector; ++v) to[v] += share.lane[v];
+  }
+  // The same exchanges, in the same order, as CudaGroup::collect.
+  void collect(PerLane<Dots<C, kGroup>>& dots, int corner) {
+    for (int step = kGroup / 2; step > 0; step /= 2) {
+      PerLane<Dots<C, kGroup>> before = dots;
+      for (int lane = 0; lane < kGroup; ++lane) {
+        for (int i = 0; i < step; ++i) {
+          const C* own = before[lane].corner[corner];
+          const C* other = before[lane ^ step].corner[corner];
+          dots[lane].corner[corner][i] = lane & step ? own[i + step] + other[i + step] : own[i] + other[i];
+        }
+      }
+    }
+  }
+};
+
+#endif
+
+}  // namespace ms_deform_attn
