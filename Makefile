@@ -1,11 +1,15 @@
-# `make test`, `make lint`: each does its own set-up from a fresh clone (Python 3.11+, a C++ compiler).
+# `make test`, `make demo`, `make lint`: each does its own set-up from a fresh clone (Python 3.11+, a C++ compiler).
+# make demo DATA=path SUBSET=s4   runs the demo's path on a real AVSBench download.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+DATA ?=
+SUBSET ?= demo
+OUT ?= outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint clean
+.PHONY: help install demo test lint clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -18,6 +22,9 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@touch $@
 
 install: $(VENV)/.installed
+
+demo: install
+	$(BIN)/python examples/demo.py --out $(OUT) --subset $(SUBSET) $(if $(DATA),--data_dir $(DATA))
 
 test: install
 	$(BIN)/python -m pytest

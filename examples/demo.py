@@ -1,0 +1,203 @@
+"""The demo: from data on disk to a robustness report, on two cores in minutes.
+
+Trains a small AVSegFormer without and with negative audio, several seeds each, evaluates every model under the four
+conditions and writes a report. Every step is a command of its own that this file only starts and prints; copy one to
+run it alone.
+
+    make demo                               # procedurally made clips, written to outputs/demo/data
+    make demo DATA=path SUBSET=s4           # the same on a real AVSBench download
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from datasets import load_dataset
+
+import avsbench_robust_dataset  # noqa: F401  (registers the data set)
+from evaluate_metrics.report import Clip, Run, read_run, results_table, write_report
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Both models alike: optimiser, steps, clips and frames a step, augmentation, loss.
+TRAINING = dict(
+    max_steps=600,
+    batch_size=12,
+    frames_per_clip=2,
+    learning_rate=2e-3,
+    weight_decay=0.01,
+    lr_scheduler="onecycle",
+    max_grad_norm=1.0,
+    augment=True,
+    validation_every=0,
+    checkpointing_steps=10**9,
+)
+# What differs: the share of items with negative audio, and which.
+MODELS = {
+    "baseline": dict(negative_ratio=0.0),
+    "robust": dict(negative_ratio=0.5, negative_conditions=["silence=1", "off_screen=4"]),
+}
+
+NOTES = [
+    "The clips are drawn and synthesised by this repository: figures on them show that the path works and that "
+    "negative audio teaches a small model to listen. They say nothing about AVSBench.",
+]
+
+
+def command(program: str, **options) -> list[str]:
+    """The argument list of one of our programs; None and False are left out, True is a bare flag."""
+    words = [sys.executable, *program.split()]
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        words.append(f"--{name}")
+        if isinstance(value, list | tuple):
+            words += map(str, value)
+        elif value is not True:
+            words.append(str(value))
+    return words
+
+
+def run(words: Sequence[str], log: Path, threads: int) -> None:
+    """Runs a command to its end, its output going to `log`; on failure the end of the log is shown."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    shown = " ".join(shlex.quote(word) for word in ["python", *words[1:]])
+    print(f"  {shown}", flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with log.open("w", encoding="utf-8") as file:
+        file.write(f"{shown}\n")
+        file.flush()
+        done = subprocess.run(words, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+        raise SystemExit(
+            f"This command failed with exit code {done.returncode} (its output is in {log}):\n{shown}\n{tail}"
+        )
+
+
+def mean_scores(runs: Sequence[Run]) -> dict[str, float]:
+    """The mean over seeds of each score that every run has."""
+    names = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+    return {name: float(np.mean([run.scores[name] for run in runs])) for name in names}
+
+
+def gallery_clips(subset: str, data_dir: Path, split: str) -> Iterator[Clip]:
+    """What the report shows of each clip, read from the data set one at a time."""
+    data = dict(path="avsbench_robust", name=subset, data_dir=str(data_dir))
+    positive = load_dataset(**data, split=f"{split}_positive").remove_columns("audio")
+    off_screen = load_dataset(**data, split=f"{split}_off_screen")["audio_category"]
+    for clip, sound in zip(positive, off_screen, strict=True):
+        yield Clip(clip["clip_id"], clip["category"], clip["frames"], clip["masks"], {"off_screen": sound})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
+    parser.add_argument("--subset", default="demo", choices=["demo", "s4", "ms3"])
+    parser.add_argument("--data_dir", type=Path, help="an AVSBench download; the demo clips are made without one")
+    parser.add_argument("--data_seed", type=int, default=0, help="seed of the demo clips")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="training seeds")
+    parser.add_argument("--image_size", type=int, default=64)
+    parser.add_argument("--max_steps", type=int, default=TRAINING["max_steps"])
+    parser.add_argument("--split", default="test", choices=["test", "validation"], help="evaluated at the end")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time, one thread each")
+    args = parser.parse_args(argv)
+    if args.subset != "demo" and args.data_dir is None:
+        parser.error(f"--data_dir: expected the folder of an AVSBench download for --subset {args.subset}.")
+
+    started = time.perf_counter()
+    out = args.out.resolve()
+    data_dir = args.data_dir.resolve() if args.data_dir else out / "data"
+
+    def stage(title: str) -> None:
+        print(f"[{time.perf_counter() - started:5.0f} s] {title}", flush=True)
+
+    if args.data_dir is None and not (data_dir / "Single-source").exists():
+        stage("making the demo clips")
+        run(
+            command("-m avsbench_robust_dataset demo", out=data_dir, seed=args.data_seed), out / "logs" / "data.log", 1
+        )
+
+    stage("pre-training the encoders by classification (stand-ins for VGGish and ImageNet weights)")
+    data = dict(subset=args.subset, data_dir=data_dir)
+    init = out / "init"
+    run(
+        command("examples/pretrain_encoders.py", **data, output_dir=init, image_size=args.image_size),
+        out / "logs" / "pretrain.log",
+        max(1, args.jobs),
+    )
+
+    stage(f"training {len(MODELS)} models x {len(args.seeds)} seeds, {args.jobs} at a time")
+    runs = [(name, seed) for seed in args.seeds for name in MODELS]
+
+    def train(name: str, seed: int) -> None:
+        run(
+            command(
+                "-m accelerate.commands.launch --num_processes 1 train_accelerate.py",
+                **data,
+                model=init,
+                output_dir=out / f"{name}_seed{seed}",
+                seed=seed,
+                overwrite_output_dir=True,
+                **{**TRAINING, "max_steps": args.max_steps},
+                **MODELS[name],
+            ),
+            out / "logs" / f"train_{name}_seed{seed}.log",
+            1,
+        )
+        run(
+            command(
+                "-m accelerate.commands.launch --num_processes 1 evaluate_accelerate.py",
+                **data,
+                model=out / f"{name}_seed{seed}" / "last",
+                split=args.split,
+                output_dir=out / f"{name}_seed{seed}" / "eval",
+                save_predictions=True,
+            ),
+            out / "logs" / f"evaluate_{name}_seed{seed}.log",
+            1,
+        )
+
+    with ThreadPoolExecutor(max(1, args.jobs)) as pool:
+        for result in [pool.submit(train, name, seed) for name, seed in runs]:
+            result.result()
+
+    stage("writing the report")
+    trained = {name: [read_run(name, out / f"{name}_seed{seed}" / "eval") for seed in args.seeds] for name in MODELS}
+    settings = {
+        "subset": args.subset,
+        "split": args.split,
+        "data_seed": None if args.data_dir else args.data_seed,
+        "image_size": args.image_size,
+        "training": {**TRAINING, "max_steps": args.max_steps},
+        "models": MODELS,
+    }
+    page = write_report(
+        out / "report",
+        [run for runs in trained.values() for run in runs],
+        gallery_clips(args.subset, data_dir, args.split),
+        notes=NOTES if args.data_dir is None else NOTES[1:],
+        settings=settings,
+    )
+    results = {
+        **{name: mean_scores(runs) for name, runs in trained.items()},
+        "seeds": args.seeds,
+        "settings": settings,
+    }
+    partial = out / "results.json.partial"
+    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    partial.replace(out / "results.json")
+    print(results_table([run for runs in trained.values() for run in runs]))
+    print(f"{page}\n{out / 'results.json'}\n{(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()

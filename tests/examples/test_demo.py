@@ -1,0 +1,80 @@
+"""The demo's own parts; its programs are tested where they live."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from evaluate_metrics.report import Run
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"examples_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+demo, pretraining = load("demo"), load("pretrain_encoders")
+
+
+def test_command_leaves_out_what_is_not_set():
+    words = demo.command("-m tool run", size=64, names=["a=1", "b=4"], flag=True, off=False, none=None)
+    assert words == [sys.executable, "-m", "tool", "run", "--size", "64", "--names", "a=1", "b=4", "--flag"]
+
+
+def test_a_failing_command_ends_the_demo_with_its_output(tmp_path):
+    with pytest.raises(SystemExit, match="(?s)exit code 3.*what went wrong"):
+        demo.run([sys.executable, "-c", "print('what went wrong'); raise SystemExit(3)"], tmp_path / "log", 1)
+
+
+def test_means_are_over_seeds_and_only_of_what_every_seed_has():
+    runs = [Run("robust", {"g_miou": 0.8, "g_fpr": 0.5}), Run("robust", {"g_miou": 0.9})]
+    assert demo.mean_scores(runs) == {"g_miou": pytest.approx(0.85)}
+
+
+def test_both_models_differ_in_the_sounds_alone():
+    assert demo.MODELS["baseline"] == {"negative_ratio": 0.0}
+    assert not any("noise" in name for name in demo.MODELS["robust"]["negative_conditions"])  # held out
+
+
+def test_real_data_needs_a_folder(capsys):
+    with pytest.raises(SystemExit):
+        demo.main(["--subset", "s4"])
+    assert "--data_dir: expected the folder of an AVSBench download" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("subset", "categories", "names", "rows"),
+    [
+        ("s4", ["dog_barking", "helicopter"], ["dog_barking", "helicopter"], [[1, 0], [0, 1]]),
+        ("ms3", ["dog_cat", "cat", ""], ["cat", "dog"], [[1, 1], [1, 0], [0, 0]]),
+        ("ms3", ["", ""], [], [[], []]),
+    ],
+)
+def test_targets_name_what_sounds(subset, categories, names, rows):
+    labels, found = pretraining.targets(subset, Dataset.from_dict({"category": categories}))
+    assert found == names
+    assert labels.tolist() == rows
+
+
+def test_batches_take_their_share_of_each_part():
+    draws = list(pretraining.batches([(10, 4), (3, 2)], steps=50, seed=0))
+    assert len(draws) == 50
+    assert all((rows[:4] < 10).all() and (rows[4:] >= 10).all() and (rows[4:] < 13).all() for rows in draws)
+    assert set(torch.cat(draws).tolist()) == set(range(13))
+
+
+def test_background_is_silence_and_noise_that_is_never_white():
+    silence, *others = pretraining.background_sounds(6, seed=0)
+    assert not silence.any()
+    for sound in others:
+        assert sound.shape == (80000,) and sound.dtype == np.float32
+        power = np.abs(np.fft.rfft(sound)) ** 2
+        assert power[100:5000].mean() > 1.4 * power[20000:].mean()  # white noise: equal

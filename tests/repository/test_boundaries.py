@@ -1,0 +1,95 @@
+"""The arrows between the packages, read from the import statements.
+
+trainer and evaluator -> all; data set -> nothing of the model but the shared front end (log_mel); model -> op;
+metric and report -> nothing of ours; op -> nothing of ours.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = {
+    "avsbench_robust_dataset",
+    "modeling_avsegformer",
+    "evaluate_metrics",
+    "ms_deform_attn",
+    "train_accelerate",
+    "evaluate_accelerate",
+    "examples",
+}
+# file or folder -> what of ours it may import; a dotted name allows that module only
+ARROWS = {
+    "avsbench_robust_dataset": {"modeling_avsegformer.log_mel"},
+    "modeling_avsegformer": {"ms_deform_attn"},
+    "kernels": set(),
+    "evaluate_metrics": set(),
+    "evaluate_accelerate.py": OURS - {"train_accelerate", "examples"},
+    "train_accelerate.py": OURS - {"examples"},
+}
+# what a package is called inside itself
+OWN_NAME = {"kernels": "ms_deform_attn"}
+
+
+def imported_modules(source: str) -> set[str]:
+    """Absolute names that `source` imports, at any depth; relative imports stay inside a package and do not count."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def violations(place: str, source: str) -> list[str]:
+    """Imports of ours in `source` that `place` may not have."""
+    own = OWN_NAME.get(place, place.removesuffix(".py"))
+    allowed = ARROWS[place] | {own}
+    wrong = []
+    for name in sorted(imported_modules(source)):
+        if name.split(".")[0] not in OURS:
+            continue
+        if not any(name == arrow or name.startswith(arrow + ".") for arrow in allowed):
+            wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize("place", sorted(ARROWS))
+def test_imports_follow_the_arrows(place):
+    path = ROOT / place
+    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    assert files, f"{place} holds no Python file"
+    found = {str(file.relative_to(ROOT)): violations(place, file.read_text(encoding="utf-8")) for file in files}
+    assert not {file: wrong for file, wrong in found.items() if wrong}
+
+
+@pytest.mark.parametrize(
+    ("place", "source", "wrong"),
+    [
+        ("modeling_avsegformer", "import avsbench_robust_dataset.builder", ["avsbench_robust_dataset.builder"]),
+        ("modeling_avsegformer", "from ms_deform_attn import ms_deform_attn", []),
+        ("avsbench_robust_dataset", "def f():\n    from modeling_avsegformer.log_mel import resample", []),
+        ("avsbench_robust_dataset", "import modeling_avsegformer", ["modeling_avsegformer"]),
+        ("evaluate_metrics", "from train_accelerate import main", ["train_accelerate.main"]),
+        ("evaluate_accelerate.py", "import train_accelerate", ["train_accelerate"]),
+        ("kernels", "import ms_deform_attn.reference", []),
+    ],
+)
+def test_the_walk_sees_what_it_should(place, source, wrong):
+    assert violations(place, source) == wrong
+
+
+def test_kernels_folder_never_shadows_the_package_of_that_name():
+    # With an __init__.py the folder would hide PyPI's `kernels` whenever Python runs from the repository root.
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    assert not list((ROOT / "kernels").glob("*.py"))
+
+
+def test_packages_import_from_anywhere(tmp_path):
+    code = "import avsbench_robust_dataset, modeling_avsegformer, evaluate_metrics, ms_deform_attn; print('fine')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "fine", done.stderr
