@@ -6,10 +6,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?=
 SUBSET ?= demo
-OUT ?= outputs/demo
+OUT ?= outputs/demo$(if $(filter-out demo,$(SUBSET)),_$(SUBSET))
 
-.DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.DEFAULT_GOAL := all
+.PHONY: all help install demo test lint clean
+
+all: install help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile

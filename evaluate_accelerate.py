@@ -317,6 +317,21 @@ def load_splits(
     return [{condition: next(clips) for condition in conditions} for _ in splits]
 
 
+def check_model_path(model: str) -> None:
+    """Raises FileNotFoundError if `model` is neither a folder that `save_pretrained` wrote nor a possible Hub id."""
+    path = Path(model)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(
+                f"Expected a model in {path}, but it holds no config.json. Name the folder that train_accelerate.py "
+                "or save_pretrained wrote."
+            )
+    elif path.is_absolute() or model.startswith((".", "~")) or len(path.parts) > 2:
+        raise FileNotFoundError(
+            f"Expected the folder of a model or its Hub id as --model, but the folder {model} does not exist."
+        )
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="from_pretrained folder or Hub id")
@@ -342,6 +357,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    check_model_path(args.model)
     disable_progress_bar()  # transformers' own
     accelerator = Accelerator(cpu=args.cpu, mixed_precision=args.mixed_precision)
     with accelerator.main_process_first():  # one process builds the data, the others read its cache

@@ -36,6 +36,7 @@ from transformers.utils.logging import disable_progress_bar
 from avsbench_robust_dataset import CONDITIONS
 from evaluate_accelerate import (
     METRIC,
+    check_model_path,
     decode_clip,
     encode_sounds,
     evaluate_model,
@@ -108,13 +109,14 @@ def epoch_plan(
 
     Args:
         clips: n; each is there once as a positive item.
-        negative_ratio: r in [0, 1), the share of negative items: round(n r / (1 - r)) of them, other clips each epoch.
+        negative_ratio: r in [0, 1), the share of negative items: round(n r / (1 - r)) of them, at least one if r is
+            above 0; other clips each epoch.
         conditions: negative condition -> weight; each gets its share of the negative items, rounded at random.
     """
     rng = np.random.default_rng([seed, epoch])
     items = [("positive", clip) for clip in range(clips)]
-    negatives = round(clips * negative_ratio / (1 - negative_ratio))
-    if negatives:
+    if negative_ratio > 0:
+        negatives = max(1, round(clips * negative_ratio / (1 - negative_ratio)))
         bounds = np.cumsum(list(conditions.values())) / sum(conditions.values())
         # Systematic sampling: equally spaced points with one random offset. No clip twice before all were drawn.
         drawn = np.searchsorted(bounds, (rng.random() + np.arange(negatives)) / negatives, side="right")
@@ -235,6 +237,7 @@ def build_model(
     """The model to train, new or from `--model`. Without `load_weights` no encoder's weights are looked for."""
     losses = {name: getattr(args, name) for name in LOSS_SETTINGS if getattr(args, name) is not None}
     if args.model is not None:
+        check_model_path(args.model)
         model = AVSegFormerForSegmentation.from_pretrained(args.model, **losses)
         processor = AVSegFormerProcessor.from_pretrained(args.model)
     else:

@@ -24,6 +24,7 @@ __all__ = [
     "DATA_DIR_VARIABLE",
     "code_digest",
     "content_digest",
+    "demo_digest",
     "demo_root",
     "find_root",
     "media_files",
@@ -88,13 +89,17 @@ def find_root(
     return root
 
 
+def demo_digest() -> str:
+    """SHA-256 over the recipe of the demo clips: equal digests and seeds mean equal clips."""
+    sources = [Path(__file__).with_name(name) for name in ("synthetic.py", "categories.py", "subsets.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
 def demo_root(cache_dir: str | os.PathLike) -> Path:
     """The root of a demo tree below `cache_dir`, written there on the first call and whenever its recipe changes."""
     from . import synthetic
 
-    sources = [Path(__file__).with_name(name) for name in ("synthetic.py", "categories.py", "subsets.py")]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    root = Path(cache_dir).expanduser().resolve() / f"avsbench_robust_demo-{digest[:16]}"
+    root = Path(cache_dir).expanduser().resolve() / f"avsbench_robust_demo-{demo_digest()[:16]}"
     if not (root / "Single-source").is_dir():
         logger.warning("Writing the demo subset's clips to %s, once.", root)
         try:
@@ -229,9 +234,13 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
         clip_id, split = row[subset.id_column], row["split"]
         _check_clip_id(clip_id, where)
         if split not in SPLITS.values():
-            raise ValueError(f"Expected one of {', '.join(SPLITS.values())} as split in {where}, got {split!r}.")
+            raise ValueError(
+                f"Expected one of {', '.join(SPLITS.values())} as split in {where}, got {split!r}. Correct the row."
+            )
         if clip_id in clips:
-            raise ValueError(f"Expected each clip once in {table}, but {clip_id!r} is there again in line {line}.")
+            raise ValueError(
+                f"Expected each clip once in {table}, but {clip_id!r} is there again in line {line}. Remove one row."
+            )
         source = subset.source_video(clip_id)
         if subset.category_column is not None:
             labels = (row[subset.category_column],)
@@ -344,9 +353,19 @@ def read_frames(paths: list[Path]) -> tuple[list[bytes], tuple[int, int]]:
 def _object(image: Image.Image) -> np.ndarray:
     """bool (height, width): where any rendered colour channel is above 0. Alpha does not count.
 
-    A palette's entries are judged by their colours, 16-bit greys by all their bits.
+    A palette's entries are judged by their colours, 16-bit greys by all their bits. A palette that tells nothing (it
+    lacks entries that are used, or all that are used are black, or none is) is passed over: then the object is what
+    has an index above 0, as AVSBench's own code reads such files.
     """
-    if image.mode in ("P", "PA", "RGB", "RGBA"):
+    if image.mode in ("P", "PA"):
+        indices = np.asarray(image.getchannel("P") if image.mode == "PA" else image)
+        inside = (np.asarray(image.convert("RGB")) > 0).any(axis=-1)
+        entries = len(image.getpalette("RGB")) // 3
+        one_class = inside.all() or not inside.any()
+        if indices.max() >= entries or (one_class and indices.min() != indices.max()):
+            return indices > 0
+        return inside
+    if image.mode in ("RGB", "RGBA"):
         return (np.asarray(image.convert("RGB")) > 0).any(axis=-1)
     if image.mode == "LA":
         return np.asarray(image.getchannel("L")) > 0
@@ -356,8 +375,8 @@ def _object(image: Image.Image) -> np.ndarray:
 def read_masks(paths: list[Path], size: tuple[int, int] | None = None) -> list[bytes]:
     """PNG files in which, read as 8-bit grey, the object is what is above 0.
 
-    They are the files' own bytes, save where grey loses the object (a palette of dark colours, 16-bit values below
-    256, …): such a mask is written anew, as 1-bit PNG.
+    They are the files' own bytes, save where grey has other than two values, or loses the object (a palette of dark
+    colours, 16-bit values below 256, …): such a mask is written anew, as 1-bit PNG.
 
     Args:
         size: (width, height) of the clip's frames; not checked when None.
@@ -379,9 +398,9 @@ def read_masks(paths: list[Path], size: tuple[int, int] | None = None) -> list[b
             image.load()
         except BROKEN_IMAGE as error:
             raise ValueError(f"Expected a complete PNG at {path}, got {error}. Download it again.") from error
-        if image.mode not in ("1", "L"):
-            inside = _object(image)
-            if not np.array_equal(inside, np.asarray(image.convert("L")) > 0):
+        if image.mode != "1":
+            inside, grey = _object(image), np.asarray(image.convert("L"))
+            if not np.array_equal(grey > 0, inside) or len(np.unique(grey[inside])) > 1:
                 buffer = io.BytesIO()
                 Image.fromarray(inside).save(buffer, format="PNG")
                 data = buffer.getvalue()

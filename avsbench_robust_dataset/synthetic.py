@@ -332,6 +332,11 @@ def _write_clip(task: tuple[Path, int, str, str, str]) -> None:
     soundfile.write(wav, make_sound(category, rng), SAMPLING_RATE, subtype="PCM_16")
 
 
+def available_cpus() -> int:
+    """Processors that this process may use: fewer than the machine has in a container or a batch job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def write_demo(
     out_dir: str | Path, seed: int = 0, sizes: dict[str, int] | None = None, num_proc: int | None = None
 ) -> None:
@@ -342,7 +347,7 @@ def write_demo(
         seed: the same seed writes the same files.
         sizes: clips per split, e.g. `{"train": 8, "val": 4, "test": 4}`; `DEMO_SIZES` when None. Categories take
             turns.
-        num_proc: processes; as many as there are cores, at most 8, when None. Does not change what is written.
+        num_proc: processes; as many as it may use processors, at most 8, when None. Does not change what is written.
 
     Raises:
         FileExistsError: `out_dir` already holds a `Single-source` folder.
@@ -369,7 +374,7 @@ def write_demo(
             writer = csv.DictWriter(file, ["name", "start", "category", "split"])
             writer.writeheader()
             writer.writerows(sorted(rows, key=lambda row: row["name"]))
-        workers = num_proc or min(8, os.cpu_count() or 1)
+        workers = num_proc or min(8, available_cpus())
         if workers == 1:
             for task in tasks:
                 _write_clip(task)

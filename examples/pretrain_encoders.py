@@ -2,8 +2,11 @@
 
 Writes a `from_pretrained` folder with the small AVSegFormer that the demo trains: its audio encoder and its backbone
 know the categories of the training clips, everything else is as initialised. No mask is used, and no sound is paired
-with a picture. The audio encoder also hears silence and coloured noise (1/f to 1/f**2), which belong to no category,
-as VGGish heard such sounds in its own training; white noise, which the benchmark plays, is not among them.
+with a picture. The audio encoder also hears silence and coloured noise (1/f**0.3 to 1/f**2), which belong to no
+category, as VGGish heard such sounds in its own training; white noise, which the benchmark plays, is not among them.
+Sounds of no category are drawn to an embedding of zero, the objectosphere loss of Dhamija et al. 2018
+(https://arxiv.org/abs/1811.04110): else each of them has a large embedding in a direction of its own, and a decoder
+that learned to ignore silence does not know that noise is nothing either.
 
     python examples/pretrain_encoders.py --subset demo --data_dir data_demo --output_dir outputs/demo/init
 """
@@ -48,6 +51,8 @@ SMALL_MODEL = dict(
     dropout=0.0,
 )
 
+NOTHING_WEIGHT = 0.1  # of the objectosphere term beside the cross-entropy
+
 
 def objects(subset: str, category: str) -> list[str]:
     """Names of what sounds in a clip: S4's category is one name, MS3's is several joined by `_`, or nothing known."""
@@ -85,6 +90,8 @@ def background_sounds(count: int, seed: int) -> list[np.ndarray]:
 def fit(encode, parameters: Sequence[torch.Tensor], width: int, labels, draws, learning_rate: float, steps: int):
     """Trains `encode(rows) -> (n, width)` and a linear classifier on it by multi-label cross-entropy.
 
+    The mean square of the embeddings of rows without any label is kept small (objectosphere loss).
+
     Returns the mean of the last tenth of the losses.
     """
     classifier = torch.nn.Linear(width, labels.shape[1])
@@ -93,7 +100,11 @@ def fit(encode, parameters: Sequence[torch.Tensor], width: int, labels, draws, l
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     losses = []
     for rows in draws:
-        loss = F.binary_cross_entropy_with_logits(classifier(encode(rows)), labels[rows])
+        embeddings, target = encode(rows), labels[rows]
+        loss = F.binary_cross_entropy_with_logits(classifier(embeddings), target)
+        unlabelled = target.sum(1) == 0
+        if unlabelled.any():
+            loss = loss + NOTHING_WEIGHT * embeddings[unlabelled].square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

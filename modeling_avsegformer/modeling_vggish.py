@@ -155,8 +155,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"Expected a torch file that holds tensors only, but {path} cannot be read so ({error}). It is damaged, "
-            "or holds code, which is never run here: open it where you trust it and save its state dict alone."
+            f"Expected a torch file that holds tensors only, but {path} cannot be read so ({type(error).__name__}). "
+            "It is damaged, or holds code, which is never run here: open it where you trust it and save its state "
+            "dict alone."
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

@@ -9,18 +9,25 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import is_valid_image
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 
+from .feature_extraction_vggish import VGGishFeatureExtractor
+from .image_processing_avsegformer import AVSegFormerImageProcessor
+
 
 class AVSegFormerProcessorKwargs(ProcessingKwargs, total=False):
     _defaults = {"common_kwargs": {"return_tensors": "pt"}}
 
 
 class AVSegFormerProcessor(ProcessorMixin):
-    """An `AVSegFormerImageProcessor` and a `VGGishFeatureExtractor` in one."""
+    """An `AVSegFormerImageProcessor` and a `VGGishFeatureExtractor` in one, each with its defaults if not given."""
 
     valid_processor_kwargs = AVSegFormerProcessorKwargs
 
     def __init__(self, image_processor=None, feature_extractor=None, **kwargs):
-        super().__init__(image_processor, feature_extractor, **kwargs)
+        super().__init__(
+            AVSegFormerImageProcessor() if image_processor is None else image_processor,
+            VGGishFeatureExtractor() if feature_extractor is None else feature_extractor,
+            **kwargs,
+        )
 
     @property
     def model_input_names(self) -> list[str]:

@@ -205,6 +205,11 @@ MASKS = {  # name: (image, whether reading it as 8-bit grey would lose the objec
     "LA": (colours("LA", (9, 0), (0, 255)), False),
     "P_bright": (palette([0, 0, 0, 255, 255, 255]), False),
     "P_dark_blue": (palette([0, 0, 0, 0, 0, 1]), True),
+    "L_soft": (Image.fromarray(np.where(INSIDE, [[5, 9, 5], [8, 9, 3]], 0).astype(np.uint8)), True),
+    "P_without_palette_1": (Image.fromarray(INSIDE.astype(np.uint8), mode="P"), True),
+    "P_without_palette_255": (Image.fromarray(np.where(INSIDE, 255, 0).astype(np.uint8), mode="P"), True),
+    "P_all_black": (palette([0, 0, 0] * 256), True),
+    "P_no_black": (palette([9, 9, 9, 200, 0, 0]), True),
     "RGB": (colours("RGB", (255, 0, 0), (0, 0, 0)), False),
     "RGB_dark": (colours("RGB", (0, 0, 2), (0, 0, 0)), True),
     "RGBA": (colours("RGBA", (0, 0, 1, 0), (0, 0, 0, 255)), True),
@@ -228,6 +233,18 @@ def test_a_palette_is_judged_by_colour_not_by_index(tmp_path):
     (tmp_path / "mask.png").write_bytes(png(palette([255, 255, 255, 0, 0, 0])))
     (data,) = read_masks([tmp_path / "mask.png"], (3, 2))
     assert ((np.asarray(Image.open(io.BytesIO(data)).convert("L")) > 0) == ~INSIDE).all()
+
+
+@pytest.mark.parametrize(
+    ("index", "colour", "inside"), [(0, [0, 0, 0], False), (1, [0, 0, 0], True), (0, [9] * 3, True)]
+)
+def test_a_palette_mask_of_one_index(tmp_path, index, colour, inside):
+    """The colour decides where the palette has one for the index, else the index."""
+    image = Image.fromarray(np.full((2, 3), index, dtype=np.uint8), mode="P")
+    image.putpalette(colour)
+    (tmp_path / "mask.png").write_bytes(png(image))
+    (data,) = read_masks([tmp_path / "mask.png"], (3, 2))
+    assert ((np.asarray(Image.open(io.BytesIO(data)).convert("L")) > 0) == inside).all()
 
 
 def test_an_empty_mask_stays_empty(tmp_path):

@@ -44,6 +44,36 @@ def test_both_models_differ_in_the_sounds_alone():
     assert not any("noise" in name for name in demo.MODELS["robust"]["negative_conditions"])  # held out
 
 
+def test_clips_of_another_seed_or_recipe_have_another_folder(monkeypatch, tmp_path):
+    """What is reused is what would be made: the folder's name holds the seed and the recipe's digest."""
+    folders = []
+
+    def stop(words, log, threads):
+        folders.append(words[words.index("--out") + 1])
+        raise SystemExit
+
+    monkeypatch.setattr(demo, "run", stop)
+    for arguments in ([], ["--data_seed", "5"]):
+        with pytest.raises(SystemExit):
+            demo.main(["--out", str(tmp_path), *arguments])
+    monkeypatch.setattr(demo, "demo_digest", lambda: "another recipe")
+    with pytest.raises(SystemExit):
+        demo.main(["--out", str(tmp_path)])
+    assert len(set(folders)) == 3
+
+
+def test_sounds_of_no_category_end_at_zero():
+    """A linear encoder that could tell all rows apart keeps those without a label small."""
+    torch.manual_seed(0)
+    inputs = torch.eye(8)
+    labels = torch.cat([torch.eye(4), torch.zeros(4, 4)])
+    layer = torch.nn.Linear(8, 6)
+    draws = [torch.arange(8)] * 200
+    pretraining.fit(lambda rows: layer(inputs[rows]), list(layer.parameters()), 6, labels, draws, 0.05, 200)
+    size = layer(inputs).square().mean(1)
+    assert size[4:].max() < 0.2 * size[:4].min()
+
+
 def test_real_data_needs_a_folder(capsys):
     with pytest.raises(SystemExit):
         demo.main(["--subset", "s4"])

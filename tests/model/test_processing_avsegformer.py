@@ -19,6 +19,12 @@ def processor() -> AVSegFormerProcessor:
     return AVSegFormerProcessor(AVSegFormerImageProcessor(), VGGishFeatureExtractor())
 
 
+def test_parts_that_are_not_given_have_their_defaults(processor):
+    assert AVSegFormerProcessor().to_dict() == processor.to_dict()
+    small = AVSegFormerProcessor(AVSegFormerImageProcessor(size={"height": 32, "width": 32}))
+    assert small(frames=[[photo()]]).pixel_values.shape[-2:] == (32, 32)
+
+
 def photo(seed: int = 0, width: int = 70, height: int = 50) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height // 5, width // 5, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)

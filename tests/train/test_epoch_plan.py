@@ -15,8 +15,9 @@ BOTH = {"silence": 1.0, "off_screen": 1.0}
 
 @pytest.mark.parametrize(
     ("clips", "ratio", "negatives"),
-    # n r / (1 - r): 20 * 0.1 / 0.9 = 2.2; 9 * 0.1 / 0.9 = 1; as many as positives at one half; 3 * 0.8 / 0.2 = 12
-    [(20, 0.0, 0), (20, 0.1, 2), (9, 0.1, 1), (7, 0.5, 7), (3, 0.8, 12)],
+    # n r / (1 - r): 20 * 0.1 / 0.9 = 2.2; 9 * 0.1 / 0.9 = 1; as many as positives at one half; 3 * 0.8 / 0.2 = 12;
+    # 3 * 0.1 / 0.9 = 0.3, but one at least
+    [(20, 0.0, 0), (20, 0.1, 2), (9, 0.1, 1), (7, 0.5, 7), (3, 0.8, 12), (3, 0.1, 1)],
 )
 def test_every_clip_once_and_the_share_of_negatives(clips, ratio, negatives):
     plan = epoch_plan(clips, ratio, BOTH, seed=0, epoch=0)

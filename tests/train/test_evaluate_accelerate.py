@@ -175,6 +175,16 @@ def test_nothing_is_written_where_the_data_is_missing(model_folder, tmp_path):
     assert not (tmp_path / "eval").exists()
 
 
+def test_a_model_that_is_not_there(demo_tree, tmp_path):
+    (tmp_path / "empty").mkdir()
+    arguments = ["--cpu", "--subset", "demo", "--data_dir", demo_tree, "--output_dir", str(tmp_path / "eval")]
+    for model, said in [(tmp_path / "empty", "holds no config.json"), (tmp_path / "none", "does not exist")]:
+        with pytest.raises(FileNotFoundError, match=f"{model}.*{said}"):
+            main([*arguments, "--model", str(model)])
+    assert not (tmp_path / "eval").exists()
+    evaluate_accelerate.check_model_path("someone/avsegformer")  # may be on the Hub
+
+
 def test_unknown_subset_and_condition(model_folder, demo_tree, tmp_path, capsys):
     arguments = ["--cpu", "--model", model_folder, "--data_dir", demo_tree, "--output_dir", str(tmp_path / "eval")]
     with pytest.raises(ValueError, match="s5"):
