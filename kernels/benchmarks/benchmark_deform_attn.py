@@ -6,15 +6,17 @@
 
 The setting is a deformable encoder's: a query at every pixel of three levels (1/8, 1/16, 1/32 of the input), 8 heads,
 4 points, 32 channels a head, offsets of about 2 pixels (24 % of the points fall outside). Compared are our backend,
-`reference` (one grid_sample per level), transformers' grid_sample path, and on CUDA the design of 2020 and, where it
-is installed, the kernel of kernels-community. `ratio` is the time in units of ours; `floor` the time that the bytes which
-have to be moved take at the bandwidth of a copy.
+`reference` (one grid_sample per level), transformers' grid_sample path, and on CUDA the design of 2020 and, where they
+are installed, the kernels of kernels-community, mmcv, Deformable DETR and msda-triton. `ratio` is the time in units of
+ours; `floor` is the time that a copy of the bytes that have to be moved would take.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
+import itertools
 import platform
 import statistics
 import time
@@ -59,27 +61,79 @@ def transformers_path(value: Tensor, spatial_shapes: Tensor, locations: Tensor, 
     )
 
 
-def kernels_community(batch: int):
-    """The function of kernels-community/deformable-detr, or None where `kernels` or its download is not there."""
-    if importlib.util.find_spec("kernels") is None or not torch.cuda.is_available():
-        return None
+def kernels_community():
     from kernels import get_kernel
 
-    try:
-        kernel = get_kernel("kernels-community/deformable-detr", version=1)
-    except (OSError, ValueError) as error:
-        print(f"kernels-community/deformable-detr: skipped ({error})")
-        return None
-    layer = kernel.layers.MultiScaleDeformableAttention()
+    layer = get_kernel("kernels-community/deformable-detr", version=1).layers.MultiScaleDeformableAttention()
+    return lambda value, shapes, *others: layer(value, shapes, None, *others)
 
-    def call(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-        shapes = spatial_shapes.to(value.device)
-        areas = shapes.prod(1)
-        starts = torch.cat([areas.new_zeros(1), areas.cumsum(0)[:-1]])
-        # Its step has to divide the batch.
-        return layer(value, shapes, None, starts, locations.to(value.dtype), weights.to(value.dtype), batch)
+
+def mmcv():
+    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+
+    return MultiScaleDeformableAttnFunction.apply
+
+
+def deformable_detr():
+    import MultiScaleDeformableAttention as extension  # built from the `ops` folder of its repository
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value, shapes, starts, locations, weights, step):
+            ctx.step = step
+            ctx.save_for_backward(value, shapes, starts, locations, weights)
+            return extension.ms_deform_attn_forward(value, shapes, starts, locations, weights, step)
+
+        @staticmethod
+        def backward(ctx, grad_output):
+            inputs = ctx.saved_tensors
+            grads = extension.ms_deform_attn_backward(*inputs, grad_output.contiguous(), ctx.step)
+            return grads[0], None, None, *grads[1:], None
+
+    return Function.apply
+
+
+def msda_triton():
+    # Not the public function, which falls back to grid_sample without a word.
+    from msda_triton.frontend import triton_multiscale_deformable_attention as function
+
+    def call(value, shapes, starts, locations, weights, step):
+        return function(value, shapes, locations, weights, "zeros", False).flatten(2)
 
     return call
+
+
+# Name -> the module that has to be there, how to load it. All are for CUDA.
+PEERS = {
+    "kernels-community": ("kernels", kernels_community),
+    "mmcv": ("mmcv", mmcv),
+    "Deformable DETR": ("MultiScaleDeformableAttention", deformable_detr),
+    "msda-triton": ("msda_triton", msda_triton),
+}
+
+
+def installed_peers(batch: int) -> dict:
+    """Name -> function of (value, spatial_shapes, locations, weights) for each of `PEERS` that is installed."""
+    found = {}
+    for name, (module, load) in PEERS.items():
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:  # a namespace is no package: our own folder `kernels`
+            continue
+        try:
+            peer = load()
+        except (ImportError, OSError, ValueError) as error:
+            print(f"{name}: skipped ({error})")
+            continue
+
+        def call(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor, peer=peer) -> Tensor:
+            shapes = spatial_shapes.to(value.device)
+            areas = shapes.prod(1)
+            starts = torch.cat([areas.new_zeros(1), areas.cumsum(0)[:-1]])
+            # One dtype for all; and the step has to divide the batch.
+            return peer(value, shapes, starts, locations.to(value.dtype), weights.to(value.dtype), batch)
+
+        found[name] = call
+    return found
 
 
 class Design2020(torch.autograd.Function):
@@ -155,16 +209,24 @@ def seconds(run, device: str) -> float:
     return time.perf_counter() - begin
 
 
-def measure(runs: dict, rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each, taken in turns, so that a slow moment of the machine meets them all."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+def one_pass(function, inputs: tuple, leaves: list[Tensor], grad: Tensor, backward: bool):
+    if not backward:
+        with torch.no_grad():
+            return function(*inputs)
+    output = function(leaves[0], inputs[1], *leaves[1:])
+    return torch.autograd.grad(output, leaves, grad.to(output.dtype))
+
+
+def measure(runs: dict, rounds: int, device: str) -> dict[tuple[str, str], float]:
+    """Median seconds of each (dtype, implementation), taken in turns: a slow moment of the machine meets them all."""
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     for turn in range(rounds + 1):  # the first is for warming up
-        for name, run in runs.items():
-            for _ in range(1 if name in ("reference", "transformers") else 5):
+        for key, run in runs.items():
+            for _ in range(1 if key[1] in ("reference", "transformers") else 5):
                 elapsed = seconds(run, device)
                 if turn > 0:
-                    times[name].append(elapsed)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+                    times[key].append(elapsed)
+    return {key: statistics.median(taken) for key, taken in times.items()}
 
 
 def competitors(dtype: torch.dtype, device: str, batch: int) -> dict:
@@ -176,8 +238,7 @@ def competitors(dtype: torch.dtype, device: str, batch: int) -> dict:
     if importlib.util.find_spec("transformers") is not None:
         found["transformers"] = transformers_path
     if device == "cuda":
-        if (community := kernels_community(batch)) is not None:
-            found["kernels-community"] = community
+        found |= installed_peers(batch)
         if dtype == torch.float32:
             Design2020.load()
             found["design of 2020"] = Design2020.apply
@@ -218,36 +279,30 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{machine(device, options.threads)}; a copy moves {speed / 1e9:.1f} GB/s")
     print("| dtype | N | S | pass | implementation | ms | ratio | MB | floor ms |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name in options.dtype:
-        dtype = getattr(torch, name)
-        for image_size in options.image_size:
-            for batch in options.batch:
-                inputs = make_inputs(batch, image_size, dtype, device)
-                leaves = [tensor.clone().requires_grad_() for tensor in (inputs[0], *inputs[2:])]
-                grad = torch.randn_like(ms_deform_attn(*inputs))
-                found = competitors(dtype, device, batch)
-                for backward in (False, True):
-
-                    def run(function, backward=backward, inputs=inputs, leaves=leaves, grad=grad):
-                        if not backward:
-                            with torch.no_grad():
-                                return function(*inputs)
-                        output = function(leaves[0], inputs[1], *leaves[1:])
-                        return torch.autograd.grad(output, leaves, grad.to(output.dtype))
-
-                    taken = measure(
-                        {label: lambda function=function: run(function) for label, function in found.items()},
-                        options.rounds,
-                        device,
-                    )
-                    size = bytes_moved(inputs, backward)
-                    for label, elapsed in taken.items():
-                        print(
-                            f"| {name} | {batch} | {inputs[0].shape[1]} | {'fwd+bwd' if backward else 'fwd'} "
-                            f"| {label} | {elapsed * 1e3:.3f} | {elapsed / taken[device]:.1f} "
-                            f"| {size / 1e6:.1f} | {size / speed * 1e3:.3f} |",
-                            flush=True,
-                        )
+    for image_size, batch in itertools.product(options.image_size, options.batch):
+        problems = {}
+        for name in options.dtype:
+            dtype = getattr(torch, name)
+            inputs = make_inputs(batch, image_size, dtype, device)
+            leaves = [tensor.clone().requires_grad_() for tensor in (inputs[0], *inputs[2:])]
+            grad = torch.randn_like(ms_deform_attn(*inputs))
+            problems[name] = (inputs, leaves, grad, competitors(dtype, device, batch))
+        for backward in (False, True):
+            runs = {
+                (name, label): functools.partial(one_pass, function, inputs, leaves, grad, backward)
+                for name, (inputs, leaves, grad, functions) in problems.items()
+                for label, function in functions.items()
+            }
+            taken = measure(runs, options.rounds, device)
+            for (name, label), elapsed in taken.items():
+                inputs = problems[name][0]
+                size = bytes_moved(inputs, backward)
+                print(
+                    f"| {name} | {batch} | {inputs[0].shape[1]} | {'fwd+bwd' if backward else 'fwd'} "
+                    f"| {label} | {elapsed * 1e3:.3f} | {elapsed / taken[name, device]:.1f} "
+                    f"| {size / 1e6:.1f} | {size / speed * 1e3:.3f} |",
+                    flush=True,
+                )
     torch.set_num_threads(before)
 
 

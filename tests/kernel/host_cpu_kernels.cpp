@@ -2,6 +2,8 @@
 
 #include "cpu_kernels.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 
@@ -77,6 +79,56 @@ bool check(const CpuKernels& kernels, Element element, Oracle o, double toleranc
   return good;
 }
 
+// Address space only: memory that is never touched is not there.
+struct Mapped {
+  size_t bytes;
+  float* data;
+  explicit Mapped(int64_t count) : bytes(size_t(count) * sizeof(float)) {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    data = (float*)mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (data == MAP_FAILED) std::puts("no address space"), std::exit(3);
+  }
+  ~Mapped() { munmap(data, bytes); }
+};
+
+// Behind more than 2^31 elements an image gets the same bits as alone.
+bool check_last_image(const CpuKernels& kernels, std::mt19937& random) {
+  Oracle o;
+  o.batch = 1, o.heads = 8, o.channels = 32, o.queries = 70, o.levels = 2, o.points = 3;
+  o.shapes = {7, 5, 4, 9};
+  o.fill(random);
+  const int64_t images = (int64_t(1) << 31) / int64_t(o.value.size()) + 2;
+  const size_t sizes[] = {o.value.size(), o.locations.size(), o.weights.size(), o.grad_output.size()};
+  std::vector<float> results[2];
+  for (const int64_t batch : {int64_t(1), images}) {
+    Mapped value(batch * sizes[0]), grad_value(batch * sizes[0]), output(batch * sizes[3]), grad_output(batch * sizes[3]);
+    Mapped locations(batch * sizes[1]), grad_locations(batch * sizes[1]);
+    Mapped weights(batch * sizes[2]), grad_weights(batch * sizes[2]);
+    std::copy(o.value.begin(), o.value.end(), value.data + (batch - 1) * sizes[0]);
+    std::copy(o.locations.begin(), o.locations.end(), locations.data + (batch - 1) * sizes[1]);
+    std::copy(o.weights.begin(), o.weights.end(), weights.data + (batch - 1) * sizes[2]);
+    std::copy(o.grad_output.begin(), o.grad_output.end(), grad_output.data + (batch - 1) * sizes[3]);
+    CpuProblem p{};
+    p.element = Element::kFloat32;
+    p.batch = batch, p.pixels = o.pixels, p.heads = o.heads, p.channels = o.channels;
+    p.queries = o.queries, p.levels = o.levels, p.points = o.points, p.splits = 2;
+    p.shapes = o.shapes.data();
+    p.value = value.data, p.locations = locations.data, p.weights = weights.data, p.output = output.data;
+    p.grad_output = grad_output.data, p.grad_value = grad_value.data;
+    p.grad_locations = grad_locations.data, p.grad_weights = grad_weights.data;
+    Mapped scratch(int64_t(kernels.forward_scratch(p) + kernels.backward_scratch(p)));
+    const int64_t forward = p.heads * p.splits, backward = p.heads * p.levels;
+    kernels.forward(p, (batch - 1) * forward, batch * forward, (char*)scratch.data);
+    kernels.backward(p, (batch - 1) * backward, batch * backward, (char*)scratch.data);
+    std::vector<float>& seen = results[batch > 1];
+    const float* last[] = {grad_value.data, grad_locations.data, grad_weights.data, output.data};
+    for (int i = 0; i < 4; ++i) seen.insert(seen.end(), last[i] + (batch - 1) * sizes[i], last[i] + batch * sizes[i]);
+  }
+  const bool same = std::memcmp(results[0].data(), results[1].data(), results[0].size() * sizeof(float)) == 0;
+  if (!same) std::puts("the last image of many differs from the same image alone");
+  return same;
+}
+
 int main() {
   std::mt19937 random(20261123);
   bool good = true;
@@ -90,6 +142,7 @@ int main() {
       good = check<BF16, float>(kernels, Element::kBFloat16, o, 1.0 / 128) && good;
     }
   }
+  for (const CpuKernels& kernels : all) good = check_last_image(kernels, random) && good;
   std::puts(good ? "ok" : "failed");
   return good ? 0 : 1;
 }

@@ -16,10 +16,10 @@ template <class T, int kGroup, int kVector>
 struct Launch {
   using C = typename ComputeOf<T>::Type;
 
-  // What <<<blocks, kThreads>>> runs; every lane of a group has to be given the same item.
+  // What <<<blocks, kThreads>>> runs, from block `first` on; every lane of a group has to be given the same item.
   template <class Body>
-  static int grid(const Params& p, Int64 blocks, Body body) {
-    for (Int64 block = 0; block < blocks; ++block)
+  static int grid(const Params& p, Int64 first, Body body) {
+    for (Int64 block = first; block < blocks_of(p, kGroup); ++block)
       for (int thread = 0; thread < kThreads; thread += kGroup) {
         const Item item = item_of(p, kGroup, block, thread);
         for (int lane = 1; lane < kGroup; ++lane) {
@@ -32,11 +32,15 @@ struct Launch {
     return 0;
   }
 
-  static int forward(const Params& p) {
-    return grid(p, blocks_of(p, kGroup), [&](auto& group, const Item& item) { forward_item<T, kVector>(group, p, item); });
+  static int forward(const Params& p, Int64 first = 0) {
+    return grid(p, first, [&](auto& group, const Item& item) { forward_item<T, kVector>(group, p, item); });
   }
-  static int backward(const Params& p) {
-    return grid(p, blocks_of(p, kGroup), [&](auto& group, const Item& item) { backward_item<T, kVector>(group, p, item); });
+  static int backward(const Params& p, Int64 first = 0) {
+    return grid(p, first, [&](auto& group, const Item& item) { backward_item<T, kVector>(group, p, item); });
+  }
+  static int last_block(const Params& p) {
+    const Int64 first = blocks_of(p, kGroup) - 1;
+    return forward(p, first) + backward(p, first);
   }
   static int owners(const Params& p) {
     const Int64 blocks = (owners_of(p) + kThreads / kGroup - 1) / (kThreads / kGroup);
@@ -78,6 +82,9 @@ int host_forward(const char* suffix, const Params* p) {
 }
 int host_backward(const char* suffix, const Params* p) {
   return with_kernels(suffix, [&](auto launch) { return launch.backward(*p); });
+}
+int host_last_block(const char* suffix, const Params* p) {
+  return with_kernels(suffix, [&](auto launch) { return launch.last_block(*p); });
 }
 int host_owners(const char* suffix, const Params* p) {
   return with_kernels(suffix, [&](auto launch) { return launch.owners(*p); });

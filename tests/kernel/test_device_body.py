@@ -7,6 +7,7 @@ import ctypes
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -186,6 +187,59 @@ def test_vectors_need_whole_and_aligned_channels():
     assert cuda.variant(torch.float32, 30, [16]) == "float32_scalar"
     assert cuda.variant(torch.bfloat16, 4, [0]) == "bfloat16_scalar"
     assert cuda.variant(torch.float64, 2, [0]) == "float64_vector"
+
+
+def test_more_than_2_to_31_elements(host):
+    # Memory that is never touched is not there, so only the last block runs: it reads and writes a few pages.
+    height, width, heads, channels = 1024, 1025, 2, 1024
+    try:
+        arrays = [np.zeros((1, height * width, heads * channels), dtype) for dtype in ("i2", "i2", "i2", "f4")]
+        points = [np.zeros((1, height * width, heads, 1, 1, last), "f4") for last in (2, 1, 2, 1)]
+    except MemoryError:
+        pytest.skip("not enough memory for 2**31 numbers")
+    value, output, grad_output, grad_value = map(torch.from_numpy, arrays)
+    locations, weights, grad_locations, grad_weights = map(torch.from_numpy, points)
+    value, output, grad_output = (tensor.view(torch.bfloat16) for tensor in (value, output, grad_output))
+    assert value.numel() > 2**31
+    value = value.view(1, height * width, heads, channels)
+    last = torch.arange(channels) % 7
+    value[0, -1, -1] = last.to(torch.bfloat16)
+    grad_output[0, -1, -channels:] = 3
+    locations[0, -1, -1] = torch.tensor([1 - 0.5 / width, 1 - 0.5 / height])  # the centre of the last pixel
+    weights[0, -1, -1] = 0.5
+    params = cuda.parameters(
+        value,
+        [height, width],
+        locations,
+        weights=weights,
+        output=output,
+        grad_output=grad_output,
+        grad_value=grad_value,
+        grad_locations=grad_locations,
+        grad_weights=grad_weights,
+    )
+    params.adds = 1
+    assert host.host_last_block(b"bfloat16_vector", ctypes.byref(params)) == 0
+    # The coordinates are float32: 1025 pixels of them leave an error of some 1e-4.
+    torch.testing.assert_close(output[0, -1, -channels:].float(), 0.5 * last, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(grad_value[0, -1, -channels:], torch.full((channels,), 1.5), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(grad_weights[0, -1, -1].item(), 3.0 * last.sum().item(), rtol=1e-2, atol=0)
+
+    # The deterministic way walks over all queries: so it gets the last three only.
+    grad_value = torch.from_numpy(np.zeros(arrays[3].shape, "f4"))
+    ends = [tensor[:, -3:].contiguous() for tensor in (locations, weights, grad_output)]
+    pointers = {"weights": ends[1], "grad_output": ends[2], "grad_value": grad_value}
+    params = cuda.parameters(value, [height, width], ends[0], **pointers)
+    assert host.host_owners(b"bfloat16_vector", ctypes.byref(params)) == 0
+    torch.testing.assert_close(grad_value[0, -1, -channels:], torch.full((channels,), 1.5), rtol=1e-2, atol=1e-2)
+
+
+def test_what_a_launch_cannot_count(make_inputs):
+    value = torch.empty(1, 1, 1, 1)
+    with pytest.raises(ValueError, match=r"`sampling_locations` to have fewer than 2\*\*30 points"):
+        cuda.parameters(value, [1, 1], torch.empty(1, 1, 1, 1, 2**30, 2, device="meta"))
+    with pytest.raises(ValueError, match=r"`sampling_locations` to have fewer than 2\*\*31 queries times heads"):
+        cuda.parameters(value, [1, 1], torch.empty(1, 2**31, 1, 1, 1, 2, device="meta"))
 
 
 def test_too_many_levels_for_the_kernel_parameters(make_inputs):

@@ -219,7 +219,7 @@ def test_shapes_may_be_a_list(make_inputs):
     for shapes in (
         spatial_shapes.tolist(),
         tuple(tuple(pair) for pair in spatial_shapes.tolist()),
-        spatial_shapes.numpy().tolist(),
+        spatial_shapes.numpy(),
     ):
         assert torch.equal(ms_deform_attn(value, shapes, locations, weights), expected)
 

@@ -18,6 +18,21 @@ BAD = {
         ValueError,
         r"`value` to be float32.*got complex64",
     ),
+    "value is sparse": (
+        lambda v, s, x, w: (v.to_sparse(), s, x, w),
+        ValueError,
+        r"`value` to be a dense tensor, got layout torch.sparse_coo",
+    ),
+    "shapes are sparse": (
+        lambda v, s, x, w: (v, s.to_sparse(), x, w),
+        ValueError,
+        r"`spatial_shapes` to be a dense tensor, got layout torch.sparse_coo",
+    ),
+    "shapes without numbers": (
+        lambda v, s, x, w: (v, s.to("meta"), x, w),
+        ValueError,
+        r"`spatial_shapes` to hold numbers for a `value` on cpu, got a meta tensor",
+    ),
     "locations have no pairs": (
         lambda v, s, x, w: (v, s, x[..., :1], w),
         ValueError,
@@ -133,6 +148,11 @@ BAD = {
         lambda v, s, x, w: (v, [(5, 6), (4, 1), (7, 1)], x, w),
         ValueError,
         r"`spatial_shapes` to cover the 40 pixels of `value`.*which cover 41",
+    ),
+    "an image of 2**31 pixels": (
+        lambda v, s, x, w: (v[:, :1].expand(2, 2**31, 3, 5), [(2**16, 2**15)], x[:, :, :, :1], w[:, :, :, :1]),
+        ValueError,
+        r"`spatial_shapes` to cover fewer than 2\*\*31 pixels, got 2147483648",
     ),
     "a list of floats": (
         lambda v, s, x, w: (v, [(5.0, 6), (4, 1), (2, 3)], x, w),

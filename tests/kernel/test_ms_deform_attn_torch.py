@@ -121,12 +121,29 @@ def test_autocast_reads_value_in_half_and_computes_in_float32(dtype, make_inputs
         assert ms_deform_attn(double[0], spatial_shapes, *double[1:]).dtype == torch.float64
 
 
-def test_autocast_inside_compile(make_inputs):
+def test_autocast_is_the_same_for_the_reference(make_inputs, assert_close):
+    inputs = make_inputs(requires_grad=True)
+    results = []
+    for backend in ("reference", "cpu"):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = ms_deform_attn(*inputs, backend=backend)
+        results.append([output, *torch.autograd.grad(output.float().sum(), (inputs[0], *inputs[2:]))])
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == b.dtype
+        assert_close(a, b, 8e-3)
+    double = [tensor.detach().double() for tensor in (inputs[0], *inputs[2:])]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert ms_deform_attn(double[0], inputs[1], *double[1:], backend="reference").dtype == torch.float64
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_autocast_inside_compile(backend, make_inputs):
     def function(value, spatial_shapes, locations, weights):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return ms_deform_attn(value, spatial_shapes, locations, weights)
+            return ms_deform_attn(value, spatial_shapes, locations, weights, backend=backend)
 
-    inputs = make_inputs()
+    value, spatial_shapes, locations, weights = make_inputs()
+    inputs = value, spatial_shapes.tolist(), locations, weights
     torch._dynamo.reset()
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(*inputs), function(*inputs)) and compiled(*inputs).dtype == torch.bfloat16
@@ -136,6 +153,10 @@ def test_meta_tensors_give_shapes(make_inputs):
     value, spatial_shapes, locations, weights = make_inputs(torch.bfloat16, device="meta")
     output = ms_deform_attn(value, spatial_shapes, locations, weights)
     assert output.device.type == "meta" and output.shape == (2, 7, 15) and output.dtype == torch.bfloat16
+    output = ms_deform_attn(value, spatial_shapes.to("meta"), locations, weights)
+    assert output.device.type == "meta" and output.shape == (2, 7, 15) and output.dtype == torch.bfloat16
+    list_of_shapes = spatial_shapes.tolist()
+    assert ms_deform_attn(value, list_of_shapes, locations, weights, backend="reference").shape == (2, 7, 15)
 
 
 def test_only_what_requires_grad_gets_one(make_inputs):
@@ -182,6 +203,21 @@ def test_a_device_without_code_falls_back_and_says_so_once(make_inputs, monkeypa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert functional._choose("auto", "mps") == "reference"
+
+
+def test_auto_never_falls_back_on_an_exception(make_inputs, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("the kernel broke")
+
+    inputs = make_inputs()
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the kernel broke"):
+        patch.setattr("ms_deform_attn.compiled.forward", broken)
+        ms_deform_attn(*inputs)
+    # ... nor where the build breaks for a reason that has no name.
+    functional._reason.cache_clear()
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the kernel broke"):
+        patch.setattr("ms_deform_attn.compiled.require", broken)
+        ms_deform_attn(*inputs)
 
 
 def test_no_code_while_exporting_to_onnx(monkeypatch):

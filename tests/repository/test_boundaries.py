@@ -1,7 +1,7 @@
 """The arrows between the packages, read from the import statements.
 
 trainer and evaluator -> all; data set -> nothing of the model but the shared front end (log_mel); model -> op;
-metric and report -> nothing of ours; op -> nothing of ours.
+metric and report -> nothing of ours; op -> nothing of ours; the op's benchmarks -> model.
 """
 
 import ast
@@ -25,13 +25,14 @@ OURS = {
 ARROWS = {
     "avsbench_robust_dataset": {"modeling_avsegformer.log_mel"},
     "modeling_avsegformer": {"ms_deform_attn"},
-    "kernels": set(),
+    "kernels/torch-ext": set(),
+    "kernels/benchmarks": {"modeling_avsegformer"},
     "evaluate_metrics": set(),
     "evaluate_accelerate.py": OURS - {"train_accelerate", "examples"},
     "train_accelerate.py": OURS - {"examples"},
 }
 # what a package is called inside itself
-OWN_NAME = {"kernels": "ms_deform_attn"}
+OWN_NAME = {"kernels/torch-ext": "ms_deform_attn", "kernels/benchmarks": "ms_deform_attn"}
 
 
 def imported_modules(source: str) -> set[str]:
@@ -76,11 +77,20 @@ def test_imports_follow_the_arrows(place):
         ("avsbench_robust_dataset", "import modeling_avsegformer", ["modeling_avsegformer"]),
         ("evaluate_metrics", "from train_accelerate import main", ["train_accelerate.main"]),
         ("evaluate_accelerate.py", "import train_accelerate", ["train_accelerate"]),
-        ("kernels", "import ms_deform_attn.reference", []),
+        ("kernels/torch-ext", "import ms_deform_attn.reference", []),
+        ("kernels/torch-ext", "from modeling_avsegformer import log_mel", ["modeling_avsegformer.log_mel"]),
+        ("kernels/benchmarks", "import ms_deform_attn, modeling_avsegformer", []),
+        ("kernels/benchmarks", "import train_accelerate", ["train_accelerate"]),
     ],
 )
 def test_the_walk_sees_what_it_should(place, source, wrong):
     assert violations(place, source) == wrong
+
+
+def test_no_file_of_kernels_is_left_out():
+    places = [ROOT / place for place in ARROWS if place.startswith("kernels/")]
+    files = (ROOT / "kernels").rglob("*.py")
+    assert not [file for file in files if not any(file.is_relative_to(place) for place in places)]
 
 
 def test_kernels_folder_never_shadows_the_package_of_that_name():

@@ -73,42 +73,35 @@ def build_hub_kernel(folder: Path, backend: str, architectures: list[str]) -> Pa
     """Write `folder/build/<variant>`, which `kernels.get_local_kernel(folder)` loads; give its path.
 
     It is what kernel-builder makes of this source, built here and for systems like this one (kernel-builder itself
-    builds for older ones too). `backend` is `cpu`, or `cuda`, which has the CPU functions too.
+    builds for older ones too). `backend` is `cpu`, or `cuda`, which has the CPU functions too. CUDA without
+    architectures is the sources alone, which are compiled at the first use, as in the package.
     """
     version = f"{int(STABLE_ABI[2:4], 16)}{int(STABLE_ABI[4:6], 16)}"  # 0x020a… -> 210
     toolkit = "cpu" if backend == "cpu" else "cu" + (torch.version.cuda or "").replace(".", "")
     variant = f"torch-stable-abi{version}-{toolkit}-{platform.machine()}-{platform.system().lower()}"
+    compiled = backend == "cpu" or bool(architectures)
+    if not compiled:
+        variant = f"torch-{backend}"
     sources = CPU_SOURCES + CPU_HEADERS + cuda.CUDA_SOURCES + ("cuda_launch.h", "cuda_launch.cu")
     modules = {f"{name}.py": (Path(__file__).parent / f"{name}.py").read_text() for name in HUB_MODULES}
     # The namespace of the operators has to differ from that of any other version in the process.
     namespace = f"_ms_deform_attn_{backend}_{sources_digest(sources, variant, *architectures, *modules.values())}"
-    compiler = find_cxx_compiler()
-    if backend == "cuda" and (problem := cuda.nvcc_problem(cuda.find_nvcc())):
-        raise Unavailable(problem)
 
     builds = folder / "build"
     builds.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=builds, prefix=f".{variant}.") as scratch:
-        objects, log, made = Path(scratch) / "objects", builds / f"{variant}.log", Path(scratch) / variant
-        objects.mkdir()
+        made = Path(scratch) / variant
         made.mkdir()
-        cuda_objects: tuple[str, ...] = ()
-        if backend == "cuda":
-            nvcc = cuda.find_nvcc()
-            codes = [f"-gencode=arch=compute_{name.split('_')[1]},code={name}" for name in architectures]
-            target = str(objects / "cuda_launch.o")
-            flags = [*cuda.COMPILE_FLAGS, "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *codes]
-            run([[nvcc, *flags, "-c", str(SOURCES / "cuda_launch.cu"), "-o", target]], log)
-            runtime = next((Path(nvcc).resolve().parent.parent).glob("**/libcudart_static.a"), None)
-            if runtime is None:
-                raise Unavailable(f"libcudart_static.a was not found beside {nvcc}")
-            cuda_objects = (target, str(runtime), "-ldl", "-lrt", "-lpthread")
-        library = objects / f"{namespace}.abi3.so"
-        compile_library(compiler, library, namespace, log, cuda_objects)
-        shutil.move(library, made)
+        if compiled:
+            library = made / f"{namespace}.abi3.so"
+            _compile_hub_library(library, namespace, architectures, Path(scratch), builds / f"{variant}.log")
+            ops = HUB_OPS.format(library=library.name, namespace=namespace)
+        else:
+            shutil.copytree(SOURCES, made / SOURCES.name)
+            ops = HUB_NAMES.format(namespace=namespace)
+        (made / "_ops.py").write_text(ops)
         for name, text in modules.items():
             (made / name).write_text(text)
-        (made / "_ops.py").write_text(HUB_OPS.format(library=library.name, namespace=namespace))
         metadata = {
             "id": namespace,
             "name": HUB_NAME,
@@ -117,7 +110,7 @@ def build_hub_kernel(folder: Path, backend: str, architectures: list[str]) -> Pa
             "python-depends": [],
             "backend": {"type": backend},
         }
-        if backend == "cuda":
+        if architectures:
             numbers = [name.split("_")[1] for name in architectures]
             metadata["backend"]["archs"] = [
                 f"{number[:-1]}.{number[-1]}" + ("+PTX" if name.startswith("compute") else "")
@@ -130,6 +123,26 @@ def build_hub_kernel(folder: Path, backend: str, architectures: list[str]) -> Pa
     return builds / variant
 
 
+def _compile_hub_library(library: Path, namespace: str, architectures: list[str], scratch: Path, log: Path) -> None:
+    """The CPU functions, and with `architectures` the CUDA functions too."""
+    compiler = find_cxx_compiler()
+    cuda_objects: tuple[str, ...] = ()
+    if architectures:
+        nvcc = cuda.find_nvcc()
+        if problem := cuda.nvcc_problem(nvcc):
+            raise Unavailable(problem)
+        codes = [f"-gencode=arch=compute_{name.split('_')[1]},code={name}" for name in architectures]
+        target = str(scratch / "cuda_launch.o")
+        flags = [*cuda.COMPILE_FLAGS, "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *codes]
+        run([[nvcc, *flags, "-c", str(SOURCES / "cuda_launch.cu"), "-o", target]], log)
+        runtime = next((Path(nvcc).resolve().parent.parent).glob("**/libcudart_static.a"), None)
+        if runtime is None:
+            raise Unavailable(f"libcudart_static.a was not found beside {nvcc}")
+        cuda_objects = (target, str(runtime), "-ldl", "-lrt", "-lpthread")
+    compile_library(compiler, scratch / library.name, namespace, log, cuda_objects)
+    shutil.move(scratch / library.name, library)
+
+
 HUB_OPS = '''"""Generated by `python -m ms_deform_attn.build --hub`, as kernel-builder generates it."""
 
 from pathlib import Path
@@ -138,6 +151,15 @@ import torch
 
 torch.ops.load_library(Path(__file__).with_name("{library}"))
 ops = torch.ops.{namespace}
+
+
+def add_op_namespace_prefix(op_name: str) -> str:
+    return f"{namespace}::{{op_name}}"
+'''
+
+HUB_NAMES = '''"""Generated by `python -m ms_deform_attn.build --hub`; the sources are compiled at the first use."""
+
+ops = None
 
 
 def add_op_namespace_prefix(op_name: str) -> str:
@@ -165,12 +187,13 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("Expected `--compiler nvcc` with --hub (its C++ launches the kernels), got 'nvrtc'.")
 
     failed = False
-    # A CUDA kernel for the Hub is a second, larger variant: built if asked for.
-    wanted = options.backend or (["cuda"] if named else ["cpu"] if options.hub else ["cpu", "cuda"])
+    wanted = options.backend or (["cuda"] if named else ["cpu", "cuda"])
     for backend in wanted:
         try:
             if options.hub:
-                architectures = named or parse_architectures(list(ARCHITECTURES)) if backend == "cuda" else []
+                # Compiled CUDA code takes longer and needs nvcc: if asked for. Else it is compiled at the first use.
+                default = list(ARCHITECTURES) if options.backend else []
+                architectures = named or parse_architectures(default) if backend == "cuda" else []
                 paths = [build_hub_kernel(options.hub, backend, architectures)]
             elif backend == "cpu":
                 paths = [build_cpu_library(options.out)]

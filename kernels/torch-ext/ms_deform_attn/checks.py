@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import weakref
 from collections.abc import Sequence
 
@@ -29,6 +30,10 @@ def check_tensors(value: Tensor, sampling_locations: Tensor, attention_weights: 
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"Expected `{name}` to be a torch.Tensor, got {type(tensor).__name__}.")
+        if tensor.layout != torch.strided:
+            raise ValueError(
+                f"Expected `{name}` to be a dense tensor, got layout {tensor.layout}; convert it with .to_dense()."
+            )
     if value.dtype not in VALUE_DTYPES:
         raise ValueError(
             "Expected `value` to be float32, float64, bfloat16 or float16, got "
@@ -78,6 +83,10 @@ def level_sizes(spatial_shapes: Tensor | Sequence[Sequence[int]], value: Tensor,
     """
     if isinstance(spatial_shapes, Tensor):
         check_shapes_tensor(spatial_shapes, levels)
+        if spatial_shapes.is_meta:
+            raise ValueError(
+                f"Expected `spatial_shapes` to hold numbers for a `value` on {value.device}, got a meta tensor."
+            )
         pairs = _read(spatial_shapes)
     else:
         try:
@@ -90,8 +99,9 @@ def level_sizes(spatial_shapes: Tensor | Sequence[Sequence[int]], value: Tensor,
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError(f"Expected `spatial_shapes` to be a list of (height, width), got {pairs}.")
         for side in (side for pair in pairs for side in pair):
-            if isinstance(side, bool) or not isinstance(side, (int, torch.SymInt)):
+            if isinstance(side, bool) or not isinstance(side, (int, torch.SymInt, numbers.Integral)):
                 raise TypeError(f"Expected `spatial_shapes` to hold integers, got {side!r}, a {type(side).__name__}.")
+        pairs = [[side if isinstance(side, (int, torch.SymInt)) else int(side) for side in pair] for pair in pairs]
         if len(pairs) != levels:
             raise ValueError(
                 f"Expected `spatial_shapes` to have one (height, width) for each of the {levels} levels of "
@@ -108,11 +118,15 @@ def level_sizes(spatial_shapes: Tensor | Sequence[Sequence[int]], value: Tensor,
             f"Expected `spatial_shapes` to cover the {value.shape[1]} pixels of `value` (shape {_shape(value)}), got "
             f"levels of {[tuple(pair) for pair in pairs]}, which cover {pixels}."
         )
+    if pixels >= 2**31:
+        raise ValueError(f"Expected `spatial_shapes` to cover fewer than 2**31 pixels, got {pixels}.")
     return [side for pair in pairs for side in pair]
 
 
 def check_shapes_tensor(spatial_shapes: Tensor, levels: int) -> None:
     """Check what can be known of the tensor without reading it."""
+    if spatial_shapes.layout != torch.strided:
+        raise ValueError(f"Expected `spatial_shapes` to be a dense tensor, got layout {spatial_shapes.layout}.")
     if spatial_shapes.dtype != torch.int64:
         raise ValueError(
             f"Expected `spatial_shapes` to be int64, got {_name(spatial_shapes.dtype)}; convert it with .long()."

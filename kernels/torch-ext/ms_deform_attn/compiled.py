@@ -20,10 +20,11 @@ __all__ = ["Unavailable", "backward", "forward", "require"]
 
 @functools.cache
 def hub_build():
-    """`_ops`, which kernel-builder adds to this package: functions compiled ahead of time. None if it is not there."""
+    """`_ops`, which kernel-builder adds to this package: functions compiled ahead of time. None if there are none."""
     if importlib.util.find_spec("._ops", __package__) is None:
         return None
-    return importlib.import_module("._ops", __package__)
+    module = importlib.import_module("._ops", __package__)
+    return module if module.ops is not None else None  # without functions it only names the operators
 
 
 def _in_hub_build(key: str) -> bool:

@@ -346,7 +346,12 @@ def parameters(value: Tensor, sizes: list[int], locations: Tensor, **pointers: T
         height, width = sizes[2 * level : 2 * level + 2]
         params.level[level] = Level(height, width, start)
         start += height * width
-    if max(params.batch * params.heads * max(params.queries, params.levels), 1) >= 2**31:
+    if 2 * levels * params.points >= 2**31:
+        raise ValueError(
+            f"Expected `sampling_locations` to have fewer than 2**30 points for a query and head on CUDA, got shape "
+            f"{tuple(locations.shape)}."
+        )
+    if params.batch * params.heads * max(params.queries, params.levels) >= 2**31:
         raise ValueError(
             "Expected `sampling_locations` to have fewer than 2**31 queries times heads in all on CUDA, got "
             f"shape {tuple(locations.shape)}."

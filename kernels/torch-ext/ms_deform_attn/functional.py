@@ -35,7 +35,8 @@ def ms_deform_attn(
         value (Tensor[batch, sum(h*w), heads, channels]): feature maps, levels flattened row by row and concatenated;
             float32, float64, bfloat16 or float16.
         spatial_shapes (Tensor[levels, 2], int64; or a list of pairs): (height, width) of each level. A list is best
-            under `torch.compile` and in CUDA graphs: a CUDA tensor has to be copied to the host once.
+            under `torch.compile` (and needed there by `reference`) and in CUDA graphs: a CUDA tensor has to be copied
+            to the host once.
         sampling_locations (Tensor[batch, queries, heads, levels, points, 2]): (x, y); (0, 0) is the top-left corner
             of the map and (1, 1) the bottom-right. Outside reads as zero; not a number, or infinite, gives NaN (as
             grid_sample does on the CPU; on a GPU it reads zero there, and so does `reference`).
@@ -60,7 +61,8 @@ def ms_deform_attn(
     """
     check_tensors(value, sampling_locations, attention_weights)
     levels = sampling_locations.shape[3]
-    if isinstance(spatial_shapes, Tensor) and torch.compiler.is_compiling():
+    unread = torch.compiler.is_compiling() or (value.is_meta and getattr(spatial_shapes, "is_meta", False))
+    if isinstance(spatial_shapes, Tensor) and unread:
         check_shapes_tensor(spatial_shapes, levels)  # the rest when it is read
         op, shapes = _ops.forward.tensor, spatial_shapes
     else:
@@ -71,10 +73,19 @@ def ms_deform_attn(
 
     if torch.is_grad_enabled():
         value, sampling_locations, attention_weights = Once.apply(value, sampling_locations, attention_weights)
+    value = _autocast(value)
     if isinstance(shapes, Tensor):
         shapes = [int(side) for side in shapes.flatten().tolist()]
     pairs = list(zip(shapes[::2], shapes[1::2], strict=True))
     return ms_deform_attn_reference(value, pairs, sampling_locations, attention_weights)
+
+
+def _autocast(value: Tensor) -> Tensor:
+    """`value` in the dtype in which the operators read it under autocast (ops.py)."""
+    device_type = value.device.type
+    if value.dtype == torch.float64 or not torch.amp.is_autocast_available(device_type):
+        return value
+    return value.to(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else value
 
 
 class Availability(str):

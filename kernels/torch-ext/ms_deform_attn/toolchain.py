@@ -1,6 +1,6 @@
 """Compilers and the cache of what they built: at the first use, or ahead of time (`python -m ms_deform_attn.build`).
 
-A build is kept in a cache folder under a name made of everything it depends on: sources, flags, compiler, stable ABI.
+A build is kept in a cache folder under a name made of what it depends on: sources, flags, processor, stable ABI.
 So it is never out of date, and several versions of torch or of this package can share the folder. The folder is
 `$MS_DEFORM_ATTN_CACHE`, else `$XDG_CACHE_HOME/ms_deform_attn`, else `~/.cache/ms_deform_attn`.
 """
@@ -105,12 +105,18 @@ def locked_folder(folder: Path, name: str):
     built in the scratch folder and moved with `os.replace`, so that there is never half a file. `folder` is replaced
     by a temporary one where it cannot be written.
     """
-    import fcntl  # not on Windows, where nothing is built
-
+    try:
+        import fcntl
+    except ImportError:
+        raise Unavailable(
+            "nothing is built on Windows; set MS_DEFORM_ATTN_CACHE to a folder of finished builds"
+        ) from None
     folder = _writable(folder)
     with open(folder / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file unlocks
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{name}.") as scratch:
+        for left_over in folder.glob(f"{name}.build.*"):  # of processes that were killed: we hold the lock
+            shutil.rmtree(left_over)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{name}.build.") as scratch:
             target = folder / name
             target.mkdir(exist_ok=True)
             yield target, Path(scratch), folder / f"{name}.log"
@@ -192,5 +198,10 @@ def _namespace(folder_name: str) -> str:
 def load_cpu_library():
     """The CPU library's functions (a `torch.ops` namespace), built first if need be; or `Unavailable`."""
     library = build_cpu_library(cache_directory())
-    torch.ops.load_library(library)
+    try:
+        torch.ops.load_library(library)
+    except OSError as error:  # built on another system, say, with a later C library, for a folder that both use
+        raise Unavailable(
+            f"{library} cannot be loaded here ({error}); set MS_DEFORM_ATTN_CACHE to another folder"
+        ) from None
     return getattr(torch.ops, _namespace(library.parent.name))
