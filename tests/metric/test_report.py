@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluate_metrics import overlay, report
+from evaluate_metrics import chart_sections, charts, gallery, overlay, report, uncertainty
 from evaluate_metrics.report import Clip, ClipScore, Run, choose_clips
 
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
@@ -124,8 +124,8 @@ def test_page_is_self_contained_and_well_formed(two_models, tmp_path):
     assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
     assert page.all("html")[0]["lang"] == "en" and html.startswith("<!DOCTYPE html>")
     images = page.all("img")
-    # 3 bar charts, 4 curves, frame + truth + 4 conditions x 2 models
-    assert len(images) == 3 + 4 + 10
+    # 3 bar charts, 4 curves; a card a condition with truth and 2 models; frame + truth + 4 conditions x 2 models
+    assert len(images) == 3 + 4 + 4 * 3 + 10
     assert all(image["src"].startswith("data:image/") and image["alt"].strip() for image in images)
     ids = {attrs["id"] for attrs in page.all("section")}
     assert {a["href"] for a in page.all("a")} == {f"#{name}" for name in ids}
@@ -342,7 +342,8 @@ def test_clips_are_read_once_and_the_size_is_bounded(tmp_path):
     path = report.write_report(tmp_path / "out", runs, clips())
     assert path.stat().st_size < 8e6
     page = read_page(path)
-    assert sum(attrs.get("alt", "").startswith("Ground truth") for attrs in page.all("img")) == 12
+    # 12 under every sound, and best, worst and (under the three negatives) most biased under each
+    assert sum(attrs.get("alt", "").startswith("Ground truth") for attrs in page.all("img")) == 12 + 2 + 3 * 3
     assert "12 of 14 clips" in page.text
 
 
@@ -481,9 +482,9 @@ def test_bad_log_lines_are_named(line, tmp_path):
 def test_curves_keep_the_later_line_of_a_resumed_step():
     log = [{"step": 2, "loss": 9.0}, {"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": None}]
     log += [{"step": 3, "validation": {"g_miou": float("nan")}}, {"step": 4, "validation": {"g_miou": 0.5}}]
-    steps, values = report._curve(log, "loss", None)
+    steps, values = chart_sections._curve(log, "loss", None)
     assert steps.tolist() == [1, 2] and values.tolist() == [3, 2]
-    steps, values = report._curve(log, "g_miou", "validation")
+    steps, values = chart_sections._curve(log, "g_miou", "validation")
     assert steps.tolist() == [4] and values.tolist() == [0.5]
 
 
@@ -491,13 +492,13 @@ def test_mean_curve_by_hand():
     # Steps 0..4 and 2..6: both are known from 2 to 4; the second has no value at 3, so it is read off its line.
     first = (np.array([0.0, 2, 3, 4]), np.array([0.0, 2, 3, 4]))
     second = (np.array([2.0, 4, 6]), np.array([4.0, 8, 12]))
-    steps, values = overlay._mean_curve([first, second])
+    steps, values = charts._mean_curve([first, second])
     assert steps.tolist() == [2, 3, 4] and values.tolist() == [3, 4.5, 6]
 
 
 def test_long_logs_are_averaged_in_bins():
-    steps, values = overlay._thin(np.arange(1000), np.arange(1000))
-    assert len(steps) == overlay.MAX_POINTS and steps[0] == 2 and values[-1] == 997
+    steps, values = charts._thin(np.arange(1000), np.arange(1000))
+    assert len(steps) == charts.MAX_POINTS and steps[0] == 2 and values[-1] == 997
 
 
 def test_tiles_show_prediction_and_truth():
@@ -521,15 +522,15 @@ def test_masks_of_any_png_mode_are_read_as_in_the_data_set():
     palette.putpalette([0, 0, 0, 0, 0, 0])  # index 1 is black too: the index counts
     colour = Image.fromarray(truth[..., None] * np.array([0, 0, 1], np.uint8))  # too dark for a grey conversion
     for mask in (Image.fromarray(truth), palette, colour, Image.fromarray(truth * np.uint8(1))):
-        assert (report._read_truth(mask) == truth).all()
+        assert (gallery._read_truth(mask) == truth).all()
 
 
 def test_charts_take_any_name_and_missing_values():
-    svg = overlay.bar_chart("$x", ["a", "b"], {"_$\\no$": [[np.nan], [0.5, 0.7]], "": [[], [0.0]]}, digits=2)
+    svg = charts.bar_chart("$x", ["a", "b"], {"_$\\no$": [[np.nan], [0.5, 0.7]], "": [[], [0.0]]}, digits=2)
     assert b"<svg" in svg
     curve = (np.array([1.0]), np.array([-0.5]))
-    assert b"<svg" in overlay.curve_chart("t", {"_$\\no$": [curve]})
-    assert not overlay._legend_label("_hidden").startswith("_")
+    assert b"<svg" in charts.curve_chart("t", {"_$\\no$": [curve]})
+    assert not charts._legend_label("_hidden").startswith("_")
 
 
 def test_photographs_are_jpeg_and_open():
@@ -616,3 +617,278 @@ def test_settings_say_where_runs_differ(tmp_path):
         assert f'<tr><th scope="row">{key}</th><td>{value}</td></tr>' in html
     assert '<th scope="col">m #1</th><th scope="col">m #2</th>' in html
     assert '<tr><th scope="row">seed</th><td>3</td><td>4</td></tr>' in html
+
+
+def make_rows(clips=8, seed=0, conditions=CONDITIONS, positive=0.8, negative=0.3):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(clips):
+        row = {"clip_id": f"clip{i}", "category": ("dog_barking", "playing_piano")[i % 2], "source_video": f"v{i}"}
+        row |= {"group": ("animal", "music")[i % 2], "mask_area": [0.01 * (i + 1)] * 2, "conditions": {}}
+        for condition in conditions:
+            centre = negative if condition in CONDITIONS[1:] else positive
+            iou = np.clip(centre + 0.1 * rng.normal(size=2), 0, 1)
+            row["conditions"][condition] = {
+                "iou": iou.tolist(),
+                "area": (iou / 10).tolist(),
+                "f_score": float(iou.mean()),
+                "fpr_curve": [float(iou.mean() * (1 - t / 10)) for t in range(11)],
+                "similarity": (rng.normal(size=2) + (condition == "positive")).tolist(),
+            }
+        rows.append(row)
+    return rows
+
+
+def scores_of(rows, **options):
+    return uncertainty.resampled_scores([rows], resamples=1, **options)[0]
+
+
+def write_rows(folder, rows, **others):
+    """results.json and clips.jsonl as evaluate_accelerate.py writes them."""
+    scores = {k: v for k, v in scores_of(rows).items() if "auroc" not in k}
+    write_run(folder, scores, clips_file="clips.jsonl", **others)
+    (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_every_score_has_its_interval(tmp_path):
+    similar = {c: scores_of(make_rows())[f"similarity_auroc_{c}"] for c in CONDITIONS[1:]}
+    run = report.read_run("m", write_rows(tmp_path / "run", make_rows(), similarity_auroc=similar))
+    html = report.write_report(tmp_path / "out", [run]).read_text(encoding="utf-8")
+    rows, bounds = table_rows(html), uncertainty.intervals(make_rows())
+    low, high = bounds["g_miou"]
+    assert rows["G-mIoU"] == [[f"{run.scores['g_miou']:.3f} [{low:.3f}, {high:.3f}]"]]
+    assert f"95 % interval {low:.3f} to {high:.3f}; audio-blind floor" in html
+    cells = [cell for found in rows.values() for found_cells in found for cell in found_cells]
+    # of each condition mIoU, F, FPR; G-mIoU, G-F, G-FPR, floor; G-mIoU, G-F and AUROC of three negatives
+    assert len(cells) == 3 * 4 + 4 + 3 * 3 and all(re.search(r" \[.*, .*\]$", cell) for cell in cells)
+    assert "95 % percentile bootstrap over 8 clips of 8 source videos, 10000 resamples" in html
+    for table, text in ((report.markdown_table([run]), "| G-mIoU ↑ | {} [{}, {}] |"),):
+        assert text.format(f"{run.scores['g_miou']:.3f}", f"{low:.3f}", f"{high:.3f}") in table
+    latex = report.latex_table([run])
+    assert rf"G-mIoU $\uparrow$ & {run.scores['g_miou']:.3f} {{\scriptsize [{low:.3f}, {high:.3f}]}} \\" in latex
+    assert f"{run.scores['g_miou']:.3f} [{low:.3f}, {high:.3f}]" in report.results_table([run])
+
+
+def test_intervals_of_results_json_are_shown_as_they_are(tmp_path):
+    made = {"intervals": {"g_miou": [0.111, 0.999]}, "bootstrap": {"resamples": 7, "level": 0.9, "clusters": 3}}
+    run = report.read_run("m", write_run(tmp_path / "run", **made))
+    html = report.write_report(tmp_path / "out", [run]).read_text(encoding="utf-8")
+    assert table_rows(html)["G-mIoU"] == [["0.774 [0.111, 0.999]"]]
+    assert "90 % percentile bootstrap over ? clips of 3 source videos, 7 resamples" in html
+
+
+def test_the_difference_of_two_models_is_paired(tmp_path):
+    better = make_rows()
+    for row in better:  # each clip by the same amount
+        row["conditions"]["positive"]["iou"] = [v - 0.05 for v in row["conditions"]["positive"]["iou"]]
+    runs = [report.read_run(n, write_rows(tmp_path / n, rows)) for n, rows in (("a", make_rows()), ("b", better))]
+    rows = table_rows(report.write_report(tmp_path / "out", runs).read_text(encoding="utf-8"))
+    assert rows["positive"][0][2] == "−0.050 [−0.050, −0.050] stands"
+    assert rows["silence"][0][2] == "+0.000 [+0.000, +0.000] may be chance"
+    fewer = report.read_run("b", write_rows(tmp_path / "fewer", make_rows(5)))
+    rows = table_rows(report.write_report(tmp_path / "out", [runs[0], fewer]).read_text(encoding="utf-8"))
+    assert "[" not in rows["positive"][0][2]  # other clips: nothing to pair
+
+
+def test_charts_say_their_numbers_in_words(tmp_path):
+    rows = make_rows()
+    page = read_page(report.write_report(tmp_path / "out", [report.read_run("m", write_rows(tmp_path / "run", rows))]))
+    alts = [image["alt"] for image in page.all("img")]
+    assert {attrs["id"] for attrs in page.all("section")} >= {"thresholds", "categories", "parts"}
+    curve = np.mean([row["conditions"]["noise"]["fpr_curve"] for row in rows], axis=0)
+    shown = next(alt for alt in alts if "Under noise audio" in alt)
+    assert f"above 0 {curve[0]:.3f}, above 0.1 {curve[1]:.3f}" in shown and f"above 1 {curve[10]:.3f}" in shown
+    dogs = scores_of([row for row in rows if row["category"] == "dog_barking"])["g_miou"]
+    shown = next(alt for alt in alts if alt.startswith("Bar chart by category. G-mIoU"))
+    assert f"dog_barking {dogs:.2f}" in shown
+    shown = next(alt for alt in alts if "G-mIoU by semantic group" in alt)
+    assert f"animal {dogs:.2f}" in shown
+    # eight clips of areas 1 % to 8 %: quarters of two
+    small = scores_of(rows[:2])["g_miou"]
+    assert f"Q1: 1–2 % {small:.2f}, Q2: 3–4 %" in next(alt for alt in alts if "by size of the object" in alt)
+    second = [float(np.mean([row["conditions"][c]["iou"][1] for row in rows])) for c in CONDITIONS]
+    p, n = second[0], np.mean(second[1:])
+    assert f"2 {2 * p * (1 - n) / (p + 1 - n):.2f}" in next(alt for alt in alts if "by frame" in alt)
+
+
+def test_a_clip_on_the_edge_belongs_to_the_smaller_quarter():
+    run = Run("m", {}, clips=make_rows(5))  # 1 % to 5 %: the quartiles are clips
+    assert list(chart_sections._area_scores([run])) == ["Q1: 1–2 %", "Q2: 3–3 %", "Q3: 4–4 %", "Q4: 5–5 %"]
+
+
+def test_breakdown_and_curves_of_results_json_are_enough(tmp_path):
+    values = {"g_miou": 0.5, "miou_positive": 0.25, "g_fpr": None}
+    parts = {"category": {"dog": values, "cat": {**values, "g_miou": 0.75}}, "frame": {"1": values, "2": values}}
+    curve = {"thresholds": [0, 0.5, 1], "silence": [0.9, 0.125, 0]}
+    run = report.read_run("m", write_run(tmp_path / "run", breakdown=parts, fpr_curve=curve))
+    alts = [image["alt"] for image in read_page(report.write_report(tmp_path / "out", [run])).all("img")]
+    assert "Bar chart by category. G-mIoU ↑. m: cat 0.75, dog 0.50." in alts
+    assert any("above 0 0.900, above 0.5 0.125, above 1 0.000" in alt for alt in alts)
+    assert not any("G-FPR" in alt for alt in alts if "category" in alt)
+
+
+def test_further_figures_are_rows(tmp_path):
+    extra = {"unseen": {"miou": 0.1, "f_score": 0.2, "fpr": 0.03, "clips": 8, "g_miou": 0.8}}
+    extra |= {f"noise_snr_{k}": {"miou": 0.5 + k / 100, "f_score": 0.5, "fpr": 0.1} for k in (10, -5, 0)}
+    run = report.read_run(
+        "m", write_run(tmp_path / "run", extra_conditions=extra, similarity_auroc={"noise": 0.75, "silence": None})
+    )
+    table = report.markdown_table([run])
+    assert "| mIoU, unseen ↓ | 0.100 |" in table and "| G-mIoU, unseen ↑ | 0.800 |" in table
+    assert "| Similarity AUROC, noise ↑ | 0.750 |" in table and "| Similarity AUROC, silence ↑ | – |" in table
+    none = report.read_run("m", write_run(tmp_path / "none", similarity_auroc={"noise": None}))  # no similarity head
+    assert "AUROC" not in report.markdown_table([none])
+    sweep = [line.split(" |")[0] for line in table.splitlines() if " dB" in line and "mIoU" in line]
+    assert sweep == [f"| mIoU, noise at {k} dB ↑" for k in (-5, 0, 10)]
+    alts = [image["alt"] for image in read_page(report.write_report(tmp_path / "out", [run])).all("img")]
+    said = "Line chart over the signal-to-noise ratio. mIoU with the own sound and noise ↑. m: "
+    assert f"{said}-5 dB 0.45, 0 dB 0.50, 10 dB 0.60." in alts
+
+
+def test_shared_source_videos_are_a_note(tmp_path):
+    shared = {"source_videos": 219, "in_several_splits": 56, "by_split": {"train": 51, "val": 30, "test": 29}}
+    run = report.read_run("m", write_run(tmp_path / "run", source_videos=shared))
+    page = read_page(report.write_report(tmp_path / "out", [run]))
+    assert "56 of 219 source videos have clips in more than one split, 29 of those in the test split" in page.text
+
+
+def test_hostile_rows_are_shown_and_not_run(tmp_path):
+    evil = '"><script>alert(1)</script>$x_1$'
+    rows = make_rows()
+    for i, row in enumerate(rows):
+        row["clip_id"], row["category"], row["group"] = f"{evil}{i}", f"{evil}{i % 2}", f"{evil}{i % 2}"
+    page = read_page(report.write_report(tmp_path / "out", [report.read_run("m", write_rows(tmp_path / "run", rows))]))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert any(evil in image["alt"] for image in page.all("img") if "category" in image["alt"])
+
+
+@pytest.mark.parametrize(
+    "others, message",
+    [
+        ({"intervals": {"g_miou": [1]}}, r"\[low, high\] for intervals\['g_miou'\]"),
+        ({"breakdown": {"category": [1]}}, "object of objects for 'category'"),
+        ({"breakdown": {"category": {"dog": {"g_miou": "x"}}}}, r"category.dog\['g_miou'\], got 'x'"),
+        ({"fpr_curve": {"silence": [0.1]}}, "equally long lists"),
+        ({"similarity_auroc": {"noise": "high"}}, r"similarity_auroc\['noise'\], got 'high'"),
+        ({"source_videos": {"by_split": {}}}, "in_several_splits"),
+        ({"bootstrap": {"level": "most"}}, r"bootstrap\['level'\], got 'most'"),
+    ],
+)
+def test_bad_details_name_the_file(others, message, tmp_path):
+    with pytest.raises(ValueError, match=rf"results\.json: .*{message}"):
+        report.read_run("m", write_run(tmp_path / "run", **others))
+
+
+def test_a_copy_of_results_json_alone_is_enough(tmp_path):
+    folder = write_rows(tmp_path / "run", make_rows())
+    (folder / "clips.jsonl").unlink()
+    run = report.read_run("m", folder)
+    assert run.clips == () and "G-mIoU" in report.results_table([run])
+    assert "[" not in report.results_table([run])
+
+
+def write_download(folder, rows, truth, subset="s4"):
+    frame = Image.new("RGB", truth.shape[::-1], (90, 140, 60))
+    for row in rows:
+        name = row["clip_id"]
+        for k in range(1, 6):
+            if subset == "s4":
+                media, inner = folder / "Single-source" / "s4_data", f"test/{row['category']}/{name}"
+                paths = [media / part / inner / f"{name}_{k}.png" for part in ("visual_frames", "gt_masks")]
+            else:
+                media = folder / "Multi-sources" / "ms3_data"
+                paths = [media / "visual_frames" / name / f"{name}.mp4_{k}.png"]
+                paths.append(media / "gt_masks" / "test" / name / f"{name}_{k}.png")
+            for path, image in zip(paths, (frame, Image.fromarray(truth)), strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.save(path)
+
+
+def gallery_rows():
+    """Three clips; what each is best, worst or most biased in differs by condition."""
+    table = {
+        # positive, silence, noise, off_screen
+        "a": (0.90, 0.95, 0.00, 0.10),
+        "b": (0.50, 0.10, 0.90, 0.20),
+        "c": (0.70, 0.20, 0.10, 0.85),
+    }
+    rows = []
+    for name, values in table.items():
+        conditions = {c: {"iou": [v], "area": [0.1], "f_score": None} for c, v in zip(CONDITIONS, values, strict=True)}
+        rows.append({"clip_id": name, "category": "dog", "source_video": name, "conditions": conditions})
+    return rows
+
+
+@pytest.mark.parametrize("subset", ["s4", "ms3"])
+def test_gallery_of_each_condition_from_the_download(subset, tmp_path):
+    """The clips' scores come from clips.jsonl, the pictures from the download and the predictions."""
+    rows, truth = gallery_rows(), square(4, 6, 8)
+    folder = write_rows(tmp_path / "run", rows, subset=subset)
+    write_download(tmp_path / "data", rows, truth, subset)
+    for row in rows:
+        clip = make_clip(row["clip_id"], "dog", truth, frames=5)
+        save_predictions(folder / "predictions", clip, dict.fromkeys(CONDITIONS, truth), with_category=subset == "s4")
+    report.main([f"--run=m={folder}", f"--data_dir={tmp_path / 'data'}", f"--out={tmp_path / 'out'}"])
+    html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    chosen = {}
+    for part in html.split('<div class="condition">')[1:]:
+        condition = re.search(r"<h3>Under (.*?) audio", part)[1]
+        chosen[condition] = re.findall(r'<b class="rule">(.*?)</b> (\w)', part)
+    assert chosen == {
+        "positive": [("best", "a"), ("worst", "b")],
+        # most biased by hand; of the two others the better and the worse harmonic mean of P and 1 - N:
+        "silence": [("most biased", "a"), ("best", "c"), ("worst", "b")],  # c 0.747, b 0.643
+        "noise": [("most biased", "b"), ("best", "a"), ("worst", "c")],  # a 0.947, c 0.788
+        "off-screen": [("most biased", "c"), ("best", "a"), ("worst", "b")],  # a 0.900, b 0.615
+    }
+    alts = [image["alt"] for image in Page(html).all("img")]
+    assert "m on clip a (dog), silence audio: mIoU 0.95" in alts  # of the clips file: the saved masks would have 1.00
+
+
+def test_clips_are_named_where_there_are_no_pictures(tmp_path):
+    runs = [report.read_run("m", write_rows(tmp_path / "run", gallery_rows()))]
+    html = report.write_report(tmp_path / "out", runs).read_text(encoding="utf-8")
+    part = html[html.index("<h3>Under silence audio") : html.index("<h3>Under noise audio")]
+    assert re.findall(r'<b class="rule">(.*?)</b> (\w)', part) == [("most biased", "a"), ("best", "c"), ("worst", "b")]
+    assert "mIoU: m 0.95" in part and "--data_dir" in html and 'class="gallery"' not in html
+
+
+def test_predictions_elsewhere_are_named_on_the_command_line(tmp_path, capsys):
+    rows, truth = gallery_rows()[:1], square(4, 6, 8)
+    folder = write_rows(tmp_path / "run", rows)
+    write_download(tmp_path / "data", rows, truth)
+    save_predictions(tmp_path / "masks", make_clip("a", "dog", truth, frames=5), {"positive": truth})
+    arguments = [f"--run=m={folder}", f"--data_dir={tmp_path / 'data'}", f"--out={tmp_path / 'out'}"]
+    report.main([*arguments, f"--predictions=m={tmp_path / 'masks'}"])
+    alts = [image["alt"] for image in read_page(tmp_path / "out" / "index.html").all("img")]
+    assert "m on clip a (dog), positive audio: mIoU 0.90" in alts
+    for wrong, message in (("x=" + str(tmp_path), "no --run of this name"), (f"m={tmp_path / 'no'}", "not a folder")):
+        with pytest.raises(SystemExit):
+            report.main([*arguments, f"--predictions={wrong}"])
+        assert message in capsys.readouterr().err
+
+
+def test_a_download_that_lacks_a_clip_is_named(tmp_path):
+    rows = gallery_rows()
+    run = report.read_run("m", write_rows(tmp_path / "run", rows, subset="s4"))
+    with pytest.raises(FileNotFoundError, match="s4_data: not found"):
+        list(report.read_download(tmp_path, run))
+    write_download(tmp_path, rows[:2], square(4, 6, 8))
+    with pytest.raises(FileNotFoundError, match=r"dog.c: no masks found. Expected those of clip 'c'"):
+        list(report.read_download(tmp_path, run))
+    (tmp_path / "Single-source/s4_data/visual_frames/test/dog/a/a_4.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a_4\.png: not found"):
+        list(report.read_download(tmp_path, run))
+    with pytest.raises(ValueError, match="clips.jsonl beside the results of 'x'"):
+        list(report.read_download(tmp_path, Run("x", {})))
+
+
+def test_hundreds_of_categories_are_cut_to_the_largest(tmp_path):
+    rows = make_rows(80)
+    for i, row in enumerate(rows):
+        row["category"] = f"kind{min(i, 60):02d}"  # the last has 20 clips, the others one
+    page = read_page(report.write_report(tmp_path / "out", [report.read_run("m", write_rows(tmp_path / "run", rows))]))
+    shown = next(i["alt"] for i in page.all("img") if i["alt"].startswith("Bar chart by category. G-mIoU"))
+    assert len(re.findall(r"kind\d\d ", shown)) == 30 and "kind60" in shown
+    assert "The 30 categories with most clips of 61" in page.text

@@ -1,0 +1,351 @@
+"""The report's charts, section by section: by condition, over the threshold, by category and part, over training."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import charts, overlay, uncertainty
+from .markup import figures
+from .results import Run
+from .tables import (
+    SWEEP,
+    conditions_of,
+    further_negatives,
+    has_seeds,
+    is_negative,
+    label_of,
+    mean,
+    number,
+    seed_values,
+)
+
+__all__ = ["Evidence", "categories_html", "conditions_html", "curves_html", "parts_html", "thresholds_html"]
+
+_MAX_CATEGORIES = 30  # bars of one chart; MS3 has nearly as many categories as clips
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What every section of the page draws on.
+
+    Attributes:
+        intervals: model -> metric -> (low, high).
+        differences: metric -> the second model's score less the first's, where there are two with the same clips.
+    """
+
+    runs: Sequence[Run]
+    models: Mapping[str, Sequence[Run]]
+    colors: Mapping[str, str]
+    intervals: Mapping[str, Mapping[str, Sequence[float]]]
+    differences: Mapping[str, uncertainty.Difference]
+
+
+def conditions_html(evidence):
+    every = conditions_of(evidence.runs)
+    conditions = [c for c in every if not SWEEP.fullmatch(c)]
+    found = []
+    for title, prefix, digits in (
+        ("mIoU: high under positive, low elsewhere", "miou", 2),
+        ("F: high under positive, low elsewhere", "f_score", 2),
+        ("FPR: predicted area, low except under positive", "fpr", 3),
+    ):
+        top = None if prefix == "fpr" else 1
+        keys = [f"{prefix}_{c}" for c in conditions]
+        values = {name: [seed_values(seeds, k) for k in keys] for name, seeds in evidence.models.items()}
+        bounds = {name: [evidence.intervals[name].get(k) for k in keys] for name in evidence.models}
+        found += _bars(title, [label_of(c) for c in conditions], values, bounds, digits, top)
+    found += _sweeps(evidence, every)
+    seeds = "Bars are means over the seeds, dots the seeds. " if has_seeds(evidence.models) else ""
+    return figures(found, f"{seeds}{_whisker_hint(evidence)}FPR has a scale of its own.")
+
+
+def _sweeps(evidence, conditions):
+    """A line chart of mIoU for each kind of sound that is mixed in at several signal-to-noise ratios."""
+    kinds = {}
+    for condition in conditions:
+        if sweep := SWEEP.fullmatch(condition):
+            kinds.setdefault(sweep[1], {})[float(sweep[2])] = f"miou_{condition}"
+    found = []
+    for kind, keys in kinds.items():
+        ratios = sorted(keys)
+        values, bands = {}, {}
+        for name, seeds in evidence.models.items():
+            values[name] = [mean(seed_values(seeds, keys[ratio])) for ratio in ratios]
+            bounds = [evidence.intervals[name].get(keys[ratio]) for ratio in ratios]
+            if all(bounds):
+                bands[name] = np.array(bounds).T
+        other = "the off-screen sound" if kind == "mixed" else label_of(kind)
+        title = f"mIoU with the own sound and {other} ↑"
+        if len(ratios) == 1:
+            seeds = {name: [numbers] for name, numbers in values.items()}
+            whiskers = {name: [evidence.intervals[name].get(keys[ratios[0]])] for name in values}
+            found += _bars(title, [f"{ratios[0]:g} dB"], seeds, whiskers, 2, 1)
+            continue
+        label = "signal-to-noise ratio, dB; to the right the own sound is louder"
+        svg = charts.line_chart(title, ratios, values, bands, label=label, top=1, dots=True)
+        said = _said([f"{ratio:g} dB" for ratio in ratios], values, 2)
+        found.append((overlay.data_uri(svg), f"Line chart over the signal-to-noise ratio. {title}. {said}."))
+    return found
+
+
+def _bars(title, groups, values, bounds, digits, top):
+    """[(address, alternative text)] of a bar chart, or [] if there is nothing to show."""
+    if not any(math.isfinite(v) for seeds in values.values() for group in seeds for v in group):
+        return []
+    svg = charts.bar_chart(title, groups, values, bounds, digits=digits, top=top)
+    said = _said(groups, {name: [mean(group) for group in seeds] for name, seeds in values.items()}, digits)
+    return [(overlay.data_uri(svg), f"Bar chart. {title}. {said}.")]
+
+
+def _said(groups, values, digits):
+    return "; ".join(
+        f"{name}: "
+        + ", ".join(f"{g} {number(v, digits, 'not measured')}" for g, v in zip(groups, numbers, strict=True))
+        for name, numbers in values.items()
+    )
+
+
+def _whisker_hint(evidence):
+    return "Whiskers are 95 % intervals. " if any(evidence.intervals.values()) else ""
+
+
+def thresholds_html(evidence):
+    curves, bands = {}, {}
+    for name, seeds in evidence.models.items():
+        found = _threshold_curves(seeds)
+        if found:
+            curves[name], bands[name] = found
+    if not curves:
+        return ""
+    thresholds = next(iter(curves.values()))["thresholds"]
+    found = []
+    conditions = [c for c in conditions_of(evidence.runs) if c == "positive" or is_negative(c, evidence.runs)]
+    for condition in conditions:
+        shown = {
+            name: values[condition]
+            for name, values in curves.items()
+            if condition in values and np.allclose(values["thresholds"], thresholds)
+        }
+        if not shown:
+            continue
+        area = "predicted area" if condition == "positive" else "part of the frame predicted"
+        title = f"Under {label_of(condition)} audio: {area}"
+        own = {name: bands[name][condition] for name in shown if condition in bands[name]}
+        groups = [f"above {threshold:g}" for threshold in thresholds]
+        said = _said(groups, shown, 3)
+        # Any sigmoid exceeds 0 nearly everywhere: the first point may leave the chart.
+        svg = charts.line_chart(title, thresholds, shown, own, label="threshold; the scores are at 0.5", mark=0.5)
+        found.append((overlay.data_uri(svg), f"Line chart over the threshold. {title}. {said}."))
+    shaded = " Shaded: 95 % intervals." if any(bands.values()) else ""
+    return figures(
+        found,
+        "Pixels whose probability exceeds the threshold, mean over frames and clips. Under negative audio all of them "
+        f"are false positives: a flat, high line cannot be mended by another threshold.{shaded}",
+    )
+
+
+def _threshold_curves(seeds):
+    """({"thresholds": …, condition: mean over the seeds}, condition -> float[2, thresholds]), or None."""
+    if all(run.fpr_curve for run in seeds):
+        thresholds = np.array(seeds[0].fpr_curve["thresholds"], float)
+        if not all(np.array_equal(run.fpr_curve["thresholds"], thresholds) for run in seeds):
+            return None
+        conditions = [c for c in seeds[0].fpr_curve if all(c in run.fpr_curve for run in seeds) and c != "thresholds"]
+        means = {c: np.mean([run.fpr_curve[c] for run in seeds], axis=0) for c in conditions}
+    else:
+        thresholds, means = None, {}
+    bands = {}
+    if all(run.clips for run in seeds):
+        samples = _curve_samples(seeds)
+        for condition, (values, drawn) in samples.items():
+            if thresholds is None:
+                thresholds = np.linspace(0, 1, len(values))
+            if len(values) == len(thresholds):
+                means.setdefault(condition, values)
+                bands[condition] = np.array([uncertainty.interval(column) for column in drawn.T]).T
+    return None if thresholds is None else ({"thresholds": thresholds, **means}, bands)
+
+
+def _curve_samples(seeds):
+    """condition -> (mean curve, float[resamples, thresholds]) from the clips' own curves, over the seeds."""
+    runs = uncertainty.paired_rows([run.clips for run in seeds])
+    clusters = uncertainty.source_clusters(runs[0])
+    found = {}
+    for condition in runs[0][0]["conditions"]:
+        tables = [[row["conditions"][condition].get("fpr_curve") for row in rows] for rows in runs]
+        lengths = {len(curve or ()) for table in tables for curve in table}
+        if clusters.max() > 0 and len(lengths) == 1 and lengths != {0}:
+            tables = [np.array(table, float) for table in tables]
+            drawn = np.mean([uncertainty.bootstrap_means(table, clusters) for table in tables], axis=0)
+            found[condition] = (np.mean([table.mean(axis=0) for table in tables], axis=0), drawn)
+    return found
+
+
+def categories_html(evidence):
+    parts = {name: _part_scores(seeds, "category") for name, seeds in evidence.models.items()}
+    names = list(dict.fromkeys(category for scores in parts.values() for category in scores))
+    if len(names) < 2:
+        return ""
+    last = next(reversed([scores for scores in parts.values() if scores]))
+    counts = {}
+    for run in evidence.runs[:1]:
+        for row in run.clips:
+            counts[row.get("category", "")] = counts.get(row.get("category", ""), 0) + 1
+    caption = "Each category's own scores, sorted by the G-mIoU of the last model. "
+    if len(names) > _MAX_CATEGORIES:
+        caption += f"The {_MAX_CATEGORIES} categories with most clips of {len(names)}. "
+        names = sorted(names, key=lambda n: (-counts.get(n, 0), n))[:_MAX_CATEGORIES]
+    names.sort(key=lambda n: (-_finite(last.get(n, {}).get("g_miou")), n))
+    labels = [f"{n or 'no category'}" + (f" ({counts[n]})" if n in counts else "") for n in names]
+    if counts:
+        caption += "In brackets: clips. "
+    found = []
+    for title, key in (("G-mIoU ↑", "g_miou"), ("mIoU under positive audio ↑", "miou_positive"), ("G-FPR ↓", "g_fpr")):
+        values = {
+            name: [_finite(scores.get(n, {}).get(key), math.nan) for n in names] for name, scores in parts.items()
+        }
+        if not any(math.isfinite(v) for numbers in values.values() for v in numbers):
+            continue
+        bounds = {name: [_bounds(scores.get(n, {}), key) for n in names] for name, scores in parts.items()}
+        svg = charts.category_chart(title, labels, values, bounds, top=None if key == "g_fpr" else 1)
+        found.append((overlay.data_uri(svg), f"Bar chart by category. {title}. {_said(names, values, 2)}."))
+    return figures(found, caption + _whisker_hint(evidence)) if found else ""
+
+
+def _finite(value, missing=-1.0):
+    return float(value) if value is not None and math.isfinite(value) else missing
+
+
+def _bounds(scores, key):
+    return scores.get("intervals", {}).get(key)
+
+
+def _part_scores(seeds, part):
+    """Name -> {metric: value, "intervals": {metric: [low, high]}}: scores of the clips of each category or group.
+
+    From the clips where they are known, so that there are intervals; else from `breakdown`.
+    """
+    if all(run.clips for run in seeds) and any(row.get(part) is not None for row in seeds[0].clips):
+        runs = uncertainty.paired_rows([run.clips for run in seeds])
+        found = {}
+        for name in sorted({row[part] for row in runs[0] if row.get(part) is not None}):
+            chosen = [[row for row in rows if row.get(part) == name] for rows in runs]
+            found[name] = _scores_with_intervals(chosen, further_negatives(seeds))
+        return found
+    return _mean_breakdown(seeds, part)
+
+
+def _scores_with_intervals(runs, further):
+    # A tenth of the resamples: these are drawn, not printed, and there may be dozens of parts.
+    scores, samples = uncertainty.resampled_scores(
+        runs, further_negatives=further, resamples=uncertainty.RESAMPLES // 10
+    )
+    if uncertainty.source_clusters(runs[0]).max() == 0:
+        return {**scores, "intervals": {}}
+    return {**scores, "intervals": {key: uncertainty.interval(values) for key, values in samples.items()}}
+
+
+def _mean_breakdown(seeds, part):
+    tables = [run.breakdown.get(part, {}) for run in seeds]
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    found = {}
+    for name in names:
+        keys = [key for key in tables[0][name] if all(key in table[name] for table in tables)]
+        found[name] = {key: mean(_finite(table[name][key], math.nan) for table in tables) for key in keys}
+    return found
+
+
+def _area_scores(seeds):
+    """Quartile of the clips' mean mask area -> scores with intervals."""
+    if not all(run.clips for run in seeds) or not all(row.get("mask_area") for row in seeds[0].clips):
+        return _mean_breakdown(seeds, "mask_area")
+    runs = uncertainty.paired_rows([run.clips for run in seeds])
+    areas = np.array([np.mean(row["mask_area"]) for row in runs[0]])
+    # A clip on an edge belongs to the lower quartile, as in `breakdown`.
+    quartiles = (areas[:, None] > np.quantile(areas, (0.25, 0.5, 0.75))).sum(axis=1)
+    found = {}
+    for quartile in np.unique(quartiles):
+        chosen = np.flatnonzero(quartiles == quartile)
+        low, high = 100 * areas[chosen].min(), 100 * areas[chosen].max()
+        rows = [[rows[i] for i in chosen] for rows in runs]
+        found[f"Q{quartile + 1}: {low:.2g}–{high:.2g} %"] = _scores_with_intervals(rows, further_negatives(seeds))
+    return found
+
+
+def _frame_scores(seeds):
+    """Frame number, from "1", -> scores with intervals; F is not kept by frame."""
+    if not all(run.clips for run in seeds):
+        return _mean_breakdown(seeds, "frame")
+    runs = uncertainty.paired_rows([run.clips for run in seeds])
+    found = {}
+    for k in range(max(len(values["iou"]) for row in runs[0] for values in row["conditions"].values())):
+        chosen = []
+        for rows in runs:
+            cut = []
+            for row in rows:
+                conditions = {
+                    c: {"iou": v["iou"][k : k + 1], "area": v["area"][k : k + 1], "f_score": None}
+                    for c, v in row["conditions"].items()
+                }
+                if all(v["iou"] and v["area"] for v in conditions.values()):
+                    cut.append({**row, "conditions": conditions})
+            chosen.append(cut)
+        found[str(k + 1)] = _scores_with_intervals(chosen, further_negatives(seeds))
+    return found
+
+
+def parts_html(evidence):
+    found = []
+    for title, of in (
+        ("G-mIoU by semantic group ↑", lambda seeds: _part_scores(seeds, "group")),
+        ("G-mIoU by size of the object ↑", _area_scores),
+        ("G-mIoU by frame (second) ↑", _frame_scores),
+    ):
+        parts = {name: of(seeds) for name, seeds in evidence.models.items()}
+        groups = list(dict.fromkeys(group for scores in parts.values() for group in scores))
+        if len(groups) < 2:
+            continue
+        values = {n: [[_finite(s.get(g, {}).get("g_miou"), math.nan)] for g in groups] for n, s in parts.items()}
+        bounds = {n: [_bounds(s.get(g, {}), "g_miou") for g in groups] for n, s in parts.items()}
+        found += _bars(title, groups, values, bounds, 2, 1)
+    hint = "Q1 to Q4 are quarters of the clips by the part of the frame that the object covers. "
+    return figures(found, f"Means over the clips of each part. {hint}{_whisker_hint(evidence)}")
+
+
+def curves_html(models):
+    found = []
+    for title, key, place in (
+        ("Training loss", "loss", None),
+        ("Validation G-mIoU ↑", "g_miou", "validation"),
+        ("Validation mIoU, positive ↑", "miou_positive", "validation"),
+        ("Validation FPR, silence ↓", "fpr_silence", "validation"),
+    ):
+        curves = {name: [_curve(run.log, key, place) for run in seeds] for name, seeds in models.items()}
+        curves = {name: [c for c in seeds if len(c[0])] for name, seeds in curves.items()}
+        curves = {name: seeds for name, seeds in curves.items() if seeds}
+        if not curves:
+            continue
+        ends = "; ".join(
+            f"{name} ends at {', '.join(number(seed[1][-1], 3) for seed in seeds)} after {int(seeds[0][0][-1])} steps"
+            for name, seeds in curves.items()
+        )
+        svg = charts.curve_chart(title, curves)
+        found.append((overlay.data_uri(svg), f"Line chart. {title} over training steps. {ends}."))
+    caption = f"Logs of more than {charts.MAX_POINTS} points are averaged in that many bins of steps."
+    if has_seeds(models):
+        caption = f"Thin lines are the seeds, thick lines their means. {caption}"
+    return figures(found, caption)
+
+
+def _curve(log, key, place):
+    """(steps, values), steps ascending; of a step logged twice (a resumed run) the later line counts."""
+    points = {}
+    for record in log:
+        source = record.get(place) if place else record
+        value = source.get(key) if isinstance(source, Mapping) else None
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            points[record["step"]] = float(value)
+    steps = sorted(points)
+    return np.array(steps, float), np.array([points[step] for step in steps], float)

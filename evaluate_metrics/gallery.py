@@ -1,0 +1,512 @@
+"""The report's gallery: which clips it shows and why, and each model's masks on them."""
+
+import io
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from . import overlay
+from .markup import scroll, swatch, text
+from .results import Run, read_json
+from .tables import MISSING, conditions_of, has_seeds, is_negative, label_of, mean, number
+
+__all__ = ["Clip", "ClipScore", "choose_clips", "choose_extremes", "gallery_html", "read_download", "read_gallery"]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip of the gallery; any object with these attributes will do.
+
+    Attributes:
+        clip_id, category: as in the data set; `category` may be "".
+        frames: images, in order.
+        masks: ground truth of the visible object for the first `len(masks)` frames; nonzero is the object.
+        sounds: condition -> what is heard in it, e.g. {"off_screen": "dog_barking"}; optional.
+    """
+
+    clip_id: str
+    category: str
+    frames: Sequence[Image.Image]
+    masks: Sequence[Image.Image]
+    sounds: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """What the clips are ranked by: `bias` of the first model and `g_miou` of the last, both of this clip alone."""
+
+    clip_id: str
+    category: str
+    bias: float
+    g_miou: float
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class _ImageFiles(Sequence):
+    """Images on disk, opened when they are asked for: of most clips no frame is shown."""
+
+    def __init__(self, paths):
+        self.paths = list(paths)
+        for path in self.paths:
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: not found. Expected an image of a clip of the gallery.")
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        return _open_image(self.paths[index])
+
+
+def read_gallery(path: str | os.PathLike) -> Iterator[Clip]:
+    """The clips that a JSON file lists; images are opened when they are looked at.
+
+    The file is a list of {"clip_id", "category", "frames": [path, …], "masks": [path, …], "sounds": {…}}; paths are
+    relative to the file; `category` and `sounds` may be left out.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found. Expected a JSON list of clips.")
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: expected a list of clips, got {type(entries).__name__}.")
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not {"clip_id", "frames", "masks"} <= entry.keys():
+            raise ValueError(f'{path}: expected "clip_id", "frames" and "masks" in entry {position}, got {entry!r}.')
+        yield Clip(
+            clip_id=str(entry["clip_id"]),
+            category=str(entry.get("category", "")),
+            frames=_ImageFiles(path.parent / name for name in entry["frames"]),
+            masks=_ImageFiles(path.parent / name for name in entry["masks"]),
+            sounds=entry.get("sounds", {}),
+        )
+
+
+# Where the official download keeps frames and masks, by its folder: S4 (and the demo) below one, MS3 below the other.
+_LAYOUTS = {
+    "Single-source/s4_data": (
+        "visual_frames/{split}/{category}/{clip}/{clip}_",
+        "gt_masks/{split}/{category}/{clip}/",
+    ),
+    "Multi-sources/ms3_data": ("visual_frames/{clip}/{clip}.mp4_", "gt_masks/{split}/{clip}/"),
+}
+_SPLITS = {"validation": "val"}  # the download's own word
+
+
+def read_download(data_dir: str | os.PathLike, run: Run) -> Iterator[Clip]:
+    """Every clip that `run` was scored on, its frames and masks from an AVSBench download in the official layout.
+
+    Raises:
+        ValueError: a run without `clips.jsonl`, or clip names that are no folder names.
+        FileNotFoundError: no such download, or a clip that it lacks; the message names the folder.
+    """
+    if not run.clips:
+        raise ValueError(f"Expected clips.jsonl beside the results of {run.name!r}: it says which clips were scored.")
+    folder = "Multi-sources/ms3_data" if run.subset == "ms3" else "Single-source/s4_data"
+    media = Path(data_dir) / folder
+    if not media.is_dir():
+        raise FileNotFoundError(f"{media}: not found. Expected an AVSBench download in the official layout.")
+    for row in run.clips:
+        names = {"clip": row["clip_id"], "category": row.get("category") or ""}
+        _check_names(names["clip"], names["category"])
+        names["split"] = _SPLITS.get(run.split, run.split)
+        frame, masks = (media / part.format(**names) for part in _LAYOUTS[folder])
+        numbers = range(1, 6)
+        annotated = [k for k in numbers if (masks / f"{names['clip']}_{k}.png").is_file()]
+        if not annotated:
+            raise FileNotFoundError(f"{masks}: no masks found. Expected those of clip {names['clip']!r}.")
+        yield Clip(
+            clip_id=row["clip_id"],
+            category=names["category"],
+            frames=_ImageFiles(frame.with_name(f"{frame.name}{k}.png") for k in numbers),
+            masks=_ImageFiles(masks / f"{names['clip']}_{k}.png" for k in annotated),
+        )
+
+
+def _open_image(path):
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: not found.") from None
+    except (OSError, SyntaxError) as error:  # Pillow raises either for a damaged file
+        raise ValueError(f"{path}: cannot be read as an image ({error}). Write it again.") from error
+
+
+def _check_names(clip_id, category):
+    for name, part in (("clip_id", clip_id), ("category", category)):
+        if part in (".", "..") or re.search(r"[/\\\0]", part) or (name == "clip_id" and not part):
+            raise ValueError(f"Expected a plain folder name for `{name}`, got {part!r}.")
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+def choose_clips(scores: Sequence[ClipScore], count: int = 12) -> list[tuple[int, str]]:
+    """Which clips the gallery shows under every sound, and why: (index into `scores`, rule) in the order shown.
+
+    A quarter of `count` each: the most biased (`bias` highest), then of the rest the best (`g_miou` highest), then of
+    the rest the worst (`g_miou` lowest). The remaining places go to clips at equal distances in the list of all others
+    sorted by category and id. Ties go to the smaller (clip id, category). Nothing is drawn at random.
+    """
+    count = min(count, len(scores))
+    chosen = choose_extremes(scores, count // 4)
+    taken = {i for i, _ in chosen}
+    rest = [i for i in range(len(scores)) if i not in taken]
+    rest.sort(key=lambda i: (scores[i].category, scores[i].clip_id))
+    places = count - len(chosen)
+    return chosen + [(rest[(2 * j + 1) * len(rest) // (2 * places)], "evenly spread") for j in range(places)]
+
+
+def choose_extremes(scores: Sequence[ClipScore], each: int) -> list[tuple[int, str]]:
+    """`each` most biased clips, of the rest the best, of the rest the worst; as in `choose_clips`."""
+    rest = sorted(range(len(scores)), key=lambda i: (scores[i].clip_id, scores[i].category))
+    chosen = []
+    for rule, key in (
+        ("most biased", lambda i: -scores[i].bias),
+        ("best", lambda i: -scores[i].g_miou),
+        ("worst", lambda i: scores[i].g_miou),
+    ):
+        ranked = sorted((i for i in rest if math.isfinite(key(i))), key=key)[:each]
+        chosen += [(i, rule) for i in ranked]
+        rest = [i for i in rest if i not in ranked]
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A clip as kept while the others are read: one frame as JPEG, and what each model did."""
+
+    clip_id: str
+    category: str
+    sounds: Mapping[str, str]
+    index: int  # of the frame shown, from 0
+    frame: bytes
+    truth: np.ndarray  # bool, of the frame shown
+    miou: Mapping[str, Mapping[str, float]]  # model -> condition -> mean over frames
+
+    def ranked(self, first, last, negatives):
+        """Ranked over `negatives`: bias is the mIoU under them, G-mIoU their harmonic mean with the positives."""
+        bias = mean([self.miou[first].get(c, math.nan) for c in negatives])
+        positive = self.miou[last].get("positive", math.nan)
+        negative = mean([self.miou[last].get(c, math.nan) for c in negatives])
+        return ClipScore(self.clip_id, self.category, bias, _harmonic(positive, 1 - negative))
+
+    def ranked_in(self, condition, first, last, negative):
+        """Ranked under one condition: a negative one as `ranked`, else by the mIoU of `last` alone."""
+        if negative:
+            return self.ranked(first, last, [condition])
+        return ClipScore(self.clip_id, self.category, math.nan, self.miou[last].get(condition, math.nan))
+
+
+def _harmonic(a, b):
+    return 2 * a * b / (a + b) if a + b != 0 else 0.0
+
+
+def _score_clip(clip, folders, conditions, known):
+    """A clip's mIoU, known or read from its masks; keeps its middle frame, or the largest object if that is empty."""
+    if not clip.masks or len(clip.masks) > len(clip.frames):
+        raise ValueError(
+            f"Expected 1 to {len(clip.frames)} masks for the {len(clip.frames)} frames of clip {clip.clip_id!r}, "
+            f"got {len(clip.masks)}."
+        )
+    truths = [_read_truth(mask) for mask in clip.masks]
+    index = len(truths) // 2
+    if not truths[index].any():
+        index = int(np.argmax([truth.sum() for truth in truths]))
+    miou = {}
+    for model, folder in folders.items():
+        if clip.clip_id in known[model]:
+            miou[model] = {c: known[model][clip.clip_id].get(c, math.nan) for c in conditions}
+            miou[model] = {c: value for c, value in miou[model].items() if math.isfinite(value)}
+            continue
+        miou[model] = {}
+        for condition in conditions:
+            if (folder / condition).is_dir():
+                pairs = [
+                    (_read_prediction(folder, condition, clip, k, truth.shape) >= 128, truth)
+                    for k, truth in enumerate(truths)
+                ]
+                miou[model][condition] = float(np.mean([_iou(*pair) for pair in pairs]))
+    buffer = io.BytesIO()
+    overlay.fit_tile(clip.frames[index]).save(buffer, "JPEG", quality=95, subsampling=0)
+    sounds = dict(getattr(clip, "sounds", {}) or {})
+    return _Scored(clip.clip_id, clip.category, sounds, index, buffer.getvalue(), truths[index], miou)
+
+
+def _read_truth(mask):
+    """Nonzero is the object, in any mode; of a palette image the index counts, as in the data set."""
+    pixels = np.asarray(mask if mask.mode in ("1", "L", "P") else mask.convert("RGB"))
+    return pixels > 0 if pixels.ndim == 2 else (pixels > 0).any(axis=-1)
+
+
+def _iou(predicted, truth):
+    """mIoU of one frame as the metric defines it, empty-target rule included."""
+    if not truth.any():
+        return 1.0 - float(predicted.mean())
+    return np.count_nonzero(predicted & truth) / np.count_nonzero(predicted | truth)
+
+
+def _read_prediction(folder, condition, clip, index, shape):
+    """uint8 probabilities of frame `index` (from 0)."""
+    _check_names(clip.clip_id, clip.category)
+    clip_folder = folder / condition / clip.category / clip.clip_id
+    if not clip_folder.is_dir():
+        clip_folder = folder / condition / clip.clip_id  # MS3 has no category level
+    if not clip_folder.is_dir():
+        expected = folder / condition / clip.category / clip.clip_id
+        raise FileNotFoundError(f"{expected}: not found. Expected this clip's masks; evaluate with its masks saved.")
+    first = 0 if (clip_folder / f"{clip.clip_id}_0.png").is_file() else 1
+    path = clip_folder / f"{clip.clip_id}_{index + first}.png"
+    image = _open_image(path)
+    if image.mode not in ("1", "L"):
+        raise ValueError(f"{path}: expected an 8-bit greyscale or binary PNG, got mode {image.mode!r}.")
+    if image.size != (shape[1], shape[0]):
+        raise ValueError(
+            f"{path}: expected the ground truth's size {shape[1]} x {shape[0]}, got {image.size[0]} x {image.size[1]}."
+        )
+    return np.asarray(image.convert("L"))
+
+
+# --- the section of the page -----------------------------------------------------------------------------------------
+
+
+def gallery_html(
+    runs: Sequence[Run],
+    models: Mapping[str, Sequence[Run]],
+    clips: Iterable[Clip],
+    colors: Mapping[str, str],
+    size: int,
+) -> str:
+    """Best, worst and most biased clip under each condition, then `size` clips under all of them.
+
+    Without pictures the clips are only named; "" where no clips are known at all.
+    """
+    shown = {}
+    for name, seeds in models.items():
+        run = next((run for run in seeds if run.predictions is not None), None)
+        if run is not None:
+            shown[name] = run
+    folders = {name: Path(run.predictions) for name, run in shown.items()}
+    known = {name: _known_miou(run) for name, run in shown.items()}
+    conditions = [c for c in conditions_of(runs) if any((folder / c).is_dir() for folder in folders.values())]
+    scored = []
+    if shown:
+        # Four conditions of predictions are thousands of small PNGs: zlib releases the interpreter, so threads help.
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            scored = list(_bounded_map(pool, lambda clip: _score_clip(clip, folders, conditions, known), clips))
+    if not scored:
+        return _names_html(runs, models, colors)
+    ends = next(iter(folders)), next(reversed(folders))
+    view = _View(folders, conditions, [c for c in conditions if is_negative(c, runs)], colors, ends)
+    names = "".join(f"<li>{swatch(colors[name])}mask of {text(name)}</li>" for name in folders)
+    truth = '<span class="swatch truth" aria-hidden="true"></span>white outline: the visible object (ground truth)'
+    hint = (
+        "Chosen by rule and not by hand. The figure under a mask is its mIoU over the clip's annotated frames: high "
+        "is right under positive audio and wrong elsewhere."
+    )
+    if has_seeds(models):
+        hint += " Of several seeds the first with saved masks is shown."
+    return (
+        f'<p class="hint">{hint}</p><ul class="legend">{names}<li>{truth}</li></ul>'
+        + _extremes_html(scored, view)
+        + _all_conditions_html(scored, view, size)
+    )
+
+
+@dataclass(frozen=True)
+class _View:
+    folders: Mapping[str, Path]
+    conditions: Sequence[str]
+    negatives: Sequence[str]
+    colors: Mapping[str, str]
+    ends: tuple[str, str]  # the first and the last model
+
+
+def _known_miou(run):
+    """clip id -> condition -> mIoU, from the run's clips."""
+    return {
+        row["clip_id"]: {c: float(np.mean(values["iou"])) for c, values in row["conditions"].items()}
+        for row in run.clips
+    }
+
+
+def _bounded_map(pool, function, items):
+    """`pool.map` that never holds more than a few inputs: the clips' frames are large."""
+    pending = []
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) >= 8:
+            yield pending.pop(0).result()
+    for future in pending:
+        yield future.result()
+
+
+def _extremes_html(scored, view):
+    """For each condition the most biased, the best and the worst clip, under that condition."""
+    first, last = view.ends
+    groups = []
+    for condition in view.conditions:
+        negative = condition in view.negatives
+        scores = [clip.ranked_in(condition, first, last, negative) for clip in scored]
+        cards = []
+        for i, rule in choose_extremes(scores, 1):
+            clip, score = scored[i], scores[i]
+            if rule == "most biased":
+                why = f"{first} has a mIoU of {number(score.bias, 2)} with the silent object"
+            elif negative:
+                miou = clip.miou[last]
+                why = (
+                    f"{last} has a G-mIoU of {number(score.g_miou, 2)}: mIoU {number(miou['positive'], 2)} under "
+                    f"positive and {number(miou[condition], 2)} under {label_of(condition)} audio"
+                )
+            else:
+                why = f"{last} has a mIoU of {number(score.g_miou, 2)}"
+            tiles = _extreme_tiles_html(clip, condition, view)
+            category = f" <span>{text(clip.category)}</span>" if clip.category else ""
+            cards.append(
+                f'<article class="extreme"><p class="clip"><b class="rule">{rule}</b> {text(clip.clip_id)}{category}'
+                f'<span class="why">{text(why)}</span></p>{tiles}{_sound_html(clip, condition)}</article>'
+            )
+        if cards:
+            groups.append(
+                f'<div class="condition"><h3>Under {text(label_of(condition))} audio</h3>'
+                f'<div class="extremes">{"".join(cards)}</div></div>'
+            )
+    return "".join(groups)
+
+
+def _extreme_tiles_html(clip, condition, view):
+    """The ground truth and each model's mask; where there are no pictures, each model's mIoU."""
+    if not clip.frame:
+        said = [f"{name} {number(miou[condition], 2)}" for name, miou in clip.miou.items() if condition in miou]
+        return f'<p class="why">mIoU: {text(", ".join(said))}</p>'
+    frame = _frame_of(clip)
+    truth = overlay.truth_tile(frame, clip.truth)
+    tiles = _tile_html(truth, f"Ground truth of {_about(clip)}", "ground truth")
+    return f'<div class="tiles">{tiles}{_predictions_html(clip, condition, frame, view)}</div>'
+
+
+def _names_html(runs, models, colors):
+    """The extremes by name, for results without saved masks or frames."""
+    known = {name: _known_miou(seeds[0]) for name, seeds in models.items() if seeds[0].clips}
+    if not known:
+        return ""
+    rows = [row for row in models[next(iter(known))][0].clips if all(row["clip_id"] in of for of in known.values())]
+    scored = [
+        _Scored(
+            clip_id=row["clip_id"],
+            category=row.get("category") or "",
+            sounds={},
+            index=0,
+            frame=b"",
+            truth=np.empty(0),
+            miou={name: of[row["clip_id"]] for name, of in known.items()},
+        )
+        for row in rows
+    ]
+    conditions = [c for c in conditions_of(runs) if any(c in row["conditions"] for row in rows)]
+    negatives = [c for c in conditions if is_negative(c, runs)]
+    view = _View({}, conditions, negatives, colors, (next(iter(known)), next(reversed(known))))
+    hint = "Chosen by rule and not by hand. Pictures need each model's saved masks and the data set (--data_dir)."
+    if has_seeds(models):
+        hint += " Of several seeds the first is shown."
+    return f'<p class="hint">{hint}</p>{_extremes_html(scored, view)}'
+
+
+def _all_conditions_html(scored, view, size):
+    first, last = view.ends
+    scores = [clip.ranked(first, last, view.negatives) for clip in scored]
+    chosen = choose_clips(scores, size)
+    rows = "".join(_clip_row_html(scored[i], rule, scores[i], view) for i, rule in chosen)
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{text(label_of(c))} audio</th>' for c in view.conditions)
+    quarter = min(size, len(scored)) // 4
+    intro = f"{len(chosen)} of {len(scored)} clips" if len(chosen) < len(scored) else f"All {len(scored)} clips"
+    if quarter:
+        intro += (
+            f": the {quarter} on which {first} is most biased (highest mean mIoU under negative audio); of the rest "
+            f"the {quarter} best, then the {quarter} worst of {last} (the clip's own G-mIoU); the others at equal "
+            "distances in the list sorted by category and id"
+        )
+    table = (
+        f'<table class="gallery"><thead><tr><th scope="col">clip</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    )
+    heading = f'<h3>The same clip under every sound</h3><p class="hint">{text(intro)}.</p>'
+    return heading + scroll("Clips by condition", table)
+
+
+def _clip_row_html(clip, rule, score, view):
+    first, last = view.ends
+    why = {
+        "most biased": f"most biased: {first} has a mean mIoU of {number(score.bias, 2)} under negative audio",
+        "best": f"best: {last} has a G-mIoU of {number(score.g_miou, 2)}",
+        "worst": f"worst: {last} has a G-mIoU of {number(score.g_miou, 2)}",
+    }.get(rule, rule)
+    frame = _frame_of(clip)
+    shown = f"frame {clip.index + 1}"
+    tiles = _tile_html(frame, f"{shown} of {_about(clip)}", shown)
+    tiles += _tile_html(overlay.truth_tile(frame, clip.truth), f"Ground truth of {_about(clip)}", "ground truth")
+    cells = [
+        f'<th scope="row"><div class="first"><div class="clip"><b>{text(clip.clip_id)}</b>'
+        + (f"<span>{text(clip.category)}</span>" if clip.category else "")
+        + f'<span class="why">{text(why)}</span></div><div class="tiles">{tiles}</div></div></th>'
+    ]
+    for condition in view.conditions:
+        tiles = _predictions_html(clip, condition, frame, view)
+        cells.append(
+            f'<td data-label="{text(label_of(condition))} audio"><div class="tiles">{tiles}</div>'
+            f"{_sound_html(clip, condition)}</td>"
+        )
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _frame_of(clip):
+    with Image.open(io.BytesIO(clip.frame)) as image:
+        return image.convert("RGB")
+
+
+def _about(clip):
+    return f"clip {clip.clip_id}" + (f" ({clip.category})" if clip.category else "")
+
+
+def _sound_html(clip, condition):
+    sound = clip.sounds.get(condition)
+    return f'<div class="sound">sound: {text(sound)}</div>' if sound else ""
+
+
+def _predictions_html(clip, condition, frame, view):
+    """One tile a model."""
+    tiles = ""
+    for name, folder in view.folders.items():
+        if condition not in clip.miou[name] or not (folder / condition).is_dir():
+            tiles += f'<figure><div class="none">{MISSING}</div><figcaption>{text(name)}</figcaption></figure>'
+            continue
+        source = _read_prediction(folder, condition, clip, clip.index, clip.truth.shape)
+        value = number(clip.miou[name][condition], 2)
+        empty = "" if (source >= 128).any() else ", empty mask"
+        alt = f"{name} on {_about(clip)}, {label_of(condition)} audio: mIoU {value}{empty}"
+        image = overlay.prediction_tile(frame, source, clip.truth, view.colors[name])
+        tiles += _tile_html(image, alt, name, value, view.colors[name])
+    return tiles
+
+
+def _tile_html(image, alt, caption, value="", color=None):
+    width, height = image.size
+    mark = swatch(color) if color else ""
+    value = f" <b>{text(value)}</b>" if value else ""
+    return (
+        f'<figure><img src="{overlay.data_uri(image)}" alt="{text(alt)}" width="{width}" height="{height}">'
+        f"<figcaption>{mark}{text(caption)}{value}</figcaption></figure>"
+    )

@@ -1,0 +1,231 @@
+"""`avs-report compare`: which differences stand, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from evaluate_metrics import compare, report, uncertainty
+from evaluate_metrics.avs_robust.avs_robust import condition_scores, robust_scores
+
+CONDITIONS = ("positive", "silence", "noise", "off_screen")
+
+
+def make_rows(shift=0.0, clips=30, seed=0, conditions=CONDITIONS):
+    """Clips whose positive IoU is higher by `shift`; all else depends on `seed` alone."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(clips):
+        row = {"clip_id": f"clip{i:02d}", "category": "c", "group": None, "source_video": f"v{i}", "conditions": {}}
+        row["mask_area"] = [0.1, 0.2]
+        for condition in conditions:
+            iou = rng.uniform(0.2, 0.7, 2) + (shift if condition == "positive" else 0)
+            row["conditions"][condition] = {
+                "iou": iou.tolist(),
+                "area": rng.uniform(0, 0.3, 2).tolist(),
+                "f_score": float(rng.uniform()),
+            }
+        rows.append(row)
+    return rows
+
+
+def write_results(folder, rows, **others):
+    folder.mkdir(parents=True)
+    used = rows[0]["conditions"]
+    by_condition = {c: condition_scores([row["conditions"][c] for row in rows]) for c in used}
+    scores = {f"{k}_{c}": v for c, of in by_condition.items() for k, v in of.items()} | robust_scores(by_condition)
+    results = {
+        "subset": "s4",
+        "split": "test",
+        "scores": scores,
+        "clips_file": "clips.jsonl",
+        "settings": {"seed": 42},
+    }
+    (folder / "results.json").write_text(json.dumps(results | others))
+    (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "results.json"
+
+
+def table_of(text):
+    """First column -> the further columns; columns are two or more spaces apart."""
+    head, *lines = text.splitlines()
+    starts = [head.index(name) for name in ("better", " a ", " b ", "b - a", "95 %", "stands")]
+    ends = [*starts[1:], None]
+    return {
+        line[: starts[0]].strip(): [line[a:b].strip() for a, b in zip(starts, ends, strict=True)]
+        for line in lines
+        if line and line[0] != "-"
+    }
+
+
+def test_command_says_which_differences_stand(tmp_path, capsys):
+    a = write_results(tmp_path / "a", make_rows())
+    b = write_results(tmp_path / "b", make_rows(shift=0.1))
+    report.main(["compare", str(a), str(b)])  # returns: exit status 0
+    printed = capsys.readouterr().out
+    rows = table_of(printed)
+    scores = [json.loads(path.read_text())["scores"] for path in (a, b)]
+    found = {d.metric: d for d in uncertainty.compare([make_rows()], [make_rows(shift=0.1)])}
+    g = found["g_miou"]
+    assert rows["G-mIoU"] == [
+        "higher",
+        f"{scores[0]['g_miou']:.3f}",
+        f"{scores[1]['g_miou']:.3f}",
+        f"{g.b - g.a:+.3f}",
+        f"[{g.low:+.3f}, {g.high:+.3f}]",
+        "yes, b is better",
+    ]
+    assert rows["mIoU, positive"][3:] == ["+0.100", "[+0.100, +0.100]", "yes, b is better"]
+    assert rows["mIoU, silence"][3:] == ["+0.000", "[+0.000, +0.000]", "no"]
+    stands = sum(cells[-1].startswith("yes") for cells in rows.values() if len(cells) == 6)
+    assert f"{stands} of {len(found)} differences stand" in printed
+    assert stands == 5  # mIoU, G-mIoU and three more; the floor 2P(1 - P) is nearly flat about P = 1/2
+    assert "Paired bootstrap over 30 clips of 30 source videos, 10000 resamples, seed 0." in printed
+
+
+def test_lower_is_better_where_it_is(tmp_path, capsys):
+    rows = make_rows()
+    for row in rows:
+        row["conditions"]["noise"]["area"] = [v + 0.2 for v in row["conditions"]["noise"]["area"]]
+        row["conditions"]["positive"]["area"] = [v + 0.2 for v in row["conditions"]["positive"]["area"]]
+    a, b = write_results(tmp_path / "a", make_rows()), write_results(tmp_path / "b", rows)
+    report.main(["compare", str(a.parent), str(b.parent)])  # a folder will do
+    table = table_of(capsys.readouterr().out)
+    assert table["FPR, noise"][-1] == table["G-FPR"][-1] == "yes, a is better"
+    assert table["FPR, positive"][-1] == "yes"  # the predicted area: neither is better
+
+
+def test_seeds_of_a_side_are_averaged(tmp_path, capsys):
+    paths = [str(write_results(tmp_path / str(k), make_rows(seed=k))) for k in range(4)]
+    report.main(["compare", *paths[:2], "--more_a", paths[2], "--more_b", paths[3], "--format", "json"])
+    content = json.loads(capsys.readouterr().out)
+    scores = [json.loads((tmp_path / str(k) / "results.json").read_text())["scores"]["g_miou"] for k in range(4)]
+    assert content["scores"]["g_miou"]["a"] == pytest.approx((scores[0] + scores[2]) / 2)
+    assert content["scores"]["g_miou"]["b"] == pytest.approx((scores[1] + scores[3]) / 2)
+    low, high = content["scores"]["g_miou"]["interval"]
+    assert low < content["scores"]["g_miou"]["difference"] < high
+    assert content["bootstrap"]["clusters"] == 30 and content["notes"] == []
+
+
+def test_markdown_and_latex_escape_names(tmp_path, capsys):
+    a, b = write_results(tmp_path / "a", make_rows()), write_results(tmp_path / "b", make_rows(shift=0.1))
+    report.main(["compare", str(a), str(b), "--format", "markdown", "--names", "a|b", "c_d"])
+    first, rule, line, *_ = capsys.readouterr().out.splitlines()
+    assert first == r"| metric | a\|b | c\_d | c\_d - a\|b | 95 % interval | stands |"
+    assert rule.count("|") == 7 and line.startswith("| G-mIoU ↑ | 0.") and line.endswith(r"yes, c\_d is better |")
+    report.main(["compare", str(a), str(b), "--format", "latex", "--names", "50%", "c_d"])
+    latex = capsys.readouterr().out
+    assert r"metric & 50\% & c\_d & c\_d - 50\% & 95 \% interval & stands \\" in latex
+    assert r"mIoU, positive $\uparrow$ & " in latex and "$[" not in latex and r"[$+0.100$, $+0.100$]" in latex
+
+
+def failing(capsys, *argv):
+    with pytest.raises(SystemExit) as stop:
+        report.main(["compare", *map(str, argv)])
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_other_clips_are_named(tmp_path, capsys):
+    a = write_results(tmp_path / "a", make_rows())
+    b = write_results(tmp_path / "b", make_rows(clips=28))
+    code, message = failing(capsys, a, b)
+    assert code == 1 and message.startswith("avs-report compare: ")
+    assert "2 missing in result 2: 'clip28', 'clip29'" in message
+
+
+def test_other_conditions_are_named(tmp_path, capsys):
+    a = write_results(tmp_path / "a", make_rows())
+    b = write_results(tmp_path / "b", make_rows(conditions=("positive", "silence")))
+    code, message = failing(capsys, a, b)
+    assert code == 1 and "not every result has noise, off_screen" in message
+
+
+def test_a_further_condition_of_one_side_is_left_out(tmp_path, capsys):
+    a = write_results(tmp_path / "a", make_rows(conditions=(*CONDITIONS, "unseen")))
+    b = write_results(tmp_path / "b", make_rows())
+    report.main(["compare", str(a), str(b)])
+    printed = capsys.readouterr().out
+    assert "Left out, because not every result has them: unseen." in printed
+    assert "mIoU, unseen" not in table_of(printed)
+
+
+def test_what_may_differ_is_said(tmp_path, capsys):
+    rows = make_rows()
+    rows[3]["mask_area"] = [0.5, 0.5]
+    a = write_results(tmp_path / "a", make_rows())
+    b = write_results(tmp_path / "b", rows, settings={"seed": 43}, split="validation")
+    report.main(["compare", str(a), str(b)])
+    printed = capsys.readouterr().out
+    assert "different seeds of the draw" in printed and "different subsets or splits" in printed
+    assert "1 clips were scored against masks of another area, 'clip03' among them" in printed
+
+
+def test_results_without_clips_are_refused(tmp_path, capsys):
+    a = write_results(tmp_path / "a", make_rows())
+    b = write_results(tmp_path / "b", make_rows())
+    (tmp_path / "b" / "clips.jsonl").unlink()
+    code, message = failing(capsys, a, b)
+    assert code == 1 and "clips.jsonl" in message and str(b) in message
+    code, message = failing(capsys, a, tmp_path / "nowhere")
+    assert code == 1 and "nowhere" in message and "not found" in message
+
+
+def test_clips_of_another_evaluation_are_refused(tmp_path, capsys):
+    a = write_results(tmp_path / "a", make_rows())
+    b = write_results(tmp_path / "b", make_rows())
+    (tmp_path / "b" / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(shift=0.1)))
+    code, message = failing(capsys, a, b)
+    assert code == 1 and "miou_positive is" in message and "two evaluations" in message
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("{", "line 2: not valid JSON"),
+        ("[1]", 'line 2: expected an object with "clip_id"'),
+        ('{"clip_id": "x", "conditions": {"positive": {"iou": [], "area": [0.1]}}}', "line 2: expected numbers"),
+        ('{"clip_id": "x", "conditions": {"positive": {"iou": ["1"], "area": [0.1]}}}', "line 2: expected numbers"),
+        ('{"clip_id": "x", "conditions": {"positive": 1}}', "line 2: expected numbers"),
+        ('{"clip_id": "x", "conditions": {"positive": {"iou": [NaN], "area": [0.1]}}}', "line 2: expected numbers"),
+        ('{"clip_id": "x", "conditions": [1]}', 'line 2: expected an object with "clip_id"'),
+        ('{"clip_id": "x", "category": 3, "conditions": {"positive": {}}}', "line 2: expected text or null for"),
+        (
+            '{"clip_id": "x", "conditions": {"positive": {"iou": [0.1], "area": [0.1], "similarity": 1}}}',
+            "line 2: expected numbers or null",
+        ),
+        (
+            '{"clip_id": "x", "conditions": {"positive": {"iou": [0.1], "area": [0.1], "f_score": "a"}}}',
+            'line 2: expected a number or null for "f_score"',
+        ),
+    ],
+)
+def test_bad_clip_lines_are_named(line, message, tmp_path, capsys):
+    a = write_results(tmp_path / "a", make_rows())
+    first = json.dumps(make_rows()[0])
+    (tmp_path / "a" / "clips.jsonl").write_text(f"{first}\n{line}\n")
+    code, error = failing(capsys, a, a)
+    assert code == 1 and f"clips.jsonl, {message}" in error
+
+
+def test_arguments_are_checked(tmp_path, capsys):
+    a = write_results(tmp_path / "a", make_rows())
+    code, message = failing(capsys, a, a, "--resamples", 0)
+    assert code == 2 and "expected at least 1, got 0" in message
+    code, message = failing(capsys, a, a, "--level", 95)
+    assert code == 2 and "between 0 and 1" in message
+    code, _ = failing(capsys, a)
+    assert code == 2
+
+
+def test_identical_results_differ_nowhere(tmp_path, capsys):
+    a = write_results(tmp_path / "a", make_rows())
+    report.main(["compare", str(a), str(a), "--resamples", "100"])
+    assert "0 of 22 differences stand" in capsys.readouterr().out
+
+
+def test_a_run_read_by_hand_compares_too(tmp_path):
+    runs = [report.Run(str(k), {}, clips=make_rows(seed=k)) for k in range(2)]
+    found = compare.compare_runs(runs[:1], runs[1:], resamples=100)
+    assert [metric.key for _, metric, _ in found.rows][:4] == ["g_miou", "audio_blind_floor", "g_f_score", "g_fpr"]
+    with pytest.raises(ValueError, match="results of 'x'"):
+        compare.compare_runs([report.Run("x", {})], runs)
