@@ -1,6 +1,7 @@
 """The VGGish log-mel front end: a 16 kHz waveform to examples of 96 frames x 64 mel bands.
 
-Every sound of this project passes here, whatever its condition; nothing but the waveform tells conditions apart.
+Every sound of this project passes `log_mel`, whatever its condition; nothing but the waveform tells conditions apart.
+`released_log_mel` is what the released AVSBench-Robust pipeline makes of negative sounds, kept for comparison only.
 
 Source: Hershey et al. 2017, https://arxiv.org/abs/1609.09430, and the constants of AudioSet's `vggish_params`.
 numpy only, except `resample`.
@@ -19,6 +20,7 @@ MIN_FREQUENCY = 125.0  # Hz
 MAX_FREQUENCY = 7500.0  # Hz
 LOG_OFFSET = 0.01  # added before the logarithm: digital silence becomes log(0.01) = -4.60517
 NUM_FRAMES = 96  # frames of an example, 0.96 s
+RELEASED_RATE = 22050  # Hz, of `released_log_mel`
 MIN_SAMPLES = WINDOW_LENGTH + (NUM_FRAMES - 1) * HOP_LENGTH  # 15600, the shortest sound with one example
 
 
@@ -126,6 +128,58 @@ def resample(waveform: np.ndarray, original_rate: int, new_rate: int = SAMPLE_RA
     return np.ascontiguousarray(resampled.numpy().T)
 
 
+def released_log_mel(waveform: np.ndarray, sampling_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """The features that the released AVSBench-Robust pipeline gives to negative sounds, unlike its positive ones.
+
+    Written from its description: 5 seconds at 22050 Hz, cut or padded with zeros; for each second a power spectrogram
+    (periodic Hann window and FFT of 1024 samples, hop 512, centred), 64 mel bands on Slaney's scale, decibels of at
+    least -100 and at most 80 below the second's maximum, z-normalised over the second unless it is constant. That
+    makes 44 frames a second, and zeros fill up the 96: 54 % of every map, whatever is heard. A model that also sees
+    positive sounds through `log_mel` can tell the two by this alone.
+
+    Two things are not the release's: the resampling (its own, soxr's, differs near the band's end) and its noise,
+    which it makes at 44.1 kHz and which therefore reaches 11 kHz.
+
+    Args:
+        waveform (`np.ndarray` of shape `(samples,)` or `(samples, channels)`): as in `log_mel`.
+        sampling_rate (`int`): Hz.
+
+    Returns:
+        `np.ndarray` of shape `(5, 1, 96, 64)`, float32: time before mel. Digital silence is -100 in the first 44
+        frames of each example and 0 in the others.
+
+    Raises:
+        ValueError: as in `log_mel` and `resample`.
+    """
+    waveform = np.asarray(resample(to_mono(waveform), sampling_rate, RELEASED_RATE), dtype=np.float64)
+    clip = np.zeros(5 * RELEASED_RATE)
+    clip[: len(waveform)] = waveform[: len(clip)]
+    examples = np.zeros((5, 1, NUM_FRAMES, NUM_MEL_BINS), dtype=np.float32)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1024) / 1024)
+    for example, second in zip(examples[:, 0], clip.reshape(5, RELEASED_RATE), strict=True):
+        frames = np.lib.stride_tricks.sliding_window_view(np.pad(second, 512), 1024)[::512]  # (44, 1024)
+        power = np.abs(np.fft.rfft(frames * window)) ** 2
+        decibels = 10 * np.log10(np.maximum(power @ _slaney_mel_matrix(), 1e-10))
+        decibels = np.maximum(decibels, decibels.max() - 80)
+        if np.ptp(decibels) > 0:
+            decibels = (decibels - decibels.mean()) / decibels.std()
+        example[: len(frames)] = decibels
+    return examples
+
+
+@lru_cache(maxsize=1)
+def _slaney_mel_matrix() -> np.ndarray:
+    """The filter bank `(513, 64)` of `released_log_mel`: triangles of unit area, linear in Hz, from 0 to 11025 Hz."""
+    # Slaney's scale: linear up to 1000 Hz, 15 mel; logarithmic above, 27 mel to a factor of 6.4.
+    top = 15 + 27 * np.log(RELEASED_RATE / 2 / 1000) / np.log(6.4)
+    mel = np.linspace(0, top, NUM_MEL_BINS + 2)
+    edges = np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
+    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
+    frequencies = np.linspace(0, RELEASED_RATE / 2, 513)[:, None]
+    triangles = np.minimum((frequencies - lower) / (center - lower), (upper - frequencies) / (upper - center))
+    return np.maximum(0, triangles) * 2 / (upper - lower)
+
+
 @lru_cache(maxsize=1)
 def _hann_window() -> np.ndarray:
     """Periodic, not symmetric: the divisor is the length."""
@@ -136,4 +190,14 @@ def _hertz_to_mel(hertz):
     return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
 
 
-__all__ = ["MIN_SAMPLES", "NUM_FRAMES", "NUM_MEL_BINS", "SAMPLE_RATE", "log_mel", "mel_matrix", "resample", "to_mono"]
+__all__ = [
+    "MIN_SAMPLES",
+    "NUM_FRAMES",
+    "NUM_MEL_BINS",
+    "SAMPLE_RATE",
+    "log_mel",
+    "mel_matrix",
+    "released_log_mel",
+    "resample",
+    "to_mono",
+]

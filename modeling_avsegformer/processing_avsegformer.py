@@ -7,13 +7,18 @@ from PIL import Image
 from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import is_valid_image
-from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.processing_utils import AudioKwargs, ProcessingKwargs, ProcessorMixin, Unpack
+
+
+class AVSegFormerAudioKwargs(AudioKwargs, total=False):
+    conditions: list[str] | None
 
 from .feature_extraction_vggish import VGGishFeatureExtractor
 from .image_processing_avsegformer import AVSegFormerImageProcessor
 
 
 class AVSegFormerProcessorKwargs(ProcessingKwargs, total=False):
+    audio_kwargs: AVSegFormerAudioKwargs
     _defaults = {"common_kwargs": {"return_tensors": "pt"}}
 
 
@@ -54,7 +59,9 @@ class AVSegFormerProcessor(ProcessorMixin):
             masks (`list[list[image]]`, *optional*): for each clip the masks of its first frames; anything above 0
                 belongs to the object.
             text: this model reads none.
-            kwargs: `sampling_rate`; `size` and the image processor's other options; `return_tensors`, "pt" by default.
+            kwargs: `sampling_rate`; `conditions`, one str a waveform, which only the feature extractor's
+                `front_end="released"` reads; `size` and the image processor's other options; `return_tensors`, "pt" by
+                default.
 
         Returns:
             `BatchFeature` with `pixel_values` of shape `(clips, frames, 3, height, width)`, `input_features` of shape

@@ -22,6 +22,7 @@ _RANK = np.arange(255)
 THRESHOLDS = np.where(_RANK < 127, _RANK * _STEP, 1 - (254 - _RANK) * _STEP).astype(np.float32)
 _THRESHOLDS_TWICE = np.tile(THRESHOLDS, 2)
 _BLOCK = 25_088  # pixels, half a 224x224 frame: temporaries that fit the cache and that malloc reuses
+_WRITER_BATCH_SIZE = 8  # rows, about 2 kB each, that wait in memory before the base class writes them to its file
 
 _CITATION = """\
 @article{li2025avsbench_robust,
@@ -57,6 +58,11 @@ Args:
     conditions (list of N str): "positive", "silence", "noise" or "off_screen".
     clip_ids (list of N str): a clip is added whole, once a condition, and in every condition that is used.
 
+Args of `compute` alone:
+    official (bool): average as the released code does, over batches; see OFFICIAL.md. Needs the clips in its order.
+    batch_size (int, or dict of condition to int): clips a batch of the released code, with `official` only.
+    per_clip (bool): also return each clip's scores.
+
 Returns:
     dict of str to float or int. For each condition that was added:
         miou_{condition}: frame IoU at probability > 0.5, mean over a clip's frames, then over clips. An empty mask
@@ -73,10 +79,15 @@ Returns:
         g_fpr: mean of fpr over the negative conditions that were added. Lower is better.
         audio_blind_floor: 2 P (1 - P), the G-mIoU of the same masks if they never reacted to the sound.
     A score that is not defined (g_miou without negatives, say) has no key.
+    With `official`, miou, f_score and fpr are means over batches of the frames' mean, f_score with the maximum over
+    thresholds taken once a batch and 0 for a batch of empty masks; what is computed from them keeps its formula.
+    With `per_clip`, per_clip: a list, sorted by condition and clip id, of dicts condition, clip_id, miou, f_score
+    (None without a mask) and fpr, as they are before any average over clips.
 
 Raises:
     ValueError: probabilities or masks out of range or NaN, shapes that disagree, an unknown condition, a clip added
         twice in a condition, a condition that lacks clips of another. Nothing of a refused batch is stored.
+    `official` in several processes (there is no order of clips then), a batch size that is no positive int.
 
 Examples:
     >>> metric = evaluate.load("./evaluate_metrics/avs_robust")  # doctest: +SKIP
@@ -152,8 +163,9 @@ def clip_statistics(probabilities, masks):
         probabilities (float32[T, P]), masks (bool[T, P] or float[T, P]): T frames of P pixels.
 
     Returns:
-        ({"iou": T floats, "area": T floats, "f_score": float or None}, {"area": T floats}): of the prediction and of
-        the mask; areas as fractions of the frame. `f_score` is None if every mask is empty.
+        ({"iou": T floats, "area": T floats, "f_score": float or None, "curve_sum": float32[255]},
+        {"area": T floats}): of the prediction and of the mask; areas as fractions of the frame. `f_score` is None if
+        every mask is empty. `curve_sum` adds up the F curves of the frames whose mask is not empty.
     """
     pixels = probabilities.shape[1]
     ious, predicted_areas, target_areas, curves = [], [], [], []
@@ -173,8 +185,10 @@ def clip_statistics(probabilities, masks):
         ious.append(float(np.float32(intersection) / (np.float32(union) + np.float32(1e-7))))
         predicted_areas.append(predicted / pixels)
         target_areas.append(float(target / pixels))
-    f_score = float(np.mean(curves, axis=0).max()) if curves else None
-    return {"iou": ious, "area": predicted_areas, "f_score": f_score}, {"area": target_areas}
+    prediction = {"iou": ious, "area": predicted_areas}
+    prediction["f_score"] = float(np.mean(curves, axis=0).max()) if curves else None
+    prediction["curve_sum"] = np.sum(curves, axis=0).astype(np.float32) if curves else np.zeros(255, np.float32)
+    return prediction, {"area": target_areas}
 
 
 def as_numpy(values):
@@ -267,6 +281,17 @@ def check_keys(keys, known=()):
         seen.add((condition, clip_id))
 
 
+def check_batch_sizes(batch_size):
+    """`batch_size`, an int or {condition: int}, as the latter; raises ValueError for anything else."""
+    sizes = batch_size if isinstance(batch_size, dict) else dict.fromkeys(CONDITIONS, batch_size)
+    for condition, size in sizes.items():
+        if condition not in CONDITIONS:
+            raise ValueError(f"Expected one of {', '.join(CONDITIONS)} in `batch_size`, got {condition!r}.")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"Expected a whole number of clips, at least 1, as `batch_size`, got {size!r}.")
+    return sizes
+
+
 def check_coverage(keys):
     """Raises ValueError if a condition that is used lacks a clip that another condition has."""
     clips = {}
@@ -293,6 +318,39 @@ def condition_scores(predictions):
         "clips": len(predictions),
         "clips_without_f_score": len(predictions) - len(f_scores),
     }
+
+
+def official_condition_scores(predictions, references, curve_sums, batch_size):
+    """`condition_scores` as the released code averages: clips in their order, `batch_size` a batch, mean of batches.
+
+    A short last batch weighs as much as a full one. F is the maximum of the batch's mean curve, 0 if all its masks are
+    empty.
+    """
+    mious, f_scores, areas = [], [], []
+    for start in range(0, len(predictions), batch_size):
+        batch = slice(start, start + batch_size)
+        mious.append(np.mean(np.concatenate([clip["iou"] for clip in predictions[batch]])))
+        areas.append(np.mean(np.concatenate([clip["area"] for clip in predictions[batch]])))
+        frames = sum(np.count_nonzero(clip["area"]) for clip in references[batch])
+        curve = np.sum(curve_sums[batch], axis=0, dtype=np.float64)
+        f_scores.append(curve.max() / frames if frames else 0.0)
+    scores = {"miou": float(np.mean(mious)), "f_score": float(np.mean(f_scores)), "fpr": float(np.mean(areas))}
+    return condition_scores(predictions) | scores
+
+
+def clip_scores(predictions, conditions, clip_ids):
+    """Each clip's scores as a dict, sorted by condition and clip id."""
+    rows = [
+        {
+            "condition": condition,
+            "clip_id": clip_id,
+            "miou": float(np.mean(clip["iou"])),
+            "f_score": clip["f_score"],
+            "fpr": float(np.mean(clip["area"])),
+        }
+        for clip, condition, clip_id in zip(predictions, conditions, clip_ids, strict=True)
+    ]
+    return sorted(rows, key=lambda row: (CONDITIONS.index(row["condition"]), row["clip_id"]))
 
 
 def robust_scores(by_condition):
@@ -322,7 +380,8 @@ def robust_scores(by_condition):
 class AVSRobust(evaluate.Metric):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._added = set()  # (condition, clip id) of this process
+        self._added = {}  # (condition, clip id) -> the clip's `curve_sum`, of this process and in its order
+        self.writer_batch_size = _WRITER_BATCH_SIZE
 
     def _info(self):
         # What is stored, not what the user hands over: a few numbers a clip instead of its pixels.
@@ -369,9 +428,10 @@ class AVSRobust(evaluate.Metric):
             for prediction, reference, (condition, clip_id) in zip(predictions, references, keys, strict=True)
         ]
         # One by one: the base class collects rows that are added singly, but writes out every batch, about 1 ms each.
-        for (prediction, reference), condition, clip_id in zip(rows, conditions, clip_ids, strict=True):
+        for (prediction, reference), (condition, clip_id) in zip(rows, keys, strict=True):
+            curve_sum = prediction.pop("curve_sum")  # kept out of the file: 1 kB a clip, for `official` only
             super().add(prediction=prediction, reference=reference, conditions=condition, clip_ids=clip_id)
-        self._added.update(keys)
+            self._added[condition, clip_id] = curve_sum
 
     def add(self, *, prediction=None, reference=None, condition=None, clip_id=None, **batch_names):
         """Reduces one clip, (T, H, W) or (H, W), and stores its statistics.
@@ -387,11 +447,27 @@ class AVSRobust(evaluate.Metric):
         clip |= batch_names
         self.add_batch(**{name: None if value is None else [value] for name, value in clip.items()})
 
-    def compute(self, *, predictions=None, references=None, conditions=None, clip_ids=None):
+    def compute(
+        self,
+        *,
+        predictions=None,
+        references=None,
+        conditions=None,
+        clip_ids=None,
+        official=False,
+        batch_size=1,
+        per_clip=False,
+    ):
         """Scores everything added since the last `compute`, then forgets it. None in processes other than the first.
 
         Where a condition lacks clips, a single process keeps what was added, so that they can be added still.
         """
+        batch_sizes = check_batch_sizes(batch_size) if official else None
+        if official and self.num_process > 1:
+            raise ValueError(
+                f"Expected a single process with `official`, got {self.num_process}: the released averages depend on "
+                "the order of the clips, which several processes do not have. Gather the masks in one process."
+            )
         inputs = {"predictions": predictions, "references": references, "conditions": conditions, "clip_ids": clip_ids}
         if any(values is not None for values in inputs.values()):
             self.add_batch(**inputs)
@@ -402,10 +478,14 @@ class AVSRobust(evaluate.Metric):
             )
         if self.num_process == 1:
             check_coverage(self._added)
-        self._added = set()
+        if official:
+            absent = sorted({condition for condition, _ in self._added} - set(batch_sizes), key=CONDITIONS.index)
+            if absent:
+                raise ValueError(f"Expected every condition that is used in `batch_size`; missing: {absent}.")
+        curve_sums, self._added = self._added, {}
         finished = False
         try:
-            scores = super().compute()
+            scores = super().compute(batch_sizes=batch_sizes, curve_sums=curve_sums, per_clip=per_clip)
             finished = True
         finally:
             if not finished:
@@ -421,18 +501,28 @@ class AVSRobust(evaluate.Metric):
             lock.release()
         self.file_paths = self.filelocks = None
 
-    def _compute(self, predictions, references, conditions, clip_ids):
+    def _compute(
+        self, predictions, references, conditions, clip_ids, batch_sizes=None, curve_sums=None, per_clip=False
+    ):
         keys = list(zip(conditions, clip_ids, strict=True))
         check_keys(keys)  # the same clip may have been added in two processes
         check_coverage(keys)
         self._warn_of_other_masks(references, keys)
         scores, by_condition = {}, {}
         for name in CONDITIONS:
-            rows = [row for row, condition in zip(predictions, conditions, strict=True) if condition == name]
-            if rows:
+            places = [place for place, condition in enumerate(conditions) if condition == name]
+            rows = [predictions[place] for place in places]
+            if not rows:
+                continue
+            if batch_sizes is None:
                 by_condition[name] = condition_scores(rows)
-                scores |= {f"{key}_{name}": value for key, value in by_condition[name].items() if value is not None}
-        return scores | robust_scores(by_condition)
+            else:
+                curves = [curve_sums[keys[place]] for place in places]
+                targets = [references[place] for place in places]
+                by_condition[name] = official_condition_scores(rows, targets, curves, batch_sizes[name])
+            scores |= {f"{key}_{name}": value for key, value in by_condition[name].items() if value is not None}
+        scores |= robust_scores(by_condition)
+        return scores | ({"per_clip": clip_scores(predictions, conditions, clip_ids)} if per_clip else {})
 
     @staticmethod
     def _warn_of_other_masks(references, keys):
