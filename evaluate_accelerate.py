@@ -1,30 +1,43 @@
 """Scores a model on AVSBench-Robust: the same clips with their own sound, silence, noise and another clip's sound.
 
     accelerate launch evaluate_accelerate.py --model runs/s4 --subset s4 --data_dir data --output_dir runs/s4/eval
+    python evaluate_accelerate.py --predictions masks --subset s4 --data_dir data --output_dir masks_eval
+    python evaluate_accelerate.py --model-fn my_model:predict --subset s4 --data_dir data --output_dir my_eval
+
+The model is a `from_pretrained` folder of this project (`--model`); any model whose masks lie as PNG files in
+DIR/<condition>/<category>/<clip>/<clip>_<k>.png, <k> from 0 or 1, category optional, 1-bit or 8-bit grey where 255 is
+probability 1 (`--predictions`, needs the ground-truth masks only); or any Python callable (`--model-fn`)
+
+    (frames (T, H, W, 3) uint8 RGB, waveform (80000,) float32, sampling rate) -> probabilities (T, H, W)
 
 The same file runs on one CPU (`--cpu`), one GPU, or several processes (`torchrun --nproc_per_node N`, with `--cpu` for
 CPU processes). Each clip's frames pass the backbone once, each distinct sound passes the audio encoder once; only the
 head runs once per clip and condition. Masks are scored at their own resolution.
 
-`results.json` holds the scores, `--save_predictions` writes the probability masks beside it.
+Conditions beyond the four are values of `--conditions`: `unseen` (wav files of `--unseen_dir`), `mixed_snr_<dB>` (own
+and off-screen sound), `noise_snr_<dB>` (own sound and noise).
+
+`results.json` holds the scores and breakdowns, `clips.jsonl` the statistics of every clip that they are made from;
+`--save_predictions` writes the probability masks beside them. An interrupted run goes on where it stopped.
 """
 
 import argparse
+import importlib
 import itertools
 import json
 import math
+import operator
 import os
 import platform
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from datasets import Dataset, load_dataset
 from PIL import Image
 from torch.nn import functional as F
@@ -32,10 +45,21 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from avsbench_robust_dataset import CONDITIONS
+from avsbench_robust_dataset import CONDITIONS, SPLITS, SUBSETS, Subset
+from avsbench_robust_dataset.builder import locate
+from avsbench_robust_dataset.conditions import SAMPLING_RATE, further_condition
+from avsbench_robust_dataset.further import FurtherSounds, find_wavs, unseen_digest
+from avsbench_robust_dataset.sources import media_files, read_clips, read_masks
+from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP, Clip
+from evaluate_metrics.avs_robust.avs_robust import as_numpy
+from evaluate_metrics.clip_rows import clip_row, results, scores, write_rows
+from evaluate_metrics.journal import Journal
+from evaluate_metrics.predictions import PredictionsError, Target, score_predictions
+from evaluate_metrics.uncertainty import shared_source_videos
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
-METRIC = Path(__file__).resolve().parent / "evaluate_metrics" / "avs_robust"
+Splits = dict[str, Dataset | FurtherSounds]  # condition -> the same clips in the same order; the first is a Dataset
+
 SOUND_BATCH = 16  # clips that pass the audio encoder together; fixed, so that no setting of a run changes their bits
 
 
@@ -53,24 +77,38 @@ def decode_clip(clip: dict) -> tuple[np.ndarray, np.ndarray]:
     return frames, masks
 
 
-def sound_keys(condition: str, split: Dataset) -> list[str]:
-    """One key per clip, equal where the waveforms are: a clip's own sound is also another clip's off-screen sound."""
+def sound_keys(condition: str, split: Dataset | FurtherSounds, by_condition: bool = False) -> list[str]:
+    """One key per clip, equal where the features are: a clip's own sound is also another clip's off-screen sound.
+
+    Args:
+        by_condition: equal waveforms have other features in another condition, as with the released front end.
+    """
+    if by_condition:
+        return [f"{condition} {key}" for key in sound_keys(condition, split)]
+    if isinstance(split, FurtherSounds):
+        return split.keys
     if condition == "silence":
         return ["silence"] * len(split)
     rows = split.select_columns(["clip_id", "audio_source"])
     return [f"clip {row['audio_source']}" if row["audio_source"] else f"{condition} {row['clip_id']}" for row in rows]
 
 
+def sounds_of(split: Dataset | FurtherSounds) -> Dataset | FurtherSounds:
+    """What gives {"audio": …} of clip i at [i], and reads nothing else for it."""
+    return split if isinstance(split, FurtherSounds) else split.select_columns(["audio"]).with_format("numpy")
+
+
 def encode_sounds(
     processor: AVSegFormerProcessor,
-    splits: dict[str, Dataset],
+    splits: Splits,
     encoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The features of every distinct sound of `splits`, keyed as in `sound_keys`.
 
-    Positive and negative sounds pass the same front end, each once.
+    Positive and negative sounds pass the same front end, each once; only a processor with `front_end="released"`
+    treats them differently, as the released code does.
 
     Args:
         encoder: log-mel (N, T, 1, 96, 64) on `device` -> embeddings (N, T, 128), run without gradients and in the
@@ -79,17 +117,19 @@ def encode_sounds(
     Returns:
         Tensors on the CPU: (T, 128) with an encoder, (T, 1, 96, 64) without.
     """
+    by_condition = processor.feature_extractor.front_end == "released"
     places: dict[str, tuple[str, int]] = {}
     for condition, split in splits.items():
-        for index, key in enumerate(sound_keys(condition, split)):
+        for index, key in enumerate(sound_keys(condition, split, by_condition)):
             places.setdefault(key, (condition, index))
-    audio = {condition: split.select_columns(["audio"]).with_format("numpy") for condition, split in splits.items()}
+    audio = {condition: sounds_of(split) for condition, split in splits.items()}
     sounds = {}
     keys = list(places)
     for start in tqdm(range(0, len(keys), SOUND_BATCH), desc="sounds", disable=not progress, leave=False):
         batch = keys[start : start + SOUND_BATCH]
         rows = [audio[condition][index]["audio"] for condition, index in map(places.get, batch)]
-        features = processor(audio=rows).input_features
+        conditions = [condition for condition, _ in map(places.get, batch)]
+        features = processor(audio=rows, conditions=conditions).input_features
         if encoder is not None:
             with torch.no_grad():
                 features = encoder(features.to(device)).float().cpu()
@@ -111,41 +151,56 @@ class DecodedClips(torch.utils.data.Dataset):
         return (self.indices[item], *decode_clip(self.split[self.indices[item]]))
 
 
-def predict(
-    model: AVSegFormerForSegmentation,
-    processor: AVSegFormerProcessor,
-    splits: dict[str, Dataset],
-    accelerator: Accelerator,
-    batch_size: int = 4,
-    num_workers: int = 0,
-    sounds: dict[str, torch.Tensor] | None = None,
-) -> Iterator[list[dict]]:
-    """This process's share of the clips, batch by batch; every process yields the same number of batches.
+def batches_of(
+    split: Dataset, accelerator: Accelerator, batch_size: int, num_workers: int, done: Collection[str]
+) -> tuple[list[int], Iterator[list[tuple[int, np.ndarray, np.ndarray]]]]:
+    """This process's share of the clips that are not `done`: their indices, and decoded batches of them.
 
-    A clip is a dict: `clip_id`, `category`, `masks` (K, H, W) uint8, and `probabilities` (C, K, H, W) float32 in
-    [0, 1], of the C conditions in the order of `splits` and the K frames that have a mask; the logits are resized
-    bilinearly to the masks' resolution.
+    Every process has the same number of batches; the last ones may be empty.
     """
-    first = next(iter(splits.values()))
-    clip_ids, categories = first["clip_id"][:], first["category"][:]
-    share = range(accelerator.process_index, len(first), accelerator.num_processes)
-    if sounds is None:
-        mine = {condition: split.select(share) for condition, split in splits.items()}
-        sounds = encode_sounds(
-            processor, mine, model.get_audio_embeddings, accelerator.device, accelerator.is_main_process
-        )
-    keys = {condition: sound_keys(condition, split) for condition, split in splits.items()}
+    left = [index for index, clip_id in enumerate(split["clip_id"][:]) if clip_id not in done]
+    share = left[accelerator.process_index :: accelerator.num_processes]
     loader = DataLoader(
-        DecodedClips(first, share),
+        DecodedClips(split, share),
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=list,
         generator=torch.Generator(),  # else the loader draws from the global generator, which a training run owns
     )
-    rounds = math.ceil(math.ceil(len(first) / accelerator.num_processes) / batch_size)
-    for batch in itertools.islice(itertools.chain(loader, itertools.repeat([])), rounds):
+    rounds = math.ceil(math.ceil(len(left) / accelerator.num_processes) / batch_size)
+    return share, itertools.islice(itertools.chain(loader, itertools.repeat([])), rounds)
+
+
+def predict(
+    model: AVSegFormerForSegmentation,
+    processor: AVSegFormerProcessor,
+    splits: Splits,
+    accelerator: Accelerator,
+    batch_size: int = 4,
+    num_workers: int = 0,
+    sounds: dict[str, torch.Tensor] | None = None,
+    done: Collection[str] = (),
+) -> Iterator[list[dict]]:
+    """This process's share of the clips, batch by batch; every process yields the same number of batches.
+
+    A clip is a dict: `clip_id`, `category`, `masks` (K, H, W) uint8, `probabilities` (C, K, H, W) float32 in [0, 1],
+    of the C conditions in the order of `splits` and the K frames that have a mask, and `similarity`, condition -> a
+    number a frame, None without the similarity head; the logits are resized bilinearly to the masks' resolution.
+    Clips whose id is in `done` are left out.
+    """
+    first = next(iter(splits.values()))
+    clip_ids, categories = first["clip_id"][:], first["category"][:]
+    share, batches = batches_of(first, accelerator, batch_size, num_workers, done)
+    if sounds is None:
+        mine = {condition: split.select(share) for condition, split in splits.items()}
+        sounds = encode_sounds(
+            processor, mine, model.get_audio_embeddings, accelerator.device, accelerator.is_main_process
+        )
+    by_condition = processor.feature_extractor.front_end == "released"
+    keys = {condition: sound_keys(condition, split, by_condition) for condition, split in splits.items()}
+    for batch in batches:
         clips = [
-            {"clip_id": clip_ids[i], "category": categories[i], "masks": masks, "probabilities": []}
+            {"clip_id": clip_ids[i], "category": categories[i], "masks": masks, "probabilities": [], "similarity": {}}
             for i, _, masks in batch
         ]
         if clips:
@@ -156,52 +211,160 @@ def predict(
                 image_embeddings = model.get_image_embeddings(pixel_values)
                 for condition in splits:
                     audio_embeddings = torch.stack([sounds[keys[condition][i]] for i, _, _ in batch])
-                    logits = model(
+                    output = model(
                         image_embeddings=image_embeddings, audio_embeddings=audio_embeddings.to(accelerator.device)
-                    ).logits
-                    for clip, clip_logits in zip(clips, logits.float(), strict=True):
+                    )
+                    for place, (clip, clip_logits) in enumerate(zip(clips, output.logits.float(), strict=True)):
                         count, *size = clip["masks"].shape
                         resized = F.interpolate(
                             clip_logits[None, :count], size=size, mode="bilinear", align_corners=False
                         )
                         clip["probabilities"].append(resized[0].sigmoid().cpu().numpy())
+                        if output.similarity is not None:
+                            clip["similarity"][condition] = output.similarity[place].float().tolist()
             for clip in clips:
                 clip["probabilities"] = np.stack(clip["probabilities"])
+                clip["similarity"] = clip["similarity"] or None
         yield clips
+
+
+class _Noted:
+    """Adds a note to whatever exception passes, which keeps its type and traceback."""
+
+    def __init__(self, note: str):
+        self.note = note
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is not None:
+            error.add_note(self.note)
+
+
+def load_function(name: str) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray | torch.Tensor]:
+    """The callable that `module:function` names; modules of the working directory come first.
+
+    Raises:
+        ValueError: not of that form, or no callable of that name.
+        ImportError: no such module.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f"Expected module:function for --model-fn, for example my_model:predict, got {name!r}.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    with _Noted(f"while importing {module_name!r} for --model-fn {name}; looked first in {os.getcwd()}"):
+        module = importlib.import_module(module_name)
+    try:
+        function = operator.attrgetter(attribute)(module)
+    except AttributeError as error:
+        raise ValueError(f"Expected a callable {attribute!r} in {module.__file__} for --model-fn: {error}.") from error
+    if not callable(function):
+        raise ValueError(f"Expected a callable for --model-fn {name}, got {type(function).__name__}.")
+    return function
+
+
+def predict_by(
+    function: Callable[[np.ndarray, np.ndarray, int], np.ndarray | torch.Tensor],
+    name: str,
+    splits: Splits,
+    accelerator: Accelerator,
+    num_workers: int = 0,
+    done: Collection[str] = (),
+) -> Iterator[list[dict]]:
+    """As `predict`, clip by clip, of a callable (frames (T, H, W, 3) uint8, waveform (80000,) float32, sampling rate)
+    -> probabilities (T, H, W), numpy or torch, called once a clip and condition.
+
+    Raises:
+        ValueError: another shape, numbers that are NaN or outside [0, 1]; names clip and condition.
+        Whatever `function` raises, with a note that names clip and condition.
+    """
+    first = next(iter(splits.values()))
+    clip_ids, categories = first["clip_id"][:], first["category"][:]
+    audio = {condition: sounds_of(split) for condition, split in splits.items()}
+    _, batches = batches_of(first, accelerator, 1, num_workers, done)
+    for batch in batches:
+        clips = []
+        for index, frames, masks in batch:
+            probabilities = []
+            for condition, sounds in audio.items():
+                waveform = np.array(sounds[index]["audio"]["array"], dtype=np.float32)
+                clip = f"clip {clip_ids[index]!r} ({condition})"
+                with _Noted(f"in {name} at {clip}"):
+                    predicted = as_numpy(function(frames.copy(), waveform, SAMPLING_RATE))
+                if predicted.shape != frames.shape[:3] or predicted.dtype.kind not in "bfiu":
+                    raise ValueError(
+                        f"Expected probabilities of shape (T, H, W) = {frames.shape[:3]} from {name}, got "
+                        f"{predicted.dtype} of shape {predicted.shape} for {clip}."
+                    )
+                low, high = predicted.min(), predicted.max()
+                if not (low >= 0 and high <= 1):  # written so that NaN fails it
+                    raise ValueError(
+                        f"Expected probabilities in [0, 1] from {name}, got {low} to {high} for {clip}. Apply a "
+                        "sigmoid to logits, divide 8-bit masks by 255, and look for NaN in the model."
+                    )
+                probabilities.append(predicted[: len(masks)].astype(np.float32))
+            clips.append(
+                {
+                    "clip_id": clip_ids[index],
+                    "category": categories[index],
+                    "masks": masks,
+                    "probabilities": np.stack(probabilities),
+                    "similarity": None,
+                }
+            )
+        yield clips
+
+
+def about(clip: Clip, subset: Subset) -> dict[str, str | None]:
+    """What a row of `clips.jsonl` says of a clip itself; the group is None where its objects are unknown."""
+    return {
+        "clip_id": clip.clip_id,
+        "category": clip.category,
+        "group": "_".join(subset.groups_of(clip)) or None,
+        "source_video": clip.source_video,
+    }
 
 
 def score(
     batches: Iterable[list[dict]],
     conditions: Sequence[str],
     accelerator: Accelerator,
-    metric_path: str | os.PathLike = METRIC,
+    subset: Subset | None = None,
+    journal: Journal | None = None,
     total: int | None = None,
-) -> dict[str, float]:
-    """The metric of all processes' clips (as `predict` yields them), the same dict in every process.
+) -> list[dict]:
+    """The rows (see `evaluate_metrics.clip_rows`) of all processes' clips, as `predict` yields them, in every process.
 
-    Clips are gathered as objects: exact, without the duplicates that padding would bring, whatever the masks' sizes.
+    Each process reduces its own clips; rows are gathered as objects: exact, without the duplicates that padding would
+    bring, whatever the masks' sizes.
+
+    Args:
+        subset: tells groups and source videos; without it a row has no group and is of a video of its own.
+        journal: receives the rows as they come.
     """
-    if accelerator.is_main_process:
-        # An id of its own: two evaluations on one machine never meet in the cache.
-        metric = evaluate.load(str(metric_path), experiment_id=uuid.uuid4().hex)
+    rows = []
     bar = tqdm(total=total, desc="clips", disable=not accelerator.is_main_process, leave=False)
     for clips in batches:
-        clips = gather_object(clips) if accelerator.num_processes > 1 else clips
-        if accelerator.is_main_process:
-            for clip in clips:
-                probabilities = clip["probabilities"]
-                metric.add_batch(
-                    predictions=probabilities,
-                    references=np.broadcast_to(clip["masks"], probabilities.shape),
-                    conditions=list(conditions),
-                    clip_ids=[clip["clip_id"]] * len(conditions),
-                )
-        bar.update(len(clips))
+        reduced = []
+        for clip in clips:
+            known = {"clip_id": clip["clip_id"], "category": clip["category"], "group": None}
+            known["source_video"] = clip["clip_id"]
+            if subset is not None:
+                several = subset.category_column is None
+                labels = tuple(filter(None, clip["category"].split("_"))) if several else (clip["category"],)
+                source = subset.source_video(clip["clip_id"])
+                known = about(Clip(clip["clip_id"], "", clip["category"], labels, source), subset)
+            probabilities = dict(zip(conditions, clip["probabilities"], strict=True))
+            reduced.append(clip_row(known, clip["masks"], probabilities, clip["similarity"]))
+        reduced = gather_object(reduced) if accelerator.num_processes > 1 else reduced
+        if journal is not None:
+            journal.append(reduced)
+        rows += reduced
+        bar.update(len(reduced))
     bar.close()
-    scores = [metric.compute() if accelerator.is_main_process else None]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(scores)
-    return scores[0]
+    return rows
 
 
 def save_predictions(batches: Iterable[list[dict]], conditions: Sequence[str], folder: Path) -> Iterator[list[dict]]:
@@ -219,16 +382,28 @@ def save_predictions(batches: Iterable[list[dict]], conditions: Sequence[str], f
         yield clips
 
 
+def check_splits(splits: Splits) -> None:
+    """Raises ValueError where the conditions are of different clips."""
+    conditions = list(splits)
+    first = splits[conditions[0]]
+    for condition in conditions[1:]:
+        split = splits[condition]
+        clip_ids = split.clip_ids if isinstance(split, FurtherSounds) else split["clip_id"][:]
+        if clip_ids != first["clip_id"][:]:
+            raise ValueError(
+                f"Expected the same clips in the same order in every condition, but those of {conditions[0]!r} and "
+                f"{condition!r} differ. Take the splits of one load_dataset call."
+            )
+
+
 def evaluate_model(
     model: AVSegFormerForSegmentation,
     processor: AVSegFormerProcessor,
-    splits: dict[str, Dataset],
+    splits: Splits,
     accelerator: Accelerator,
-    metric_path: str | os.PathLike = METRIC,
     batch_size: int = 4,
     num_workers: int = 0,
     sounds: dict[str, torch.Tensor] | None = None,
-    predictions_dir: str | os.PathLike | None = None,
 ) -> dict[str, float]:
     """The robustness scores of `model` over `splits`, the same in every process.
 
@@ -236,7 +411,6 @@ def evaluate_model(
         model: on the accelerator's device, not wrapped for distributed training. Its training mode is restored.
         splits: condition -> Dataset, the same clips in the same order, as `load_dataset("avsbench_robust", …)` gives.
         sounds: embeddings from `encode_sounds` to reuse; None computes them.
-        predictions_dir: where to write the probability masks, see `save_predictions`; None: nowhere.
 
     Returns:
         The metric's keys (`miou_positive`, …, `g_miou`, …), fractions in [0, 1].
@@ -244,26 +418,23 @@ def evaluate_model(
     Raises:
         ValueError: splits of different clips.
     """
-    conditions = list(splits)
-    first = splits[conditions[0]]
-    for condition in conditions[1:]:
-        if splits[condition]["clip_id"][:] != first["clip_id"][:]:
-            raise ValueError(
-                f"Expected the same clips in the same order in every condition, but those of {conditions[0]!r} and "
-                f"{condition!r} differ. Take the splits of one load_dataset call."
-            )
+    check_splits(splits)
     was_training = model.training
     model.eval()
     batches = predict(model, processor, splits, accelerator, batch_size, num_workers, sounds)
-    if predictions_dir is not None:
-        batches = save_predictions(batches, conditions, Path(predictions_dir))
-    scores = score(batches, conditions, accelerator, metric_path, total=len(first))
+    rows = score(batches, list(splits), accelerator, total=len(next(iter(splits.values()))))
     model.train(was_training)
-    return scores
+    return scores(rows)
 
 
-def format_scores(scores: dict[str, float], conditions: Sequence[str]) -> str:
-    """An aligned table: a row per condition, then the G-metrics and the score of a model that ignores audio."""
+def format_scores(
+    scores: dict[str, float], conditions: Sequence[str], further: dict[str, dict[str, float]] | None = None
+) -> str:
+    """An aligned table: a row per condition, then the G-metrics and the score of a model that ignores audio.
+
+    Args:
+        further: condition beyond the four -> its miou, f_score, fpr.
+    """
 
     def row(name: str, values: Sequence[float | None]) -> str:
         return f"{name:<20}" + "".join(f"{'-' if value is None else f'{value:.4f}':>10}" for value in values)
@@ -277,6 +448,10 @@ def format_scores(scores: dict[str, float], conditions: Sequence[str]) -> str:
             row(f"G {c}", [scores.get(f"g_{name}_{c}") for name in ("miou", "f_score")] + [None]) for c in negatives
         ]
     lines += [row("audio-blind floor", [scores.get("audio_blind_floor"), None, None])]
+    for condition, of_condition in (further or {}).items():
+        lines += [row(condition, [of_condition[name] for name in ("miou", "f_score", "fpr")])]
+        if "g_miou" in of_condition:
+            lines += [row(f"G {condition}", [of_condition.get(f"g_{name}") for name in ("miou", "f_score", "fpr")])]
     return "\n".join(lines)
 
 
@@ -332,15 +507,137 @@ def check_model_path(model: str) -> None:
         )
 
 
+def add_further(
+    splits: dict[str, Dataset], names: Iterable[str], seed: int, subset: str, split: str, unseen: Sequence[Path]
+) -> dict[str, FurtherSounds]:
+    """The sounds of the conditions beyond the four, made from the positive and off-screen splits."""
+    further = {}
+    for condition in map(further_condition, names):
+        partner = unseen if condition.partner == "unseen" else splits.get(condition.partner)
+        further[condition.name] = FurtherSounds(condition, splits["positive"], partner, seed, subset, split)
+    return further
+
+
+def score_folder(args: argparse.Namespace) -> list[dict]:
+    """The rows of the PNG masks in `args.predictions`, compared with the masks of the download; no sound is read.
+
+    Raises:
+        PredictionsError: what is missing, extra, broken or of another size.
+        FileNotFoundError, ValueError: from the download.
+    """
+    if args.subset not in SUBSETS:
+        raise ValueError(f"Expected one of {', '.join(SUBSETS)} for --subset, got {args.subset!r}.")
+    subset = SUBSETS[args.subset]
+    root = locate(subset, args.data_dir)
+    targets = [
+        Target(**about(clip, subset), masks=tuple(media_files(subset, root, clip)[1]), frames=FRAMES_PER_CLIP)
+        for clip in read_clips(subset, root)
+        if clip.split == SPLITS[args.split]
+    ]
+    if not targets:
+        raise ValueError(f"Expected clips in the split {args.split} of {args.subset}, but there are none.")
+    kept = spread(len(targets), args.max_clips)
+    return score_predictions(Path(args.predictions), args.conditions, targets, read_masks, kept)
+
+
+def score_model(
+    args: argparse.Namespace, accelerator: Accelerator, unseen: Sequence[Path], run: dict
+) -> tuple[list[dict], Journal]:
+    """The rows of `args.model` or of the callable `args.model_fn`, in the order of the data set, and their journal.
+
+    Args:
+        run: settings that name this run's journal, beside those that are added here.
+    """
+    function = load_function(args.model_fn) if args.model_fn else None
+    fixed = [condition for condition in args.conditions if condition in CONDITIONS]
+    further = [condition for condition in args.conditions if condition not in CONDITIONS]
+    needed = [*fixed]
+    if "off_screen" not in fixed and any(further_condition(name).partner == "off_screen" for name in further):
+        needed.append("off_screen")
+    with accelerator.main_process_first():  # one process builds the data, the others read its cache
+        (loaded,) = load_splits(args.subset, args.data_dir, args.seed, [args.split], needed, args.num_workers or None)
+    kept = spread(len(loaded[needed[0]]), args.max_clips)
+    splits: Splits = {condition: loaded[condition].select(kept) for condition in fixed}
+    for condition, sounds in add_further(loaded, further, args.seed, args.subset, args.split, unseen).items():
+        splits[condition] = sounds.select(kept)
+    check_splits(splits)
+    data = {condition: [file["filename"] for file in loaded[condition].cache_files] for condition in needed}
+    if function is None:
+        model = AVSegFormerForSegmentation.from_pretrained(args.model).to(accelerator.device).eval()
+        front_end = {} if args.front_end is None else {"front_end": args.front_end}
+        processor = AVSegFormerProcessor.from_pretrained(args.model, **front_end)
+        args.front_end = processor.feature_extractor.front_end
+        run = run | {"front_end": args.front_end}
+        files = sorted(path for path in Path(args.model).glob("*") if path.suffix in (".safetensors", ".bin"))
+        state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        run = run | {"weights": state or getattr(model.config, "_commit_hash", None)}
+    output_dir = Path(args.output_dir)
+    clip_ids = splits[fixed[0]]["clip_id"][:]
+    with Journal(output_dir, run | {"data": data}, accelerator.is_main_process) as journal:
+        accelerator.wait_for_everyone()  # all have read the journal before one writes to it
+        done = journal.rows.keys() & set(clip_ids)
+        if done and accelerator.is_main_process:
+            print(
+                f"resumed: {len(done)} of {len(clip_ids)} clips were scored before, in {journal.path}. Remove this "
+                "file to score them again, for example where the model has changed.",
+                flush=True,
+            )
+        if function is None:
+            batches = predict(model, processor, splits, accelerator, args.batch_size, args.num_workers, done=done)
+        else:
+            batches = predict_by(function, args.model_fn, splits, accelerator, args.num_workers, done)
+        if args.save_predictions:
+            batches = save_predictions(batches, list(splits), output_dir / "predictions")
+        score(batches, list(splits), accelerator, SUBSETS[args.subset], journal, len(clip_ids) - len(done))
+    return [journal.rows[clip_id] for clip_id in clip_ids], journal
+
+
+def count_source_videos(subset: Subset, data_dir: str | None) -> dict:
+    """How many source videos the splits of the subset's table share."""
+    videos: dict[str, list[str]] = {split: [] for split in SPLITS.values()}
+    for clip in read_clips(subset, locate(subset, data_dir)):
+        videos[clip.split].append(clip.source_video)
+    return shared_source_videos(videos)
+
+
+def condition_name(name: str) -> str:
+    if name not in CONDITIONS:
+        try:
+            further_condition(name)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    return name
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="from_pretrained folder or Hub id")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="from_pretrained folder or Hub id")
+    source.add_argument("--predictions", metavar="DIR", help="folder of PNG masks to score instead of a model")
+    source.add_argument(
+        "--model-fn", "--model_fn", metavar="MODULE:FUNCTION", help="callable to score instead of a model"
+    )
     parser.add_argument("--subset", required=True, help="s4, ms3 or demo")
     parser.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
     parser.add_argument("--seed", type=int, default=42, help="of the draw of negative sounds")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
-    parser.add_argument("--conditions", nargs="+", default=list(CONDITIONS), choices=list(CONDITIONS))
-    parser.add_argument("--output_dir", required=True, help="receives results.json and, if asked for, predictions/")
+    parser.add_argument(
+        "--conditions",
+        nargs="+",
+        type=condition_name,
+        default=list(CONDITIONS),
+        metavar="CONDITION",
+        help=f"{', '.join(CONDITIONS)} (the default); unseen, mixed_snr_<dB>, noise_snr_<dB>",
+    )
+    parser.add_argument("--unseen_dir", type=Path, help="folder of wav files for the condition unseen")
+    parser.add_argument(
+        "--output_dir", required=True, help="receives results.json, clips.jsonl and, if asked for, predictions/"
+    )
+    parser.add_argument(
+        "--front_end",
+        choices=("vggish", "released"),
+        help="of --model; released: that of the released code, which gives negative sounds away; default: the model's",
+    )
     parser.add_argument("--batch_size", type=int, default=4, help="clips per process")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that read the data")
     parser.add_argument("--max_clips", type=int, help="score only so many clips, evenly spaced over the split")
@@ -351,56 +648,65 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("batch_size", "max_clips"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"argument --{name}: expected at least 1, got {getattr(args, name)}")
-    args.conditions = [condition for condition in CONDITIONS if condition in args.conditions]
+    further = [condition for condition in dict.fromkeys(args.conditions) if condition not in CONDITIONS]
+    args.conditions = [condition for condition in CONDITIONS if condition in args.conditions] + further
+    if args.front_end is not None and args.model is None:
+        parser.error("argument --front_end: only with argument --model; other models bring their own")
+    if args.predictions:
+        for name in ("save_predictions", "unseen_dir"):
+            if getattr(args, name):
+                parser.error(f"argument --{name}: not allowed with argument --predictions")
+    else:
+        if further and "positive" not in args.conditions:
+            parser.error(f"argument --conditions: {further[0]} is compared with positive; add positive")
+        if ("unseen" in further) != (args.unseen_dir is not None):
+            parser.error("argument --unseen_dir: goes together with --conditions unseen")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    check_model_path(args.model)
+    if args.model:
+        check_model_path(args.model)
     disable_progress_bar()  # transformers' own
-    accelerator = Accelerator(cpu=args.cpu, mixed_precision=args.mixed_precision)
-    with accelerator.main_process_first():  # one process builds the data, the others read its cache
-        (splits,) = load_splits(
-            args.subset, args.data_dir, args.seed, [args.split], args.conditions, args.num_workers or None
-        )
-    kept = spread(len(splits[args.conditions[0]]), args.max_clips)
-    splits = {condition: split.select(kept) for condition, split in splits.items()}
-    model = AVSegFormerForSegmentation.from_pretrained(args.model).to(accelerator.device)
-    processor = AVSegFormerProcessor.from_pretrained(args.model)
-    output_dir = Path(args.output_dir)
-    scores = evaluate_model(
-        model,
-        processor,
-        splits,
-        accelerator,
-        batch_size=args.batch_size,
-        num_workers=args.num_workers,
-        predictions_dir=output_dir / "predictions" if args.save_predictions else None,
-    )
+    accelerator = Accelerator(cpu=args.cpu or bool(args.predictions), mixed_precision=args.mixed_precision)
+    source = args.model or args.model_fn or args.predictions
+    settings = {"seed": args.seed, "conditions": args.conditions, "max_clips": args.max_clips}
+    unseen = find_wavs(args.unseen_dir) if args.unseen_dir is not None else []
+    if unseen:
+        settings["unseen_sha256"] = unseen_digest(args.unseen_dir, unseen)
+    journal = None
+    if args.predictions:
+        try:
+            rows = score_folder(args) if accelerator.is_main_process else []
+        except PredictionsError as error:
+            print(*error.problems, error, sep="\n", file=sys.stderr)
+            raise SystemExit(2) from None
+    else:
+        settings |= {"mixed_precision": accelerator.mixed_precision, "device": accelerator.device.type}
+        run = {"source": source, "subset": args.subset, "split": args.split, "saved": args.save_predictions}
+        rows, journal = score_model(args, accelerator, unseen, settings | run)
+        settings |= {"batch_size": args.batch_size, "num_processes": accelerator.num_processes}
+        settings |= {"front_end": args.front_end} if args.model else {}
     if accelerator.is_main_process:
+        output_dir = Path(args.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
-        settings = {
-            "seed": args.seed,
-            "conditions": args.conditions,
-            "batch_size": args.batch_size,
-            "mixed_precision": accelerator.mixed_precision,
-            "max_clips": args.max_clips,
-            "num_processes": accelerator.num_processes,
-            "device": accelerator.device.type,
-        }
-        results = {
-            "model": args.model,
-            "subset": args.subset,
-            "split": args.split,
-            "scores": scores,
-            "clips": len(kept),
-            "settings": settings,
-            "versions": library_versions(),
-        }
-        write_json(output_dir / "results.json", results)
-        print(f"{args.model} on {args.subset}, {args.split} split, {len(kept)} clips")
-        print(format_scores(scores, args.conditions))
+        further = [further_condition(name) for name in args.conditions if name not in CONDITIONS]
+        found = results(rows, [condition.name for condition in further if not condition.is_heard])
+        found["source_videos"] = count_source_videos(SUBSETS[args.subset], args.data_dir)
+        write_rows(output_dir / "clips.jsonl", rows)
+        head = {"model": source, "subset": args.subset, "split": args.split}
+        masks = args.predictions or (output_dir / "predictions" if args.save_predictions else None)
+        rest = {"settings": settings, "clips_file": "clips.jsonl", "versions": library_versions()}
+        rest["predictions_dir"] = None if masks is None else os.path.relpath(masks, output_dir)
+        write_json(output_dir / "results.json", head | rest | found)
+        if journal is not None:
+            journal.remove()
+        print(f"{source} on {args.subset}, {args.split} split, {len(rows)} clips")
+        print(format_scores(found["scores"], args.conditions, found["extra_conditions"]))
+        for name, (low, high) in found["intervals"].items():
+            if name in ("g_miou", "g_f_score", "g_fpr"):
+                print(f"{name:<20}95 % of resamples of the clips lie in {low:.4f} to {high:.4f}")
         print(f"written to {output_dir / 'results.json'}")
     accelerator.wait_for_everyone()  # without it, processes have been seen to abort at shutdown
     accelerator.end_training()

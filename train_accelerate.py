@@ -35,7 +35,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from avsbench_robust_dataset import CONDITIONS
 from evaluate_accelerate import (
-    METRIC,
     check_model_path,
     decode_clip,
     encode_sounds,
@@ -513,10 +512,11 @@ def build_clips(
 ) -> tuple[TrainingClips, Collator]:
     """The training items. While the audio encoder is frozen, each sound is encoded once for the whole run."""
     frozen = network.config.freeze_audio_encoder
+    by_condition = processor.feature_extractor.front_end == "released"
     sounds = encode_sounds(processor, splits, network.get_audio_embeddings if frozen else None, device, progress)
     clips = TrainingClips(
         splits["positive"],
-        {condition: sound_keys(condition, split) for condition, split in splits.items()},
+        {condition: sound_keys(condition, split, by_condition) for condition, split in splits.items()},
         sounds,
         args.negative_ratio,
         args.negative_conditions,
@@ -627,7 +627,7 @@ def training_function(args: argparse.Namespace) -> None:
     def validate() -> None:
         sync_buffers(network)
         scores = evaluate_model(
-            network, processor, validation, accelerator, METRIC, args.batch_size, args.num_workers, validation_sounds
+            network, processor, validation, accelerator, args.batch_size, args.num_workers, validation_sounds
         )
         run.log({"validation": scores})
         say(accelerator, f"validation after step {run.step}\n{format_scores(scores, conditions)}")

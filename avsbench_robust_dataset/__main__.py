@@ -1,23 +1,32 @@
-"""`avs-data`: what a download holds, who gets whose sound, and a demo tree.
+"""`avs-data`: what a download holds, who gets whose sound, sounds as files, and a demo tree.
 
 avs-data manifest --subset s4 --seed 42 --data_dir data     the off-screen draw as JSON lines, from the CSV alone
+avs-data manifest --verify FILE --data_dir data             whether this machine draws the same; exit code 1 if not
+avs-data audio    --subset s4 --data_dir data --out DIR     each condition's wav files, in AVSBench's layout
+avs-data audit    --subset s4 --data_dir data               what tells negative from positive sound, as AUC
 avs-data check    --subset s4 --data_dir data               what the download lacks; exit code 1 if anything
 avs-data demo     --out data_demo                           a synthetic tree in AVSBench's layout
 """
 
 import argparse
+import json
 import os
 import sys
+from pathlib import Path
 
+from .audio_files import write_audio
 from .builder import locate
 from .check import check
-from .draw import DRAWS, draw_off_screen, manifest, summarize
+from .conditions import CONDITIONS, further_condition
+from .draw import DRAWS, compare_manifests, draw_off_screen, manifest, read_manifest, summarize
+from .further import find_wavs
 from .sources import read_clips
 from .subsets import SPLITS, SUBSETS
 
 
 def _manifest(args: argparse.Namespace) -> int:
     subset = SUBSETS[args.subset]
+    published, is_whole = (None, True) if args.verify is None else read_manifest(args.verify)
     clips = read_clips(subset, locate(subset, args.data_dir))
     pairs = []
     for split in SPLITS.values():
@@ -25,7 +34,52 @@ def _manifest(args: argparse.Namespace) -> int:
         if of_split:
             print(f"{split}: {summarize(of_split)}", file=sys.stderr)
         pairs += of_split
-    sys.stdout.writelines(manifest(pairs, subset))
+    if published is None:
+        sys.stdout.writelines(manifest(pairs, subset))
+        return 0
+    *lines, digest = manifest(pairs, subset)
+    differing = compare_manifests(published, map(json.loads, lines))
+    for line in differing:
+        print(line)
+    if not is_whole:
+        print(f"{args.verify} does not end with the SHA-256 of its own rows: it was changed or cut off")
+    if differing or not is_whole:
+        print(f"{len(differing)} rows differ between {args.verify} and the draw here ({digest.strip()})")
+        return 1
+    print(f"all {len(lines)} rows of {args.verify} equal the draw here: {digest.strip()}")
+    return 0
+
+
+def _audio(args: argparse.Namespace) -> int:
+    subset = SUBSETS[args.subset]
+    for name in set(args.conditions) - set(CONDITIONS):
+        further_condition(name)
+    if ("unseen" in args.conditions) != (args.unseen_dir is not None):
+        raise ValueError("Expected --unseen_dir together with the condition `unseen`, got one of them alone.")
+    unseen = find_wavs(args.unseen_dir) if args.unseen_dir is not None else []
+    count = write_audio(
+        subset,
+        locate(subset, args.data_dir),
+        args.out,
+        list(dict.fromkeys(args.conditions)),
+        args.splits,
+        args.seed,
+        args.draw,
+        unseen,
+        args.log_mel,
+    )
+    print(f"Wrote {count} sounds under {args.out}/<condition>/{subset.folder}/{subset.media}/.")
+    return 0
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from .audit import audit, format_audit, write_audit  # imports the model's front end, hence torch
+
+    draws = DRAWS if args.draw is None else (args.draw,)
+    result = audit(args.subset, args.data_dir, args.splits, args.seed, draws, args.front_end)
+    print(format_audit(result))
+    if args.json is not None:
+        write_audit(result, args.json)
     return 0
 
 
@@ -55,10 +109,45 @@ def main(argv: list[str] | None = None) -> int:
     where.add_argument("--subset", choices=list(SUBSETS), default="s4")
     where.add_argument("--data_dir", help="the download; default: $AVSBENCH_DIR, else ./data")
 
-    command = commands.add_parser("manifest", parents=[where], help="print the off-screen draw and its SHA-256")
-    command.add_argument("--seed", type=int, default=42)
-    command.add_argument("--draw", choices=DRAWS, default="matched")
+    drawn = argparse.ArgumentParser(add_help=False)
+    drawn.add_argument("--seed", type=int, default=42)
+    drawn.add_argument("--draw", choices=DRAWS, default="matched")
+
+    command = commands.add_parser("manifest", parents=[where, drawn], help="print the off-screen draw and its SHA-256")
+    command.add_argument(
+        "--verify",
+        type=Path,
+        metavar="FILE",
+        help="compare with this manifest row by row; exit code 1 if one differs",
+    )
     command.set_defaults(run=_manifest)
+
+    command = commands.add_parser("audio", parents=[where, drawn], help="write each condition's wav files")
+    command.add_argument("--out", type=Path, required=True, help="receives <condition>/, each as a download's folder")
+    command.add_argument(
+        "--conditions",
+        nargs="+",
+        default=list(CONDITIONS),
+        metavar="CONDITION",
+        help=f"{', '.join(CONDITIONS)} (the default), unseen, mixed_snr_<dB>, noise_snr_<dB>",
+    )
+    command.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS), help="default: all three")
+    command.add_argument("--unseen_dir", type=Path, help="folder of wav files for the condition unseen")
+    command.add_argument("--log_mel", action="store_true", help="also write log-mel spectra, (5, 1, 96, 64), as .npy")
+    command.set_defaults(run=_audio)
+
+    command = commands.add_parser("audit", parents=[where], help="measure what tells negative from positive sound")
+    command.add_argument("--splits", nargs="+", choices=list(SPLITS), default=["test"], help="default: test")
+    command.add_argument("--seed", type=int, default=42)
+    command.add_argument("--draw", choices=DRAWS, help="of the off-screen sounds; default: both, side by side")
+    command.add_argument(
+        "--front_end",
+        choices=("vggish", "released"),
+        default="vggish",
+        help="released: negative sounds pass another front end, as in the released pipeline",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write everything that was measured")
+    command.set_defaults(run=_audit)
 
     command = commands.add_parser("check", parents=[where], help="say what a download has and lacks")
     command.set_defaults(run=_check)

@@ -9,18 +9,21 @@ be, sounds are reused as evenly as possible; only a clip with no partner at all 
 nearest step. `released` follows the released script: a random allowed class, then a random clip of it.
 """
 
+import gzip
 import hashlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from .conditions import generator
 from .subsets import Clip, Subset
 
-__all__ = ["DRAWS", "Pair", "draw_off_screen", "manifest", "summarize"]
+__all__ = ["DRAWS", "Pair", "compare_manifests", "draw_off_screen", "manifest", "read_manifest", "summarize"]
 
 DRAWS = ("matched", "released")
 MIXING_ROUNDS = 100  # each proposes every clip an exchange with another one, and with another two
@@ -242,6 +245,55 @@ def manifest(pairs: Iterable[Pair], subset: Subset) -> Iterator[str]:
         digest.update(line.encode())
         yield line
     yield f"sha256 {digest.hexdigest()}\n"
+
+
+def read_manifest(path: Path) -> tuple[list[dict], bool]:
+    """The rows of a file that holds what `manifest` yields, also gzipped, and whether its last line is their SHA-256.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line is no row, or a clip comes twice.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"Expected a manifest at {path}, found no file.") from None
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"Expected a whole gzip file at {path}: {error}. Download it again.") from error
+    lines = data.splitlines(keepends=True)
+    last = lines.pop() if lines and lines[-1].startswith(b"sha256 ") else b""
+    is_whole = last.split() == [b"sha256", hashlib.sha256(b"".join(lines)).hexdigest().encode()]
+    rows, seen = [], set()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            key = row["split"], row["clip_id"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"Expected a row with split and clip_id in {path}, line {number}: {error!r}.") from error
+        if key in seen:
+            raise ValueError(f"Expected each clip once in {path}, but {key[1]!r} is there again in line {number}.")
+        seen.add(key)
+        rows.append(row)
+    return rows, is_whole
+
+
+def compare_manifests(published: Iterable[dict], drawn: Iterable[dict]) -> list[str]:
+    """One line for each clip whose rows differ or that only one side has, sorted by (split, clip id)."""
+    sides = [{(row["split"], row["clip_id"]): row for row in rows} for rows in (published, drawn)]
+    lines = []
+    for key in sorted(sides[0].keys() | sides[1].keys()):
+        ours, theirs = (side.get(key) for side in reversed(sides))
+        name = " ".join(key)
+        if ours is None or theirs is None:
+            lines.append(f"{name}: only in {'the file' if ours is None else 'the draw here'}")
+        elif ours != theirs:
+            fields = [field for field in {**theirs, **ours} if theirs.get(field) != ours.get(field)]
+            values = (f"{f} {json.dumps(theirs.get(f))} in the file, {json.dumps(ours.get(f))} here" for f in fields)
+            lines.append(f"{name}: {'; '.join(values)}")
+    return lines
 
 
 def summarize(pairs: list[Pair]) -> str:

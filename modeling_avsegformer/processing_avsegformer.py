@@ -9,12 +9,12 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import is_valid_image
 from transformers.processing_utils import AudioKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 
+from .feature_extraction_vggish import VGGishFeatureExtractor
+from .image_processing_avsegformer import AVSegFormerImageProcessor
+
 
 class AVSegFormerAudioKwargs(AudioKwargs, total=False):
     conditions: list[str] | None
-
-from .feature_extraction_vggish import VGGishFeatureExtractor
-from .image_processing_avsegformer import AVSegFormerImageProcessor
 
 
 class AVSegFormerProcessorKwargs(ProcessingKwargs, total=False):

@@ -1,5 +1,6 @@
-"""The command line: manifest, check, demo."""
+"""The command line: manifest and its verification, check, demo."""
 
+import gzip
 import hashlib
 import json
 import subprocess
@@ -12,8 +13,10 @@ import soundfile
 
 from avsbench_robust_dataset import SUBSETS
 from avsbench_robust_dataset.__main__ import main
+from avsbench_robust_dataset.draw import read_manifest
 from avsbench_robust_dataset.sources import media_files, read_clips
 
+PUBLISHED = Path(sys.modules["avsbench_robust_dataset"].__file__).with_name("manifests") / "s4_seed42.jsonl.gz"
 METADATA = Path(__file__).resolve().parents[3] / "shared" / "avsbench_metadata"
 
 
@@ -41,6 +44,80 @@ def test_manifest_depends_on_seed_and_draw_but_not_on_the_order_of_the_rows(writ
     base = digest(rows)
     assert digest(rows[::-1]) == base == digest(rows, "--seed", "42", "--draw", "matched")
     assert len({base, digest(rows, "--seed", "43"), digest(rows, "--draw", "released")}) == 3
+
+
+@pytest.fixture
+def own_manifest(write_s4, tmp_path, capsys):
+    """A small tree and the file that `avs-data manifest` prints of it."""
+    write_s4(tmp_path, media=False)
+    assert main(["manifest", "--data_dir", str(tmp_path)]) == 0
+    path = tmp_path / "manifest.jsonl"
+    path.write_text(capsys.readouterr().out)
+    return path
+
+
+def verify(path, *options):
+    return main(["manifest", "--verify", str(path), "--data_dir", str(path.parent), *options])
+
+
+def test_verify_the_same_draw(own_manifest, capsys):
+    assert verify(own_manifest) == 0
+    assert f"all 10 rows of {own_manifest} equal" in capsys.readouterr().out
+    own_manifest.write_bytes(gzip.compress(own_manifest.read_bytes()))
+    assert verify(own_manifest) == 0
+
+
+def test_verify_names_rows_and_both_values(own_manifest, capsys):
+    *lines, _ = own_manifest.read_text().splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines]
+    place = next(i for i, row in enumerate(rows) if row["clip_id"] == "car00000002")
+    before = rows[place]["off_screen_source"]
+    rows[place]["off_screen_source"] = "elsewhere00"
+    removed = rows.pop(place - 1)
+    rows.append({**removed, "clip_id": "another0000"})
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    own_manifest.write_text(text + f"sha256 {hashlib.sha256(text.encode()).hexdigest()}\n")
+    assert verify(own_manifest) == 1
+    out = capsys.readouterr().out
+    assert f'test car00000002: off_screen_source "elsewhere00" in the file, "{before}" here\n' in out
+    assert f"{removed['split']} another0000: only in the file\n" in out
+    assert f"{removed['split']} {removed['clip_id']}: only in the draw here\n" in out
+    assert "3 rows differ" in out and out.count("\n") == 4
+
+
+def test_verify_of_another_seed_and_of_a_stale_digest(write_s4, own_manifest, capsys):
+    rows = [(f"clip{i:05d}", ("dog_barking", "race_car", "playing_piano")[i % 3], "train") for i in range(30)]
+    write_s4(own_manifest.parent, rows, media=False)
+    assert main(["manifest", "--data_dir", str(own_manifest.parent)]) == 0
+    text = capsys.readouterr().out
+    own_manifest.write_text(text)
+    assert verify(own_manifest) == 0 and verify(own_manifest, "--seed", "43") == 1
+    capsys.readouterr()
+    for cut in (text.replace("sha256 ", "sha256 0"), text[: text.index("sha256")]):
+        own_manifest.write_text(cut)
+        assert verify(own_manifest) == 1
+        assert "does not end with the SHA-256 of its own rows" in capsys.readouterr().out
+
+
+def test_verify_of_something_else(own_manifest, capsys):
+    for content, message in (("[1, 2]\n", "line 1"), ('{"split": "test"}\n', "clip_id"), ("{\n", "line 1")):
+        own_manifest.write_text(content)
+        assert verify(own_manifest) == 1
+        assert message in capsys.readouterr().err
+    own_manifest.write_bytes(gzip.compress(b"{}" * 100)[:-9])
+    assert verify(own_manifest) == 1 and "gzip" in capsys.readouterr().err
+    own_manifest.unlink()
+    assert verify(own_manifest) == 1 and str(own_manifest) in capsys.readouterr().err
+
+
+def test_the_published_manifest_is_reproduced(write_s4, tmp_path, capsys):
+    """It holds clip ids, splits and categories: all that the draw depends on."""
+    rows, is_whole = read_manifest(PUBLISHED)
+    assert is_whole and len(rows) == 4932
+    write_s4(tmp_path, [(row["clip_id"], row["category"], row["split"]) for row in rows[::-1]], media=False)
+    assert main(["manifest", "--verify", str(PUBLISHED), "--data_dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("sha256 b0689a4fa7fe72404f30f755e0e0c9cfc8207038319b23ea86fed1f837d69689\n")
 
 
 def test_check_of_a_whole_tree(write_s4, write_ms3, tmp_path, capsys):

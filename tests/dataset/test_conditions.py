@@ -5,7 +5,16 @@ import hashlib
 import numpy as np
 import pytest
 
-from avsbench_robust_dataset.conditions import CONDITIONS, generator, noise, off_screen, positive, silence
+from avsbench_robust_dataset.conditions import (
+    CONDITIONS,
+    further_condition,
+    generator,
+    mix,
+    noise,
+    off_screen,
+    positive,
+    silence,
+)
 
 WAVEFORM = np.linspace(-0.5, 0.5, 80000, dtype=np.float32)
 PARTNER = np.cos(np.arange(80000) / 7).astype(np.float32)
@@ -58,3 +67,49 @@ def test_each_key_has_noise_of_its_own():
     for i in range(3):
         for j in range(i):
             assert abs(np.corrcoef(first[i], first[j])[0, 1]) < 0.02
+
+
+def power_ratio(waveform, mixed):
+    """dB of the waveform over what was added to it, both as they are in the mix (least squares finds its scale)."""
+    waveform, mixed = waveform.astype(np.float64), mixed.astype(np.float64)
+    scale = (waveform @ mixed) / (waveform @ waveform)
+    return 10 * np.log10(np.mean((scale * waveform) ** 2) / np.mean((mixed - scale * waveform) ** 2))
+
+
+@pytest.mark.parametrize("snr", [-10, 0, 7.5])
+def test_mix_has_the_ratio_of_powers(snr):
+    time = np.arange(80000)
+    own, other = (np.sin(2 * np.pi * k * time / 80000).astype(np.float32) for k in (300, 500))  # orthogonal
+    mixed = mix(own * 0.2, other * 0.9, snr)
+    assert mixed.dtype == np.float32 and np.abs(mixed).max() <= 1
+    assert power_ratio(own, mixed) == pytest.approx(snr, abs=1e-4)
+    quiet = mix(own * 0.01, other, snr)  # far from 1: the own sound stays as it is
+    np.testing.assert_allclose(quiet - own * 0.01, other * 0.01 * 10 ** (-snr / 20), atol=1e-7)
+
+
+def test_mix_of_silence():
+    zeros = np.zeros_like(WAVEFORM)
+    np.testing.assert_array_equal(mix(WAVEFORM, zeros, 0), WAVEFORM)
+    np.testing.assert_array_equal(mix(zeros, PARTNER, 0), zeros)
+    np.testing.assert_array_equal(mix(zeros, zeros, 0), zeros)
+
+
+def test_further_conditions():
+    unseen = further_condition("unseen")
+    assert (unseen.partner, unseen.is_heard) == ("unseen", False)
+    np.testing.assert_array_equal(unseen.make(WAVEFORM, None, PARTNER), PARTNER)
+    mixed = further_condition("mixed_snr_2.5")
+    assert (mixed.partner, mixed.is_heard) == ("off_screen", True)
+    np.testing.assert_array_equal(mixed.make(WAVEFORM, None, PARTNER), mix(WAVEFORM, PARTNER, 2.5))
+    noisy = further_condition("noise_snr_-5")
+    assert (noisy.partner, noisy.is_heard) == (None, True)
+    heard = noisy.make(WAVEFORM, generator(1), None)
+    np.testing.assert_array_equal(heard, mix(WAVEFORM, noise(WAVEFORM, generator(1)), -5))
+
+
+@pytest.mark.parametrize(
+    "name", ["slience", "mixed", "mixed_snr_", "noise_snr_1e3", "noise_snr_ 5", "Unseen", "positive"]
+)
+def test_unknown_further_conditions(name):
+    with pytest.raises(ValueError, match=f"got {name!r}"):
+        further_condition(name)

@@ -81,6 +81,9 @@ def test_two_processes_score_every_clip_once(model_folder, demo_tree, tmp_path, 
     assert two["settings"].pop("num_processes") == 2 and one["settings"].pop("num_processes") == 1
     assert two["scores"] == pytest.approx(one["scores"], abs=1e-7)
     assert two["scores"]["clips_positive"] == 5
+    rows = [(tmp_path / name / "clips.jsonl").read_text().splitlines() for name in ("one", "two")]
+    assert [json.loads(row)["clip_id"] for row in rows[1]] == [json.loads(row)["clip_id"] for row in rows[0]]
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["clips.jsonl", "results.json"]
 
 
 def test_images_once_a_clip_and_sounds_once(model_folder, demo_tree, monkeypatch, tmp_path):
@@ -125,6 +128,17 @@ def test_sounds_are_what_the_model_computes(model_folder, demo_tree):
                 expected = model.get_audio_embeddings(inputs.input_features)[0]
             torch.testing.assert_close(encoded[key], expected, rtol=1e-5, atol=1e-6)
             assert not encoded[key].requires_grad
+
+
+def test_the_released_front_end_treats_negatives_otherwise(model_folder, demo_tree):
+    """The same waveform has VGGish's features as a positive and the released script's as an off-screen sound."""
+    (splits,) = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)
+    ours = AVSegFormerProcessor.from_pretrained(model_folder)
+    released = AVSegFormerProcessor.from_pretrained(model_folder, front_end="released")
+    shared, split = (evaluate_accelerate.encode_sounds(processor, splits) for processor in (ours, released))
+    for source in splits["off_screen"]["audio_source"]:
+        torch.testing.assert_close(split[f"positive clip {source}"], shared[f"clip {source}"], rtol=0, atol=0)
+        assert (split[f"off_screen clip {source}"] - shared[f"clip {source}"]).abs().max() > 1
 
 
 def test_fewer_clips_and_conditions(model_folder, demo_tree, tmp_path):

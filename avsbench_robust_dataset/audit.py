@@ -1,0 +1,411 @@
+"""Shortcuts, measured: can a negative condition be told from positive by anything that is not content?
+
+Rows are read as `load_dataset` gives them and reduced to numbers: what a sound is like apart from what is heard in it
+(padding, duration, level, clipping, DC, spectrum edges, sample type, and the same of the model's input), where the row
+stands and what its files are like. For every number, and for cross-validated linear probes over all of them, the area
+under the ROC curve says how well it tells the condition from positive: 0.5 is chance, 0 and 1 are certain.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import datasets
+import numpy as np
+from tqdm.auto import tqdm
+
+from modeling_avsegformer.log_mel import MIN_SAMPLES, log_mel, released_log_mel
+
+from .conditions import SAMPLING_RATE
+from .draw import DRAWS
+from .subsets import SUBSETS, Subset
+
+__all__ = ["FRONT_ENDS", "Audit", "Comparison", "Estimate", "audit", "format_audit", "write_audit"]
+
+FRONT_ENDS = ("vggish", "released")
+FOLDS = 5
+RESAMPLES = 1000  # bootstrap samples behind an interval
+FEW_SOUNDS = 30  # below which a bootstrap over sounds is rough
+RIDGE = 0.1  # penalty on the probe's weights, features of unit variance
+BY_DEFINITION = ("silence", "noise")  # what is heard tells these from any real sound
+
+SOUND_KINDS = {
+    "leading_zeros": "padding",
+    "trailing_zeros": "padding",
+    "zero_fraction": "padding",
+    "longest_run": "padding",
+    "samples": "duration",
+    "sounding_seconds": "duration",
+    "rms_db": "level",
+    "peak_db": "level",
+    "clipped_fraction": "clipping",
+    "dc_offset": "DC",
+    "below_50_hz_db": "spectrum edges",
+    "above_7500_hz_db": "spectrum edges",
+    "sampling_rate": "dtype",
+    "bits": "dtype",
+    "off_16_bit_grid": "dtype",
+    "input_constant_frames": "model input",
+    "input_zero_fraction": "model input",
+    "input_minimum": "model input",
+    "input_maximum": "model input",
+    "input_mean": "model input",
+    "input_std": "model input",
+}
+ROW_KINDS = {
+    "row": "ordering",
+    "frames": "files",
+    "masks": "files",
+    "frame_bytes": "files",
+    "mask_bytes": "files",
+    "paths": "files",
+}
+
+
+# --- what is measured ---
+
+
+def sound_features(waveform: np.ndarray, sampling_rate: int, bits: int, examples: np.ndarray) -> np.ndarray:
+    """float64 array in the order of `SOUND_KINDS`.
+
+    Args:
+        waveform (float array (samples,)): as stored; not empty.
+        sampling_rate: Hz.
+        bits: of a stored sample.
+        examples (float array (seconds, 1, frames, bands)): what the model's front end makes of it.
+    """
+    x = waveform.astype(np.float64)
+    sounding = np.flatnonzero(x)
+    loud = np.flatnonzero(np.abs(x) > 1e-3 * np.abs(x).max())  # within 60 dB of the peak
+    power = np.abs(np.fft.rfft(x)) ** 2
+    frequency = np.fft.rfftfreq(len(x), 1 / sampling_rate)
+    ends = np.flatnonzero(np.diff(x, prepend=np.nan, append=np.nan))  # where a run of equal samples begins or ends
+    frames = examples.reshape(-1, examples.shape[-1])
+    total = power[1:].sum() + 1e-12
+    values = {
+        "leading_zeros": sounding[0] if len(sounding) else len(x),
+        "trailing_zeros": len(x) - 1 - sounding[-1] if len(sounding) else len(x),
+        "zero_fraction": 1 - len(sounding) / len(x),
+        "longest_run": np.diff(ends).max(),
+        "samples": len(x),
+        "sounding_seconds": (loud[-1] - loud[0] + 1) / sampling_rate if len(loud) else 0,
+        "rms_db": 10 * np.log10(np.mean(x**2) + 1e-12),
+        "peak_db": 20 * np.log10(np.abs(x).max() + 1e-6),
+        "clipped_fraction": np.mean(np.abs(x) >= 0.999),
+        "dc_offset": x.mean(),
+        "below_50_hz_db": 10 * np.log10(power[1:][frequency[1:] < 50].sum() / total + 1e-12),
+        "above_7500_hz_db": 10 * np.log10(power[frequency > 7500].sum() / total + 1e-12),
+        "sampling_rate": sampling_rate,
+        "bits": bits,
+        "off_16_bit_grid": np.mean(x * 32768 != np.round(x * 32768)),
+        "input_constant_frames": np.mean(np.ptp(frames, axis=1) == 0),
+        "input_zero_fraction": np.mean(frames == 0),
+        "input_minimum": frames.min(),
+        "input_maximum": frames.max(),
+        "input_mean": frames.mean(dtype=np.float64),
+        "input_std": frames.std(dtype=np.float64),
+    }
+    return np.array([values[name] for name in SOUND_KINDS], dtype=np.float64)
+
+
+def audio_statistics(examples: np.ndarray) -> np.ndarray:
+    """float64 (2 x bands,): mean and standard deviation of each band over time. What is heard is in it."""
+    frames = examples.reshape(-1, examples.shape[-1]).astype(np.float64)
+    return np.concatenate([frames.mean(axis=0), frames.std(axis=0)])
+
+
+def row_features(position: int, frames: list[dict], masks: list[dict]) -> np.ndarray:
+    """float64 array in the order of `ROW_KINDS`, from a row's place in its split and its stored images."""
+    images = frames + masks
+    sizes = [[len(image["bytes"]) for image in of_kind] for of_kind in (frames, masks)]
+    paths = sum(image["path"] is not None for image in images)
+    return np.array([position, len(frames), len(masks), sum(sizes[0]), sum(sizes[1]), paths], dtype=np.float64)
+
+
+@dataclass
+class Rows:
+    """What is kept of the rows of one condition: groups that must not be torn apart, and the features of each row."""
+
+    clips: list[str] = field(default_factory=list)
+    sounds: list[str] = field(default_factory=list)
+    sound: list[np.ndarray] = field(default_factory=list)
+    audio: list[np.ndarray] = field(default_factory=list)
+    row: list[np.ndarray] = field(default_factory=list)
+
+
+class Reader:
+    """Reduces rows to features. Equal sounds are measured once, so that their features are equal to the last bit."""
+
+    def __init__(self, subset: Subset, front_end: str):
+        self.subset, self.front_end = subset, front_end
+        self._measured: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
+
+    def read(self, splits: list[datasets.IterableDataset], condition: str) -> Rows:
+        """The rows of one condition in the splits, in their order."""
+        rows = Rows()
+        for split in splits:
+            tables = tqdm(split.with_format("arrow").iter(batch_size=1), desc=condition, unit=" rows", leave=False)
+            for position, table in enumerate(tables):
+                clip_id, source, audio, frames, masks = (
+                    table[name][0] for name in ("clip_id", "audio_source", "audio", "frames", "masks")
+                )
+                clip_id, source = clip_id.as_py(), source.as_py()
+                rows.clips.append(self.subset.source_video(clip_id))
+                # Silence and noise come from no clip; they stand with the clip whose own sound they replace.
+                rows.sounds.append(self.subset.source_video(source or clip_id))
+                sound, statistics = self._measure(
+                    audio["array"].values, audio["sampling_rate"].as_py(), condition == "positive"
+                )
+                rows.sound.append(sound)
+                rows.audio.append(statistics)
+                rows.row.append(row_features(position, frames.as_py(), masks.as_py()))
+        return rows
+
+    def _measure(self, samples, sampling_rate: int, positive: bool) -> tuple[np.ndarray, np.ndarray]:
+        waveform, bits = samples.to_numpy(zero_copy_only=False), samples.type.bit_width
+        released = self.front_end == "released" and not positive
+        key = (hashlib.sha256(waveform.tobytes()).digest(), sampling_rate, bits, released)
+        if key not in self._measured:
+            if sampling_rate != SAMPLING_RATE or len(waveform) < MIN_SAMPLES:
+                raise ValueError(
+                    f"Expected sounds of at least {MIN_SAMPLES} samples at {SAMPLING_RATE} Hz, which the model takes, "
+                    f"got {len(waveform)} at {sampling_rate} Hz. Build the data set anew."
+                )
+            examples = released_log_mel(waveform) if released else log_mel(waveform)
+            self._measured[key] = (
+                sound_features(waveform, sampling_rate, bits, examples),
+                audio_statistics(examples),
+            )
+        return self._measured[key]
+
+
+# --- how well it tells ---
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An area under the ROC curve and its 95 % interval."""
+
+    auc: float
+    low: float
+    high: float
+
+    @property
+    def at_chance(self) -> bool:
+        return self.low <= 0.5 <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.auc:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def weighted_auc(scores: np.ndarray, negative: np.ndarray, fold: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The share of (negative, positive) pairs within a fold in which the negative row scores higher; ties count half.
+
+    Args:
+        scores (float array (n,)), negative (bool array (n,)), fold (int array (n,)).
+        weights (float array (R, n)): how often each row counts, in each of R resamples.
+
+    Returns:
+        float64 array (R,); NaN where a resample has no pair.
+    """
+    won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    for of_fold in (fold == number for number in np.unique(fold)):
+        values, place = np.unique(scores[of_fold], return_inverse=True)
+        order = np.argsort(place, kind="stable")
+        starts = np.searchsorted(place[order], np.arange(len(values)))
+        ordered, is_negative = weights[:, of_fold][:, order], negative[of_fold][order]
+        negatives = np.add.reduceat(ordered * is_negative, starts, axis=1)  # (R, distinct scores)
+        positives = np.add.reduceat(ordered * ~is_negative, starts, axis=1)
+        below = positives.cumsum(axis=1) - positives
+        won += (negatives * (below + positives / 2)).sum(axis=1)
+        pairs += negatives.sum(axis=1) * positives.sum(axis=1)
+    return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+
+
+def estimate_auc(scores, negative, group, fold, resamples: int = RESAMPLES) -> Estimate:
+    """AUC with a percentile interval of a bootstrap over groups: whole groups of rows are drawn with replacement.
+
+    A score that tells perfectly has an interval of no width, however few the groups. Where no fold holds a pair, all
+    that is known is 0.5 in [0, 1].
+    """
+    names, place = np.unique(group, return_inverse=True)
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).astype(np.float64)
+    (auc,) = weighted_auc(scores, negative, fold, np.ones((1, len(scores))))
+    if np.isnan(auc):
+        return Estimate(0.5, 0.0, 1.0)
+    drawn = weighted_auc(scores, negative, fold, counts[:, place])
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return Estimate(float(auc), float(low), float(high))
+
+
+def assign_folds(group: list[str], folds: int = FOLDS) -> np.ndarray:
+    """int array (n,): a fold for each row, the same for all rows of a group; a fixed random one for each group."""
+    names, place = np.unique(group, return_inverse=True)
+    return (np.random.default_rng(0).permutation(len(names)) % folds)[place]
+
+
+def cross_validated_scores(features: np.ndarray, negative: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Each row's score by a linear probe that was fitted on the other folds; higher means negative.
+
+    The probe is ridge regression of the label, -1 or 1, on standardised features, cut off at 5 standard deviations.
+
+    Args:
+        features (float array (n, d)), negative (bool array (n,)), fold (int array (n,)).
+    """
+    scores = np.zeros(len(features))
+    label = np.where(negative, 1.0, -1.0)
+    for number in np.unique(fold):
+        test = fold == number
+        known = features[~test]
+        mean, scale = known.mean(axis=0), known.std(axis=0)
+        scale = np.where(np.ptp(known, axis=0) > 0, scale, np.inf)  # a constant tells nothing
+        x = np.clip((features - mean) / scale, -5, 5)
+        target = label[~test] - label[~test].mean()
+        gram = x[~test].T @ x[~test] / len(target) + RIDGE * np.eye(x.shape[1])
+        weights = np.linalg.solve(gram, x[~test].T @ target / len(target))
+        scores[test] = (x[test] * weights).sum(axis=1)  # row by row: equal rows get equal scores, which BLAS breaks
+    return scores
+
+
+# --- the audit ---
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How well one condition is told from positive.
+
+    Attributes:
+        draw: of the off-screen sounds; None for other conditions.
+        by_definition: whether what is heard tells them apart whatever the data are like.
+        probes: "sound" (all of `SOUND_KINDS`), "audio_only" (log-mel statistics, content included) and "row" (all of
+            `ROW_KINDS`), cross-validated so that no sound (of "row": no clip) is in training and test.
+        features: each of `SOUND_KINDS` and `ROW_KINDS` alone, as it is.
+    """
+
+    condition: str
+    draw: str | None
+    by_definition: bool
+    probes: dict[str, Estimate]
+    features: dict[str, Estimate]
+
+    @property
+    def at_chance(self) -> bool:
+        return all(estimate.at_chance for estimate in self.probes.values())
+
+
+@dataclass(frozen=True)
+class Audit:
+    subset: str
+    splits: list[str]
+    clips: int
+    sounds: int
+    seed: int
+    front_end: str
+    comparisons: list[Comparison]
+
+
+def compare(positive: Rows, other: Rows, condition: str, draw: str | None) -> Comparison:
+    """Every probe and every feature of one condition against positive."""
+    negative = np.arange(len(positive.clips) + len(other.clips)) >= len(positive.clips)
+    sounds, clips = positive.sounds + other.sounds, positive.clips + other.clips
+    sound, audio, row = (
+        np.array(getattr(positive, name) + getattr(other, name)) for name in ("sound", "audio", "row")
+    )
+    probes = {}
+    for name, features, group in (("sound", sound, sounds), ("audio_only", audio, sounds), ("row", row, clips)):
+        fold = assign_folds(group)
+        probes[name] = estimate_auc(cross_validated_scores(features, negative, fold), negative, group, fold)
+    together = np.zeros(len(negative), dtype=int)
+    alone = {}
+    for kinds, features, group in ((SOUND_KINDS, sound, sounds), (ROW_KINDS, row, clips)):
+        for name, values in zip(kinds, features.T, strict=True):
+            alone[name] = estimate_auc(values, negative, group, together)
+    return Comparison(condition, draw, condition in BY_DEFINITION, probes, alone)
+
+
+def audit(
+    subset: str,
+    data_dir: str | None = None,
+    splits: tuple[str, ...] = ("test",),
+    seed: int = 42,
+    draws: tuple[str, ...] = DRAWS,
+    front_end: str = "vggish",
+) -> Audit:
+    """Every condition against positive, in the splits together, off-screen sound once for each draw.
+
+    Reads the rows that `load_dataset(…, streaming=True)` gives: nothing is stored, and they are those of a build.
+
+    Args:
+        subset, data_dir, seed: as in `load_dataset`.
+        splits: of "train", "validation" and "test".
+        front_end: "vggish", this project's, or "released": positive sounds as VGGish's log-mel, all others by
+            `released_log_mel`.
+
+    Raises:
+        FileNotFoundError, ValueError: as the builder; a split without clips, fewer than two sounds.
+    """
+    reader = Reader(SUBSETS[subset], front_end)
+    positive, comparisons = None, []
+    for draw in draws:
+        stream = datasets.load_dataset(
+            "avsbench_robust", subset, data_dir=data_dir, seed=seed, draw=draw, streaming=True
+        )
+        absent = [split for split in splits if f"{split}_positive" not in stream]
+        if absent:
+            raise ValueError(f"Expected clips in the split {absent[0]} of {subset}, but there are none.")
+
+        def read(condition: str, stream=stream) -> Rows:
+            return reader.read([stream[f"{split}_{condition}"] for split in splits], condition)
+
+        if positive is None:
+            positive = read("positive")
+            if len(set(positive.sounds)) < 2:
+                raise ValueError(f"Expected at least two sounds in {', '.join(splits)} of {subset}, got one.")
+            comparisons += [compare(positive, read(condition), condition, None) for condition in BY_DEFINITION]
+        comparisons.append(compare(positive, read("off_screen"), "off_screen", draw))
+    return Audit(subset, list(splits), len(positive.clips), len(set(positive.sounds)), seed, front_end, comparisons)
+
+
+def _label(comparison: Comparison) -> str:
+    return comparison.condition + (f", {comparison.draw} draw" if comparison.draw else "")
+
+
+def format_audit(result: Audit) -> str:
+    """The audit as text: the probes of each condition, then the features that tell a condition from positive."""
+    lines = [
+        f"{result.subset}, {' + '.join(result.splits)}, {result.clips} clips, seed {result.seed}, "
+        f"front end {result.front_end}",
+        "AUC of telling a condition from positive, with its 95 % interval; 0.5 is chance",
+        *([f"only {result.sounds} sounds: the intervals are rough"] if result.sounds < FEW_SOUNDS else []),
+        "",
+        f"{'condition':<26}{'sound, no content':<24}{'audio only':<24}{'row and files':<24}verdict",
+    ]
+    for comparison in result.comparisons:
+        if comparison.by_definition:
+            verdict = "told apart by what is heard, by definition"
+        else:
+            verdict = "at chance" if comparison.at_chance else "NOT at chance"
+        probes = "".join(f"{str(comparison.probes[name]):<24}" for name in ("sound", "audio_only", "row"))
+        lines.append(f"{_label(comparison):<26}{probes}{verdict}")
+    kinds = SOUND_KINDS | ROW_KINDS
+    lines += ["", "features alone (below 0.5: smaller than in positive rows)"]
+    lines.append(f"{'':<40}" + "".join(f"{_label(comparison):<26}" for comparison in result.comparisons).rstrip())
+    for name, kind in kinds.items():
+        estimates = "".join(f"{str(comparison.features[name]):<26}" for comparison in result.comparisons)
+        lines.append(f"{f'{kind}: {name}':<40}{estimates.rstrip()}")
+    return "\n".join(lines)
+
+
+def write_audit(result: Audit, path: Path) -> None:
+    """Writes the audit as JSON, whole or not at all."""
+    content = asdict(result)
+    for row, comparison in zip(content["comparisons"], result.comparisons, strict=True):
+        row["at_chance"] = comparison.at_chance
+    content |= {"folds": FOLDS, "resamples": RESAMPLES, "kinds": SOUND_KINDS | ROW_KINDS}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)

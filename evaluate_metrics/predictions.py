@@ -1,0 +1,261 @@
+"""Scores a folder of PNG masks that any other code wrote, clip by clip, on all cores.
+
+FOLDER/<condition>/<category>/<clip>/<clip>_<k>.png, as AVSBench codes write them: <k> counts from 0 or from 1, the
+category level may be left out. Everything is looked at before anything is scored, so that one run tells every problem.
+"""
+
+import io
+import multiprocessing
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from .clip_rows import clip_row
+
+__all__ = ["PredictionsError", "Target", "read_prediction", "score_predictions"]
+
+# What Pillow raises on a file that is no image, or a broken or truncated one.
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the predictions of one clip are compared with.
+
+    Attributes:
+        masks: ground truth of the first frames, in order.
+        frames: how many frames the clip has; predictions of frames without a mask may lie there and are not scored.
+    """
+
+    clip_id: str
+    category: str
+    group: str | None
+    source_video: str
+    masks: tuple[Path, ...]
+    frames: int
+
+    @property
+    def nested(self) -> str:
+        return f"{self.category}/{self.clip_id}" if self.category else self.clip_id
+
+    @property
+    def about(self) -> dict[str, str | None]:
+        return {name: getattr(self, name) for name in ("clip_id", "category", "group", "source_video")}
+
+
+class PredictionsError(ValueError):
+    """The folder cannot be scored; `problems` has one line for each file or folder."""
+
+    def __init__(self, folder: Path, problems: Sequence[str]):
+        self.problems = list(problems)
+        kinds: dict[str, int] = {}
+        for problem in problems:
+            kind = problem.partition(":")[0]
+            kinds[kind] = kinds.get(kind, 0) + 1
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        super().__init__(
+            f"{folder}: nothing is scored, {len(self.problems)} problems ({counts}). Expected "
+            f"{folder}/<condition>/<category>/<clip>/<clip>_<k>.png, <k> from 0 or 1, the category level optional."
+        )
+
+
+# --- which files ---
+
+
+def _files(folder: Path) -> dict[str, set[str]]:
+    """Path of a folder below `folder` -> names of the files in it, hidden ones left out, at most three levels deep."""
+    found: dict[str, set[str]] = {}
+
+    def look(place: str, depth: int) -> None:
+        for entry in os.scandir(folder / place):
+            if entry.name.startswith("."):  # .DS_Store and the like
+                continue
+            if entry.is_dir() and depth < 2:
+                look(f"{place}/{entry.name}" if place else entry.name, depth + 1)
+            else:
+                found.setdefault(place, set()).add(f"{entry.name}/" if entry.is_dir() else entry.name)
+
+    look("", 0)
+    return found
+
+
+def _place(folder: Path, condition: str, targets: Sequence[Target], kept: Collection[str]):
+    """({clip id: paths of its masks}, problems) of one condition; `kept` are the ids of the clips to score."""
+    root = folder / condition
+    if not root.is_dir():
+        there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        return {}, [f"folder missing: {root}; {folder} holds {', '.join(there) or 'no folder'}"]
+    found = _files(root)
+    homes, first_names, last_names = {}, 0, 0
+    for target in targets:
+        options = [target.nested, target.clip_id]
+        homes[target.clip_id] = home = next((option for option in options if option in found), None)
+        first_names += f"{target.clip_id}_0.png" in found.get(home, ())
+        last_names += f"{target.clip_id}_{target.frames}.png" in found.get(home, ())
+    first = 0 if first_names > last_names else 1
+    # A clip that lacks its folder is named as its neighbours lie.
+    is_flat = any(homes.values()) and not any("/" in (home or "") for home in homes.values())
+    paths, problems = {}, []
+    for target in targets:
+        home = homes[target.clip_id] or (target.clip_id if is_flat else target.nested)
+        names = [f"{target.clip_id}_{k}.png" for k in range(first, first + target.frames)]
+        there = found.get(home, set())
+        if target.clip_id in kept:
+            scored = names[: len(target.masks)]
+            paths[target.clip_id] = [root / home / name for name in scored if name in there]
+            problems += [f"missing: {root / home / name}" for name in scored if name not in there]
+        there -= set(names)
+    problems += sorted(f"extra: {root / place / name}" for place, names in found.items() for name in names)
+    return paths, problems
+
+
+# --- what is in them ---
+
+
+def read_prediction(path: Path) -> tuple[np.ndarray, bool]:
+    """(H, W) uint8 and whether it is grey: grey values as they are, two other values as 0 and 255.
+
+    Raises:
+        ValueError: a file that is broken, or of more than one channel of 8 bits; begins with the problem's kind.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except BROKEN_IMAGE as error:
+        raise ValueError(f"unreadable: {path}, {error}") from error
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8) * np.uint8(255), False
+    if image.mode == "L":
+        return np.asarray(image), True
+    mode = image.mode
+    if mode == "P":
+        indices = np.asarray(image)
+        used = np.unique(indices)
+        palette = np.array(image.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
+        colours = palette[used] if used[-1] < len(palette) else None
+        if colours is None or (len(used) == 2 and _tells_nothing(colours)):
+            return (indices > 0).astype(np.uint8) * np.uint8(255), False
+        if (colours == colours[:, :1]).all():
+            return palette[indices, 0], True
+        if len(used) <= 2:
+            inside = colours.any(axis=1)[np.searchsorted(used, indices)]
+            return inside.astype(np.uint8) * np.uint8(255), False
+        mode = f"a palette of {len(used)} colours"
+    raise ValueError(
+        f"of a wrong mode: {path} is {mode}; save one channel, 1-bit or 8-bit grey, 255 for probability 1"
+    )
+
+
+def _tells_nothing(colours: np.ndarray) -> bool:
+    """Whether both of two colours are black, or neither is and they are no greys: then the index is the mask."""
+    grey = (colours == colours[:, :1]).all()
+    return not colours.any() or (not grey and bool(colours.any(axis=1).all()))
+
+
+def _read_target(target: Target, read_masks: Callable[[list[Path]], list[bytes]]) -> np.ndarray:
+    images = [Image.open(io.BytesIO(data)).convert("L") for data in read_masks(list(target.masks))]
+    return np.stack([np.asarray(image) > 0 for image in images])
+
+
+def _look(job: tuple[Target, dict[str, list[Path]]], read_masks) -> tuple[list[str], int]:
+    """What is wrong with a clip's files, and the highest grey in them."""
+    target, paths = job
+    height, width = _read_target(target, read_masks).shape[1:]
+    problems, highest = [], 0
+    for path in (path for of_condition in paths.values() for path in of_condition):
+        try:
+            values, is_grey = read_prediction(path)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if values.shape != (height, width):
+            problems.append(
+                f"of another size: {path} has {values.shape[1]} x {values.shape[0]} pixels, its ground truth "
+                f"{width} x {height}"
+            )
+        highest = max(highest, int(values.max())) if is_grey else highest
+    return problems, highest
+
+
+def _score(job: tuple[Target, dict[str, list[Path]]], read_masks, one: int) -> dict:
+    """A clip's row; `one` is the grey of probability 1."""
+    target, paths = job
+    probabilities = {}
+    for condition, of_condition in paths.items():
+        frames = [(values, one if is_grey else 255) for values, is_grey in map(read_prediction, of_condition)]
+        probabilities[condition] = np.stack([values.astype(np.float32) / np.float32(top) for values, top in frames])
+    return clip_row(target.about, _read_target(target, read_masks), probabilities)
+
+
+@contextmanager
+def _workers(count: int, jobs: int) -> Iterator[Callable]:
+    """A `map` over processes, in order; the plain one where a single process is all there is."""
+    if min(count, jobs) < 2:
+        yield map
+        return
+    # Forked, as PyTorch's loaders are: a spawned process would import the caller's script, and with it PyTorch.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(min(count, jobs), mp_context=context) as pool:
+        yield partial(pool.map, chunksize=4)
+
+
+def score_predictions(
+    folder: Path,
+    conditions: Sequence[str],
+    targets: Sequence[Target],
+    read_masks: Callable[[list[Path]], list[bytes]],
+    kept: Sequence[int] | None = None,
+    processes: int | None = None,
+) -> list[dict]:
+    """The rows of `clip_rows`, in the order of `targets`, of the masks in `folder`.
+
+    A mask is 1-bit, a palette's two colours (the object is what is not black) or 8-bit grey: probability 255 p. Where
+    no grey in the whole folder is above 1, it holds masks of 0 and 1.
+
+    Args:
+        targets: all clips of the split; what lies there for other clips is extra.
+        read_masks: paths of ground truth -> PNG files in which the object is what is above 0; a function of a module.
+        kept: which targets to score; all by default.
+        processes: by default one for each core that this process may use.
+
+    Raises:
+        PredictionsError: files that are missing, extra, unreadable, of another size or mode; all of them are named,
+            nothing is scored.
+        FileNotFoundError, ValueError: from `read_masks`.
+    """
+    scored = [targets[i] for i in (range(len(targets)) if kept is None else kept)]
+    paths: dict[str, dict[str, list[Path]]] = {target.clip_id: {} for target in scored}
+    problems = []
+    for condition in conditions:
+        found, of_condition = _place(folder, condition, targets, paths.keys())
+        problems += of_condition
+        for clip_id, of_clip in found.items():
+            paths[clip_id][condition] = of_clip
+    jobs = [(target, paths[target.clip_id]) for target in scored]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with _workers(processes or cores, len(jobs)) as map_jobs:
+        highest = 0
+        looks = map_jobs(partial(_look, read_masks=read_masks), jobs)
+        for of_clip, value in tqdm(looks, desc="files", total=len(jobs), disable=None, leave=False):
+            problems += of_clip
+            highest = max(highest, value)
+        if highest == 1 and "positive" not in conditions:
+            problems.append(
+                f"ambiguous: no value above 1 in {folder}, which are masks of 0 and 1 or probabilities of 1/255; save "
+                "masks as 0 and 255, or score `positive` too"
+            )
+        if problems:
+            raise PredictionsError(folder, problems)
+        rows = map_jobs(partial(_score, read_masks=read_masks, one=1 if highest == 1 else 255), jobs)
+        return list(tqdm(rows, desc="clips", total=len(jobs), disable=None, leave=False))

@@ -1,0 +1,169 @@
+"""Rows of statistics against plain loops over pixels, and everything that is reported of them against the rows."""
+
+import json
+
+import numpy as np
+import pytest
+
+from evaluate_metrics.avs_robust.avs_robust import AVSRobust
+from evaluate_metrics.clip_rows import breakdown, clip_row, results, scores, similarity_auroc, write_rows
+
+CONDITIONS = ("positive", "silence", "noise", "off_screen")
+THRESHOLDS = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+
+
+def clips(count=13, conditions=(*CONDITIONS, "unseen", "mixed_snr_0"), similarity=True):
+    """(about, masks, {condition: probabilities}, {condition: similarity}): sizes, frames and areas differ."""
+    rng = np.random.default_rng(7)
+    for number in range(count):
+        shape = (1 + number % 3, 5 + number % 2, 4)
+        masks = rng.random(shape) < 0.05 + number / (2 * count)
+        masks[0] = False if number == 4 else masks[0]
+        about = {"clip_id": f"c{number:02d}", "category": "abc"[number % 3], "group": ("x", "y", None)[number % 3]}
+        about["source_video"] = f"v{number // 2}"
+        # eighths, so that thresholds are met exactly and similarities tie
+        probabilities = {name: (rng.integers(0, 9, shape) / 8).astype(np.float32) for name in conditions}
+        values = {name: (rng.integers(-2, 3 + (name == "positive"), 5) / 4).tolist() for name in conditions}
+        yield about, masks, probabilities, values if similarity else None
+
+
+def rows_of(**options):
+    return [clip_row(*clip) for clip in clips(**options)]
+
+
+def test_a_row_is_counted_pixel_by_pixel():
+    for about, masks, probabilities, similarity in clips():
+        row = clip_row(about, masks, probabilities, similarity)
+        assert {name: row[name] for name in about} == about
+        assert row["mask_area"] == [frame.sum() / frame.size for frame in masks]
+        assert list(row["conditions"]) == list(probabilities)
+        for name, frames in probabilities.items():
+            got = row["conditions"][name]
+            assert got["similarity"] == similarity[name]
+            assert got["area"] == [(frame > 0.5).sum() / frame.size for frame in frames]
+            ious = [
+                ((p > 0.5) & m).sum() / ((p > 0.5) | m).sum() if m.any() else (p <= 0.5).mean()
+                for p, m in zip(frames, masks, strict=True)
+            ]
+            assert got["iou"] == pytest.approx(ious, abs=1e-6)
+            assert got["fpr_curve"] == [(frames > np.float32(t)).sum() / frames.size for t in THRESHOLDS]
+            assert got["fpr_curve"][5] == pytest.approx(np.mean(got["area"])) and got["fpr_curve"][10] == 0
+
+
+def test_eight_bit_probabilities_meet_the_thresholds_of_the_curve():
+    frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16).astype(np.float32) / np.float32(255)
+    row = clip_row({"clip_id": "c"}, np.ones((1, 16, 16)), {"silence": frames})
+    above = [sum(value * 10 > 255 * k for value in range(256)) for k in range(11)]  # in whole numbers
+    assert [fraction * 256 for fraction in row["conditions"]["silence"]["fpr_curve"]] == above
+
+
+@pytest.mark.parametrize("value", [np.nan, -0.1, 1.5])
+def test_bad_probabilities_name_clip_and_condition(value):
+    frames = np.full((1, 2, 2), value, np.float32)
+    with pytest.raises(ValueError, match=r"clip 'dog' \(noise\)"):
+        clip_row({"clip_id": "dog"}, np.ones((1, 2, 2)), {"noise": frames})
+
+
+def test_scores_are_the_metric_s(tmp_path):
+    metric = AVSRobust(cache_dir=str(tmp_path), experiment_id="rows")
+    for about, masks, probabilities, _ in clips():
+        for name in CONDITIONS:
+            metric.add(prediction=probabilities[name], reference=masks, condition=name, clip_id=about["clip_id"])
+    expected = metric.compute()
+    got = scores(rows_of())
+    assert set(got) == set(expected)
+    assert got == pytest.approx(expected, abs=1e-15)
+
+
+def test_means_over_the_written_file_are_the_scores(tmp_path):
+    rows = rows_of()
+    found = results(rows, ["unseen"])
+    write_rows(tmp_path / "clips.jsonl", rows)
+    read = [json.loads(line) for line in (tmp_path / "clips.jsonl").read_text().splitlines()]
+    assert read == rows and [path.name for path in tmp_path.iterdir()] == ["clips.jsonl"]
+    for name in CONDITIONS:
+        of = [row["conditions"][name] for row in read]
+        assert found["scores"][f"miou_{name}"] == pytest.approx(np.mean([np.mean(clip["iou"]) for clip in of]))
+        assert found["scores"][f"fpr_{name}"] == pytest.approx(np.mean([np.mean(clip["area"]) for clip in of]))
+        f_scores = [clip["f_score"] for clip in of if clip["f_score"] is not None]
+        assert found["scores"][f"f_score_{name}"] == pytest.approx(np.mean(f_scores))
+        assert found["fpr_curve"][name] == pytest.approx(np.mean([clip["fpr_curve"] for clip in of], axis=0))
+    assert found["fpr_curve"]["thresholds"] == THRESHOLDS
+    assert found["clips"] == found["bootstrap"]["clips"] == 13
+    low, high = found["intervals"]["g_miou"]
+    assert low < found["scores"]["g_miou"] < high
+    json.dumps(found, allow_nan=False)
+
+
+def test_further_conditions_stand_beside_the_four():
+    rows = rows_of()
+    further = results(rows, ["unseen"])["extra_conditions"]
+    assert list(further) == ["unseen", "mixed_snr_0"]
+    for name in further:
+        of = [row["conditions"][name] for row in rows]
+        assert further[name]["miou"] == pytest.approx(np.mean([np.mean(clip["iou"]) for clip in of]))
+        assert further[name]["fpr"] == pytest.approx(np.mean([np.mean(clip["area"]) for clip in of]))
+        assert further[name]["clips"] == 13
+    assert set(further["mixed_snr_0"]) == {"miou", "f_score", "fpr", "clips"}
+    positive = scores(rows)["miou_positive"]
+    rest = 1 - further["unseen"]["miou"]
+    assert further["unseen"]["g_miou"] == pytest.approx(2 * positive * rest / (positive + rest))
+    assert further["unseen"]["g_fpr"] == further["unseen"]["fpr"] and "g_f_score" in further["unseen"]
+    assert not {key for key in scores(rows) if "unseen" in key or "mixed" in key}
+
+
+def test_breakdown_is_the_scores_of_the_parts():
+    rows = rows_of()
+    found = breakdown(rows)
+    assert {name: sorted(found[name]) for name in ("category", "group")} == {
+        "category": ["a", "b", "c"],
+        "group": ["x", "y"],  # the third is unknown
+    }
+    for key in ("category", "group"):
+        for name, values in found[key].items():
+            assert values == scores([row for row in rows if row[key] == name])
+    areas = sorted((np.mean(row["mask_area"]), row["clip_id"]) for row in rows)
+    first = [row for row in rows if row["clip_id"] in {clip_id for _, clip_id in areas[:4]}]
+    bins = list(found["mask_area"])
+    assert [name[:3] for name in bins] == ["Q1:", "Q2:", "Q3:", "Q4:"]
+    assert bins[0] == f"Q1: {areas[0][0]:.3g} to {areas[3][0]:.3g}"
+    assert found["mask_area"][bins[0]] == scores(first)
+    edges = [areas[k][0] for k in (3, 6, 9)]  # the quartiles of 13 values are values
+    counts = [sum(sum(area > edge for edge in edges) == number for area, _ in areas) for number in range(4)]
+    assert [found["mask_area"][name]["clips_positive"] for name in bins] == counts
+    assert list(found["frame"]) == ["1", "2", "3"]
+    for k, values in enumerate(found["frame"].values()):
+        here = [row for row in rows if len(row["mask_area"]) > k]
+        for name in CONDITIONS:
+            ious = [row["conditions"][name]["iou"][k] for row in here]
+            assert values[f"miou_{name}"] == pytest.approx(np.mean(ious))
+            areas = [row["conditions"][name]["area"][k] for row in here]
+            assert values[f"fpr_{name}"] == pytest.approx(np.mean(areas))
+        rest = 1 - np.mean([values[f"miou_{name}"] for name in CONDITIONS[1:]])
+        expected = 2 * values["miou_positive"] * rest / (values["miou_positive"] + rest)
+        assert values["g_miou"] == pytest.approx(expected)
+        assert not any("f_score" in key for key in values)
+
+
+def test_equal_areas_are_one_bin():
+    ones = np.ones((1, 2, 2))
+    rows = [clip_row({"clip_id": str(k), "category": "", "group": None}, ones, {"noise": ones}) for k in range(5)]
+    assert list(breakdown(rows)["mask_area"]) == ["Q1: 1 to 1"]
+    assert breakdown(rows)["category"] == {}
+
+
+def test_auroc_counts_every_pair():
+    rows = rows_of()
+    for name in (*CONDITIONS[1:], "unseen"):
+        of = {c: [np.mean(row["conditions"][c]["similarity"]) for row in rows] for c in ("positive", name)}
+        wins = [(p > n) + (p == n) / 2 for p in of["positive"] for n in of[name]]
+        assert similarity_auroc(rows, name) == pytest.approx(np.mean(wins), abs=1e-12)
+    assert set(results(rows, ["unseen"])["similarity_auroc"]) == {"silence", "noise", "off_screen", "unseen"}
+
+
+def test_no_auroc_without_similarities_or_positives():
+    rows = rows_of(similarity=False)
+    assert results(rows)["similarity_auroc"] == {"silence": None, "noise": None, "off_screen": None}
+    rows = rows_of(conditions=("silence",))
+    assert similarity_auroc(rows, "silence") is None
+    assert "g_miou" not in results(rows)["scores"] and results(rows)["extra_conditions"] == {}

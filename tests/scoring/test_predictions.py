@@ -1,0 +1,254 @@
+"""Folders of PNG masks: what is in them is what is scored, and what is wrong with them is told at once."""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluate_metrics.clip_rows import clip_row
+from evaluate_metrics.predictions import PredictionsError, Target, read_prediction, score_predictions
+
+CONDITIONS = ("positive", "noise")
+CLIPS = [("dog_1", "dog"), ("cat.2", "cat"), ("-og_3", "dog")]
+SIZE = (5, 4)  # (height, width)
+
+
+def read_masks(paths):
+    """The ground truth's bytes, as the data set's reader gives them."""
+    return [path.read_bytes() for path in paths]
+
+
+def save(path: Path, image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path)
+
+
+def values_of(condition: str, clip_id: str, k: int) -> np.ndarray:
+    """uint8 noise of a mask of its own, with 0 and 255 in it."""
+    seed = [CONDITIONS.index(condition), [clip for clip, _ in CLIPS].index(clip_id), k]
+    values = np.random.default_rng(seed).integers(0, 256, SIZE, dtype=np.uint8)
+    values[0, :2] = 0, 255
+    return values
+
+
+@pytest.fixture
+def targets(tmp_path):
+    """Three clips of three frames; the last has one mask only."""
+    found = []
+    for number, (clip_id, category) in enumerate(CLIPS):
+        masks = [tmp_path / f"truth/{clip_id}_{k}.png" for k in range(1, 2 if number == 2 else 4)]
+        for k, path in enumerate(masks):
+            save(path, np.random.default_rng([9, number, k]).random(SIZE) < 0.4)
+        found.append(Target(clip_id, category, "animal", clip_id, tuple(masks), frames=3))
+    return found
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(first k, with categories, change of the values): a whole folder of predictions."""
+
+    def write(first=1, nested=True, change=lambda values: values) -> Path:
+        folder = tmp_path / "predictions"
+        shutil.rmtree(folder, ignore_errors=True)
+        for condition in CONDITIONS:
+            for clip_id, category in CLIPS:
+                for k in range(3):
+                    place = folder / condition / (category if nested else "") / clip_id
+                    save(place / f"{clip_id}_{k + first}.png", change(values_of(condition, clip_id, k)))
+        return folder
+
+    return write
+
+
+def expected_rows(targets, change=lambda values: values / np.float32(255)):
+    rows = []
+    for target in targets:
+        masks = np.stack([np.array(Image.open(path)) for path in target.masks])
+        frames = {
+            condition: np.stack(
+                [change(values_of(condition, target.clip_id, k)).astype(np.float32) for k in range(len(masks))]
+            )
+            for condition in CONDITIONS
+        }
+        rows.append(clip_row(target.about, masks, frames))
+    return rows
+
+
+def problems_of(folder, targets, conditions=CONDITIONS, **options):
+    with pytest.raises(PredictionsError) as caught:
+        score_predictions(folder, conditions, targets, read_masks, **options)
+    assert str(caught.value).startswith(f"{folder}: nothing is scored, {len(caught.value.problems)} problems (")
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("nested", [True, False])
+def test_layouts_are_scored_alike(write, targets, first, nested):
+    folder = write(first, nested)
+    (folder / "positive/.DS_Store").write_bytes(b"")
+    (folder / "notes.txt").write_text("")  # beside the conditions
+    assert score_predictions(folder, CONDITIONS, targets, read_masks, processes=1) == expected_rows(targets)
+
+
+def test_layouts_may_differ_between_conditions(write, targets):
+    folder = write(0, True)
+    shutil.move(folder / "noise", folder / "noise_from_0")
+    for clip_id, category in CLIPS:
+        for k in range(3):
+            source = folder / "noise_from_0" / category / clip_id / f"{clip_id}_{k}.png"
+            save(folder / "noise" / clip_id / f"{clip_id}_{k + 1}.png", Image.open(source))
+    assert score_predictions(folder, CONDITIONS, targets, read_masks, processes=1) == expected_rows(targets)
+
+
+def test_processes_and_a_part_of_the_clips(write, targets):
+    folder = write()
+    rows = expected_rows(targets)
+    assert score_predictions(folder, CONDITIONS, targets, read_masks, processes=2) == rows
+    assert score_predictions(folder, CONDITIONS, targets, read_masks, kept=[2, 0]) == [rows[2], rows[0]]
+    alone = score_predictions(folder, ["noise"], targets, read_masks)
+    assert [list(row["conditions"]) for row in alone] == [["noise"]] * 3
+    shutil.rmtree(folder / "positive/cat")  # a clip that is not asked for
+    assert score_predictions(folder, CONDITIONS, targets, read_masks, kept=[2, 0]) == [rows[2], rows[0]]
+
+
+def binary(values):
+    return values > 127
+
+
+def paletted(colours, indices=lambda values: (values > 127).astype(np.uint8)):
+    def change(values):
+        image = Image.fromarray(indices(values), mode=None).convert("L")
+        image = Image.frombytes("P", image.size, image.tobytes())
+        image.putpalette(colours)
+        return image
+
+    return change
+
+
+GREYS = [value for value in range(256) for _ in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (binary, binary),  # mode 1
+        (lambda values: binary(values) * np.uint8(255), binary),
+        (lambda values: binary(values).astype(np.uint8), binary),  # 0 and 1 in the whole folder
+        (paletted([0, 0, 0, 128, 0, 0]), binary),  # the palette of PASCAL VOC
+        (paletted([255, 255, 255, 0, 0, 0]), lambda values: ~binary(values)),
+        (paletted([0, 0, 0, 255, 255, 255]), binary),
+        (paletted([0, 0, 0, 0, 0, 0]), binary),
+        (paletted([9, 0, 0, 0, 9, 0]), binary),
+        (paletted(GREYS), binary),  # greys 0 and 1
+        (paletted(GREYS, lambda values: values), lambda values: values / np.float32(255)),
+    ],
+    ids="1 L255 L1 voc inverted p255 black colours grey01 grey".split(),
+)
+def test_modes(write, targets, change, expected):
+    folder = write(change=change)
+    assert score_predictions(folder, CONDITIONS, targets, read_masks, processes=1) == expected_rows(targets, expected)
+
+
+def test_greys_of_0_and_1_need_the_positives(write, targets):
+    """A perfect model's probabilities on noise may be 0 and 1/255: alone, they could be masks of 0 and 1."""
+    folder = write(change=lambda values: binary(values).astype(np.uint8))
+    (problem,) = problems_of(folder, targets, ["noise"])
+    assert problem.startswith("ambiguous: no value above 1")
+    folder = write(change=lambda values: np.zeros_like(values))
+    (row, *_) = score_predictions(folder, ["noise"], targets, read_masks)
+    assert row["conditions"]["noise"]["area"] == [0, 0, 0]
+
+
+def test_everything_that_is_wrong_is_told_at_once(write, targets):
+    folder = write()
+    (folder / "positive/dog/dog_1/dog_1_2.png").unlink()
+    shutil.rmtree(folder / "noise/cat/cat.2")
+    save(folder / "noise/dog/dog_1/dog_1_4.png", np.zeros(SIZE, np.uint8))
+    save(folder / "noise/dog/fox_1/fox_1_1.png", np.zeros(SIZE, np.uint8))
+    save(folder / "positive/cat.2/cat.2_1.png", np.zeros(SIZE, np.uint8))  # beside that in its category
+    (folder / "noise/dog/dog_1/deeper").mkdir()
+    save(folder / "noise/dog/-og_3/-og_3_1.png", np.zeros((4, 5), np.uint8))
+    save(folder / "positive/dog/-og_3/-og_3_1.png", np.zeros((*SIZE, 3), np.uint8))
+    cut = folder / "positive/cat/cat.2/cat.2_3.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    problems = problems_of(folder, targets, [*CONDITIONS, "silence"], processes=2)
+    assert f"folder missing: {folder}/silence; {folder} holds noise, positive" in problems
+    named = [problem for problem in problems if problem.startswith(("missing", "extra"))]
+    assert sorted(named) == sorted(
+        [f"missing: {folder}/positive/dog/dog_1/dog_1_2.png"]
+        + [f"missing: {folder}/noise/cat/cat.2/cat.2_{k}.png" for k in (1, 2, 3)]
+        + [f"extra: {folder}/noise/dog/dog_1/dog_1_4.png", f"extra: {folder}/noise/dog/fox_1/fox_1_1.png"]
+        + [f"extra: {folder}/positive/cat.2/cat.2_1.png", f"extra: {folder}/noise/dog/dog_1/deeper"]
+    )
+    others = [problem for problem in problems if problem not in named and not problem.startswith("folder")]
+    assert len(others) == 3
+    assert f"of another size: {folder}/noise/dog/-og_3/-og_3_1.png has 5 x 4 pixels, its ground truth 4 x 5" in others
+    assert any(f"of a wrong mode: {folder}/positive/dog/-og_3/-og_3_1.png is RGB" in problem for problem in others)
+    assert any(problem.startswith(f"unreadable: {cut}, ") for problem in others)
+
+
+def test_a_clip_without_files_is_named_as_its_neighbours_lie(write, targets):
+    folder = write(0, nested=False)
+    shutil.rmtree(folder / "noise/cat.2")
+    assert problems_of(folder, targets) == [f"missing: {folder}/noise/cat.2/cat.2_{k}.png" for k in (0, 1, 2)]
+
+
+def test_one_stray_file_does_not_change_the_count(write, targets):
+    folder = write(1)
+    save(folder / "noise/dog/dog_1/dog_1_0.png", np.zeros(SIZE, np.uint8))
+    assert problems_of(folder, targets) == [f"extra: {folder}/noise/dog/dog_1/dog_1_0.png"]
+
+
+def test_no_folder_at_all(targets, tmp_path):
+    problems = problems_of(tmp_path / "none", targets)
+    assert problems == [
+        f"folder missing: {tmp_path}/none/{name}; {tmp_path}/none holds no folder" for name in CONDITIONS
+    ]
+    (tmp_path / "empty/positive").mkdir(parents=True)
+    assert len(problems_of(tmp_path / "empty", targets, ["positive"])) == 3 + 3 + 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16", "CMYK"])
+def test_more_than_one_byte_a_pixel(tmp_path, mode):
+    path = tmp_path / ("mask.png" if mode != "CMYK" else "mask.tif")
+    Image.new(mode, (4, 5)).save(path)
+    with pytest.raises(ValueError, match=f"of a wrong mode: {path} is {mode}"):
+        read_prediction(path)
+
+
+def test_a_picture_in_a_palette(tmp_path):
+    path = tmp_path / "mask.png"
+    save(path, paletted([0, 0, 0, 9, 0, 0, 0, 9, 0], lambda values: values % 3)(values_of("noise", "dog_1", 0)))
+    with pytest.raises(ValueError, match="is a palette of 3 colours"):
+        read_prediction(path)
+
+
+def test_no_image(tmp_path):
+    (tmp_path / "mask.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=f"unreadable: {tmp_path}/mask.png, "):
+        read_prediction(tmp_path / "mask.png")
+
+
+def test_the_reader_of_masks_is_heard(write, targets):
+    """Ground truth that is missing is the reader's error, not a problem of the predictions."""
+    targets[1].masks[0].unlink()
+    with pytest.raises(FileNotFoundError, match=r"cat.2_1.png"):
+        score_predictions(write(), CONDITIONS, targets, read_masks, processes=2)
+
+
+def test_bytes_of_masks_are_read_as_grey(write, targets):
+    """The object is what is above 0, whatever its value."""
+
+    def faint(paths):
+        files = []
+        for path in paths:
+            buffer = io.BytesIO()
+            Image.fromarray(np.array(Image.open(path)) * np.uint8(3)).save(buffer, format="PNG")
+            files.append(buffer.getvalue())
+        return files
+
+    rows = score_predictions(write(), CONDITIONS, targets, faint, processes=1)
+    assert rows == expected_rows(targets)
