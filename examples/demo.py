@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Both models alike: optimiser, steps, clips and frames a step, augmentation, loss.
 TRAINING = dict(
-    max_steps=600,
+    max_steps=450,
     batch_size=12,
     frames_per_clip=2,
     learning_rate=2e-3,
