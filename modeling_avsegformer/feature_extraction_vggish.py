@@ -51,6 +51,11 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
         self.num_seconds = num_seconds
         self.front_end = front_end
 
+    @classmethod
+    def from_dict(cls, feature_extractor_dict, **kwargs):
+        # The base class lets an argument replace only what the file names; files from before this option lack it.
+        return super().from_dict({"front_end": "vggish"} | feature_extractor_dict, **kwargs)
+
     def __call__(
         self,
         raw_speech,

@@ -23,14 +23,30 @@ class AVSegFormerProcessorKwargs(ProcessingKwargs, total=False):
 
 
 class AVSegFormerProcessor(ProcessorMixin):
-    """An `AVSegFormerImageProcessor` and a `VGGishFeatureExtractor` in one, each with its defaults if not given."""
+    """An `AVSegFormerImageProcessor` and a `VGGishFeatureExtractor` in one, each with its defaults if not given.
+
+    Args:
+        image_processor, feature_extractor: the parts.
+        front_end (`str`, *optional*): of the feature extractor, "vggish" or "released", see `VGGishFeatureExtractor`;
+            also an argument of `from_pretrained`.
+
+    Raises:
+        ValueError: a feature extractor of another front end.
+    """
 
     valid_processor_kwargs = AVSegFormerProcessorKwargs
 
-    def __init__(self, image_processor=None, feature_extractor=None, **kwargs):
+    def __init__(self, image_processor=None, feature_extractor=None, front_end: str | None = None, **kwargs):
+        if feature_extractor is None:
+            feature_extractor = VGGishFeatureExtractor(front_end=front_end or "vggish")
+        elif front_end not in (None, feature_extractor.front_end):
+            raise ValueError(
+                f"Expected a feature extractor with front_end={front_end!r}, got one with "
+                f"{feature_extractor.front_end!r}. Leave one of the two out."
+            )
         super().__init__(
             AVSegFormerImageProcessor() if image_processor is None else image_processor,
-            VGGishFeatureExtractor() if feature_extractor is None else feature_extractor,
+            feature_extractor,
             **kwargs,
         )
 

@@ -1,5 +1,7 @@
 """The released pipeline's front end: against librosa, and how it is asked for."""
 
+import json
+
 import librosa
 import numpy as np
 import pytest
@@ -132,3 +134,21 @@ def test_bad_conditions(conditions, message):
 def test_bad_front_ends(arguments, message):
     with pytest.raises(ValueError, match=message):
         VGGishFeatureExtractor(**{"front_end": "released"} | arguments)
+
+
+def test_a_processor_saved_before_the_option_existed_takes_it(tmp_path):
+    AVSegFormerProcessor().save_pretrained(tmp_path)
+    for path in tmp_path.glob("*.json"):
+        content = json.loads(path.read_text())
+        for part in (content, *(value for value in content.values() if isinstance(value, dict))):
+            part.pop("front_end", None)
+        path.write_text(json.dumps(content))
+    assert AVSegFormerProcessor.from_pretrained(tmp_path).feature_extractor.front_end == "vggish"
+    released = AVSegFormerProcessor.from_pretrained(tmp_path, front_end="released")
+    assert released.feature_extractor.front_end == "released"
+
+
+def test_the_front_end_is_an_option_of_the_processor():
+    assert AVSegFormerProcessor(front_end="released").feature_extractor.front_end == "released"
+    with pytest.raises(ValueError, match="Expected a feature extractor with front_end='released', got one with 'vgg"):
+        AVSegFormerProcessor(feature_extractor=VGGishFeatureExtractor(), front_end="released")
