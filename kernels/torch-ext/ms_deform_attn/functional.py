@@ -83,7 +83,8 @@ def ms_deform_attn(
 def _autocast(value: Tensor) -> Tensor:
     """`value` in the dtype in which the operators read it under autocast (ops.py)."""
     device_type = value.device.type
-    if value.dtype == torch.float64 or not torch.amp.is_autocast_available(device_type):
+    # Other devices have no operators of ours; asking torch for them is not traced by torch.compile in torch 2.11.
+    if value.dtype == torch.float64 or device_type not in ("cpu", "cuda"):
         return value
     return value.to(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else value
 
