@@ -62,6 +62,8 @@ Splits = dict[str, Dataset | FurtherSounds]  # condition -> the same clips in th
 
 SOUND_BATCH = 16  # clips that pass the audio encoder together; fixed, so that no setting of a run changes their bits
 
+ROUNDING = 1e-6  # how far outside [0, 1] a callable's probabilities are still taken for 0 and 1
+
 
 def spread(count: int, limit: int | None) -> list[int]:
     """`limit` of `count` indices, evenly spaced: where clips are sorted by category, a prefix would be biased."""
@@ -277,7 +279,8 @@ def predict_by(
     -> probabilities (T, H, W), numpy or torch, called once a clip and condition.
 
     Raises:
-        ValueError: another shape, numbers that are NaN or outside [0, 1]; names clip and condition.
+        ValueError: another shape, numbers that are NaN or outside [0, 1] by more than rounding (`ROUNDING`); names
+            clip and condition.
         Whatever `function` raises, with a note that names clip and condition.
     """
     first = next(iter(splits.values()))
@@ -299,12 +302,12 @@ def predict_by(
                         f"{predicted.dtype} of shape {predicted.shape} for {clip}."
                     )
                 low, high = predicted.min(), predicted.max()
-                if not (low >= 0 and high <= 1):  # written so that NaN fails it
+                if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # written so that NaN fails it
                     raise ValueError(
                         f"Expected probabilities in [0, 1] from {name}, got {low} to {high} for {clip}. Apply a "
                         "sigmoid to logits, divide 8-bit masks by 255, and look for NaN in the model."
                     )
-                probabilities.append(predicted[: len(masks)].astype(np.float32))
+                probabilities.append(predicted[: len(masks)].astype(np.float32).clip(0, 1))
             clips.append(
                 {
                     "clip_id": clip_ids[index],
@@ -518,15 +521,14 @@ def add_further(
     return further
 
 
-def score_folder(args: argparse.Namespace) -> list[dict]:
-    """The rows of the PNG masks in `args.predictions`, compared with the masks of the download; no sound is read.
+def score_folder(args: argparse.Namespace) -> tuple[list[dict], int]:
+    """(the rows of the PNG masks in `args.predictions`, compared with the masks of the download; the grey of
+    probability 1, 1 or 255). No sound is read.
 
     Raises:
         PredictionsError: what is missing, extra, broken or of another size.
         FileNotFoundError, ValueError: from the download.
     """
-    if args.subset not in SUBSETS:
-        raise ValueError(f"Expected one of {', '.join(SUBSETS)} for --subset, got {args.subset!r}.")
     subset = SUBSETS[args.subset]
     root = locate(subset, args.data_dir)
     targets = [
@@ -537,7 +539,15 @@ def score_folder(args: argparse.Namespace) -> list[dict]:
     if not targets:
         raise ValueError(f"Expected clips in the split {args.split} of {args.subset}, but there are none.")
     kept = spread(len(targets), args.max_clips)
-    return score_predictions(Path(args.predictions), args.conditions, targets, read_masks, kept)
+    return score_predictions(
+        Path(args.predictions),
+        args.conditions,
+        targets,
+        read_masks,
+        kept,
+        is_condition=is_condition,
+        grey_of_one=args.grey_of_one,
+    )
 
 
 def score_model(
@@ -566,6 +576,11 @@ def score_model(
         model = AVSegFormerForSegmentation.from_pretrained(args.model).to(accelerator.device).eval()
         front_end = {} if args.front_end is None else {"front_end": args.front_end}
         processor = AVSegFormerProcessor.from_pretrained(args.model, **front_end)
+        if args.front_end not in (None, processor.feature_extractor.front_end):
+            raise ValueError(
+                f"Expected the front end {args.front_end!r} of --front_end, but the processor of {args.model} has "
+                f"{processor.feature_extractor.front_end!r}."
+            )
         args.front_end = processor.feature_extractor.front_end
         run = run | {"front_end": args.front_end}
         files = sorted(path for path in Path(args.model).glob("*") if path.suffix in (".safetensors", ".bin"))
@@ -588,7 +603,8 @@ def score_model(
             batches = predict_by(function, args.model_fn, splits, accelerator, args.num_workers, done)
         if args.save_predictions:
             batches = save_predictions(batches, list(splits), output_dir / "predictions")
-        score(batches, list(splits), accelerator, SUBSETS[args.subset], journal, len(clip_ids) - len(done))
+        with _Noted(f"while scoring {args.model or args.model_fn}"):
+            score(batches, list(splits), accelerator, SUBSETS[args.subset], journal, len(clip_ids) - len(done))
     return [journal.rows[clip_id] for clip_id in clip_ids], journal
 
 
@@ -598,6 +614,14 @@ def count_source_videos(subset: Subset, data_dir: str | None) -> dict:
     for clip in read_clips(subset, locate(subset, data_dir)):
         videos[clip.split].append(clip.source_video)
     return shared_source_videos(videos)
+
+
+def is_condition(name: str) -> bool:
+    try:
+        condition_name(name)
+    except argparse.ArgumentTypeError:
+        return False
+    return True
 
 
 def condition_name(name: str) -> str:
@@ -617,7 +641,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--model-fn", "--model_fn", metavar="MODULE:FUNCTION", help="callable to score instead of a model"
     )
-    parser.add_argument("--subset", required=True, help="s4, ms3 or demo")
+    parser.add_argument("--subset", required=True, choices=list(SUBSETS))
     parser.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
     parser.add_argument("--seed", type=int, default=42, help="of the draw of negative sounds")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
@@ -638,6 +662,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=("vggish", "released"),
         help="of --model; released: that of the released code, which gives negative sounds away; default: the model's",
     )
+    parser.add_argument(
+        "--grey_of_one",
+        type=int,
+        choices=(1, 255),
+        help="of --predictions: the grey of probability 1; found by default",
+    )
     parser.add_argument("--batch_size", type=int, default=4, help="clips per process")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that read the data")
     parser.add_argument("--max_clips", type=int, help="score only so many clips, evenly spaced over the split")
@@ -650,6 +680,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"argument --{name}: expected at least 1, got {getattr(args, name)}")
     further = [condition for condition in dict.fromkeys(args.conditions) if condition not in CONDITIONS]
     args.conditions = [condition for condition in CONDITIONS if condition in args.conditions] + further
+    if args.grey_of_one is not None and args.predictions is None:
+        parser.error("argument --grey_of_one: only with argument --predictions")
     if args.front_end is not None and args.model is None:
         parser.error("argument --front_end: only with argument --model; other models bring their own")
     if args.predictions:
@@ -678,7 +710,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     journal = None
     if args.predictions:
         try:
-            rows = score_folder(args) if accelerator.is_main_process else []
+            rows, settings["grey_of_one"] = score_folder(args) if accelerator.is_main_process else ([], None)
         except PredictionsError as error:
             print(*error.problems, error, sep="\n", file=sys.stderr)
             raise SystemExit(2) from None
@@ -703,7 +735,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if journal is not None:
             journal.remove()
         print(f"{source} on {args.subset}, {args.split} split, {len(rows)} clips")
-        print(format_scores(found["scores"], args.conditions, found["extra_conditions"]))
+        fixed = [condition for condition in args.conditions if condition in CONDITIONS]
+        print(format_scores(found["scores"], fixed, found["extra_conditions"]))
         for name, (low, high) in found["intervals"].items():
             if name in ("g_miou", "g_f_score", "g_fpr"):
                 print(f"{name:<20}95 % of resamples of the clips lie in {low:.4f} to {high:.4f}")
@@ -712,5 +745,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     accelerator.end_training()
 
 
+def cli() -> None:
+    """`main` for the command line: what the user can mend is one line and exit code 2, not a traceback.
+
+    An exception with notes comes from scoring or from a module of the user's, and keeps its traceback.
+    """
+    try:
+        main()
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        notes = getattr(error, "__notes__", [])
+        no_such_module = isinstance(error, ModuleNotFoundError) and f"importing {error.name!r} for" in "".join(notes)
+        if notes and not no_such_module:
+            raise
+        print(f"avs-evaluate: error: {error}", *notes, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 if __name__ == "__main__":
-    main()
+    cli()

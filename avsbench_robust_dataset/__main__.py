@@ -44,7 +44,11 @@ def _manifest(args: argparse.Namespace) -> int:
     if not is_whole:
         print(f"{args.verify} does not end with the SHA-256 of its own rows: it was changed or cut off")
     if differing or not is_whole:
-        print(f"{len(differing)} rows differ between {args.verify} and the draw here ({digest.strip()})")
+        if differing:
+            count = f"{len(differing)} row{'s differ' if len(differing) > 1 else ' differs'}"
+            print(f"{count} between {args.verify} and the draw here ({digest.strip()})")
+        if is_whole and 2 * len(differing) > max(len(published), len(lines)):
+            print("is it of another --subset, --seed or --draw?")
         return 1
     print(f"all {len(lines)} rows of {args.verify} equal the draw here: {digest.strip()}")
     return 0

@@ -280,6 +280,8 @@ class Comparison:
     Attributes:
         draw: of the off-screen sounds; None for other conditions.
         by_definition: whether what is heard tells them apart whatever the data are like.
+        same_sounds: whether both have the same sounds equally often, as in a one-to-one draw through one front end:
+            then no function of the sound alone can tell them apart.
         probes: "sound" (all of `SOUND_KINDS`), "audio_only" (log-mel statistics, content included) and "row" (all of
             `ROW_KINDS`), cross-validated so that no sound (of "row": no clip) is in training and test.
         features: each of `SOUND_KINDS` and `ROW_KINDS` alone, as it is.
@@ -288,6 +290,7 @@ class Comparison:
     condition: str
     draw: str | None
     by_definition: bool
+    same_sounds: bool
     probes: dict[str, Estimate]
     features: dict[str, Estimate]
 
@@ -323,7 +326,8 @@ def compare(positive: Rows, other: Rows, condition: str, draw: str | None) -> Co
     for kinds, features, group in ((SOUND_KINDS, sound, sounds), (ROW_KINDS, row, clips)):
         for name, values in zip(kinds, features.T, strict=True):
             alone[name] = estimate_auc(values, negative, group, together)
-    return Comparison(condition, draw, condition in BY_DEFINITION, probes, alone)
+    heard = [sorted(map(bytes, np.hstack([sound, audio])[of_side])) for of_side in (~negative, negative)]
+    return Comparison(condition, draw, condition in BY_DEFINITION, heard[0] == heard[1], probes, alone)
 
 
 def audit(
@@ -373,6 +377,16 @@ def _label(comparison: Comparison) -> str:
     return comparison.condition + (f", {comparison.draw} draw" if comparison.draw else "")
 
 
+def _verdict(comparison: Comparison, sounds: int) -> str:
+    if comparison.by_definition:
+        return "told apart by what is heard, by definition"
+    if comparison.same_sounds and comparison.at_chance:
+        return "at chance, by construction: each sound comes once in both"
+    if sounds < FEW_SOUNDS:
+        return "too few sounds to tell"
+    return "at chance" if comparison.at_chance else "NOT at chance"
+
+
 def format_audit(result: Audit) -> str:
     """The audit as text: the probes of each condition, then the features that tell a condition from positive."""
     lines = [
@@ -384,12 +398,8 @@ def format_audit(result: Audit) -> str:
         f"{'condition':<26}{'sound, no content':<24}{'audio only':<24}{'row and files':<24}verdict",
     ]
     for comparison in result.comparisons:
-        if comparison.by_definition:
-            verdict = "told apart by what is heard, by definition"
-        else:
-            verdict = "at chance" if comparison.at_chance else "NOT at chance"
         probes = "".join(f"{str(comparison.probes[name]):<24}" for name in ("sound", "audio_only", "row"))
-        lines.append(f"{_label(comparison):<26}{probes}{verdict}")
+        lines.append(f"{_label(comparison):<26}{probes}{_verdict(comparison, result.sounds)}")
     kinds = SOUND_KINDS | ROW_KINDS
     lines += ["", "features alone (below 0.5: smaller than in positive rows)"]
     lines.append(f"{'':<40}" + "".join(f"{_label(comparison):<26}" for comparison in result.comparisons).rstrip())

@@ -19,6 +19,7 @@ from .tables import (
     mean,
     number,
     seed_values,
+    sound_of,
 )
 
 __all__ = ["Evidence", "categories_html", "conditions_html", "curves_html", "parts_html", "thresholds_html"]
@@ -84,7 +85,8 @@ def _sweeps(evidence, conditions):
             found += _bars(title, [f"{ratios[0]:g} dB"], seeds, whiskers, 2, 1)
             continue
         label = "signal-to-noise ratio, dB; to the right the own sound is louder"
-        svg = charts.line_chart(title, ratios, values, bands, label=label, top=1, dots=True)
+        shown = {name: numbers if np.isfinite(numbers).any() else None for name, numbers in values.items()}
+        svg = charts.line_chart(title, ratios, shown, bands, label=label, top=1, dots=True)
         said = _said([f"{ratio:g} dB" for ratio in ratios], values, 2)
         found.append((overlay.data_uri(svg), f"Line chart over the signal-to-noise ratio. {title}. {said}."))
     return found
@@ -104,6 +106,7 @@ def _said(groups, values, digits):
         f"{name}: "
         + ", ".join(f"{g} {number(v, digits, 'not measured')}" for g, v in zip(groups, numbers, strict=True))
         for name, numbers in values.items()
+        if numbers is not None
     )
 
 
@@ -114,25 +117,25 @@ def _whisker_hint(evidence):
 def thresholds_html(evidence):
     curves, bands = {}, {}
     for name, seeds in evidence.models.items():
-        found = _threshold_curves(seeds)
-        if found:
-            curves[name], bands[name] = found
-    if not curves:
+        curves[name], bands[name] = _threshold_curves(seeds) or ({}, {})
+    thresholds = next((values["thresholds"] for values in curves.values() if values), None)
+    if thresholds is None:
         return ""
-    thresholds = next(iter(curves.values()))["thresholds"]
+    alike = {
+        name
+        for name, values in curves.items()
+        if values and len(values["thresholds"]) == len(thresholds) and np.allclose(values["thresholds"], thresholds)
+    }
     found = []
     conditions = [c for c in conditions_of(evidence.runs) if c == "positive" or is_negative(c, evidence.runs)]
     for condition in conditions:
-        shown = {
-            name: values[condition]
-            for name, values in curves.items()
-            if condition in values and np.allclose(values["thresholds"], thresholds)
-        }
-        if not shown:
+        # Models without this curve stay in, so that the others keep their colours.
+        shown = {name: values.get(condition) if name in alike else None for name, values in curves.items()}
+        if all(values is None for values in shown.values()):
             continue
         area = "predicted area" if condition == "positive" else "part of the frame predicted"
-        title = f"Under {label_of(condition)} audio: {area}"
-        own = {name: bands[name][condition] for name in shown if condition in bands[name]}
+        title = f"Under {sound_of(condition)}: {area}"
+        own = {name: bands[name][condition] for name in alike if condition in bands[name]}
         groups = [f"above {threshold:g}" for threshold in thresholds]
         said = _said(groups, shown, 3)
         # Any sigmoid exceeds 0 nearly everywhere: the first point may leave the chart.
@@ -324,12 +327,12 @@ def curves_html(models):
     ):
         curves = {name: [_curve(run.log, key, place) for run in seeds] for name, seeds in models.items()}
         curves = {name: [c for c in seeds if len(c[0])] for name, seeds in curves.items()}
-        curves = {name: seeds for name, seeds in curves.items() if seeds}
-        if not curves:
+        if not any(curves.values()):
             continue
         ends = "; ".join(
             f"{name} ends at {', '.join(number(seed[1][-1], 3) for seed in seeds)} after {int(seeds[0][0][-1])} steps"
             for name, seeds in curves.items()
+            if seeds
         )
         svg = charts.curve_chart(title, curves)
         found.append((overlay.data_uri(svg), f"Line chart. {title} over training steps. {ends}."))

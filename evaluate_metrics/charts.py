@@ -69,6 +69,7 @@ def bar_chart(
                 size = 6 if crowded else 8
                 axes.annotate(text, (center, above), (0, 5), textcoords="offset points", ha="center", fontsize=size)
         axes.set_ylim(0, 1.07 * top if top else 1.15 * (highest or 1))  # room for the numbers
+        axes.set_xlim(-0.5, len(groups) - 0.5)  # also around bars that are not there
         axes.set_xticks(range(len(groups)), [_plain(group, 14) for group in groups])
         if len(groups) > 5 or sum(map(len, groups)) > 56:
             axes.tick_params(axis="x", labelsize=8, labelrotation=30)
@@ -115,7 +116,7 @@ def category_chart(
 def line_chart(
     title: str,
     places: Sequence[float],
-    curves: Mapping[str, Sequence[float]],
+    curves: Mapping[str, Sequence[float] | None],
     bands: Mapping[str, np.ndarray] | None = None,
     *,
     label: str,
@@ -128,7 +129,7 @@ def line_chart(
     Args:
         title: above the chart.
         places: of the setting, ascending.
-        curves: model -> one value a place; NaN where there is none.
+        curves: model -> one value a place, NaN where there is none; None: no curve, but the others' styles stay.
         bands: model -> float[2, len(places)], the ends of the intervals; shaded.
         label: of the axis of places.
         top: end of the value axis; by default a little above all values but those of the first place.
@@ -140,6 +141,8 @@ def line_chart(
         axes = figure.add_subplot()
         highest = 0.0
         for i, (model, values) in enumerate(curves.items()):
+            if values is None:
+                continue
             style = {"color": COLORS[i % len(COLORS)], "ls": _cycle(DASHES, i), "marker": "o" if dots else "", "ms": 4}
             axes.plot(places, values, lw=2.2, label=_legend_label(model), **style)
             if bands and model in bands:
@@ -163,12 +166,15 @@ def curve_chart(title: str, curves: Mapping[str, Sequence[tuple[np.ndarray, np.n
 
     Args:
         title: above the chart.
-        curves: model -> one (steps, values) pair of equally long arrays per seed, never empty; steps ascend.
+        curves: model -> one (steps, values) pair of equally long arrays per seed; steps ascend. No pair: no curve,
+            but the others' styles stay.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         for i, (model, seeds) in enumerate(curves.items()):
+            if not seeds:
+                continue
             color = COLORS[i % len(COLORS)]
             seeds = [_thin(steps, values) for steps, values in seeds]
             for steps, values in seeds:

@@ -27,11 +27,22 @@ from .avs_robust.avs_robust import (
     harmonic_mean,
     robust_scores,
 )
-from .uncertainty import bootstrap_settings, intervals
+from .uncertainty import bootstrap_means, bootstrap_settings, interval, intervals, source_clusters
 
-__all__ = ["THRESHOLDS", "breakdown", "clip_row", "results", "scores", "similarity_auroc", "write_rows"]
+__all__ = [
+    "THRESHOLDS",
+    "breakdown",
+    "breakdown_intervals",
+    "clip_row",
+    "fpr_curve_intervals",
+    "results",
+    "scores",
+    "similarity_auroc",
+    "write_rows",
+]
 
 THRESHOLDS = tuple(k / 10 for k in range(11))  # of the FPR curve
+BREAKDOWN_RESAMPLES = 1000  # behind each interval of a breakdown
 
 
 def clip_row(
@@ -103,11 +114,11 @@ def _further_scores(rows: Sequence[dict], negatives: Iterable[str]) -> dict[str,
     return further
 
 
-def _grouped(rows: Iterable[dict], name_of: Callable[[dict], str | None]) -> dict[str, dict[str, float]]:
+def _grouped(rows: Iterable[dict], name_of: Callable[[dict], str | None]) -> dict[str, list[dict]]:
     groups: dict[str, list[dict]] = {}
     for row in rows:
         groups.setdefault(name_of(row) or "", []).append(row)
-    return {name: scores(groups[name]) for name in sorted(groups) if name}  # "": unknown, as of MS3 without labels
+    return {name: groups[name] for name in sorted(groups) if name}  # "": unknown, as of MS3 without labels
 
 
 def _area_bins(rows: Sequence[dict]) -> dict[str, str]:
@@ -124,29 +135,25 @@ def _area_bins(rows: Sequence[dict]) -> dict[str, str]:
     return names
 
 
-def _by_frame(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
-    """Number of the frame, from 1 -> its scores; without F, which is one number a clip."""
+def _by_frame(rows: Sequence[dict]) -> dict[str, list[dict]]:
+    """Number of the frame, from 1 -> rows of this frame alone; without F, which is one number a clip."""
     frames = {}
     for k in range(max((len(row["mask_area"]) for row in rows), default=0)):
-        here = [row for row in rows if len(row["mask_area"]) > k]
-        by_condition = {
-            name: {
-                "miou": float(np.mean([clip["iou"][k] for clip in _of(here, name)])),
-                "fpr": float(np.mean([clip["area"][k] for clip in _of(here, name)])),
-                "clips": len(here),
+        frames[str(k + 1)] = [
+            row
+            | {
+                "conditions": {
+                    name: {"iou": [clip["iou"][k]], "area": [clip["area"][k]], "f_score": None}
+                    for name, clip in row["conditions"].items()
+                }
             }
-            for name in CONDITIONS
-            if name in _used(rows)
-        }
-        frames[str(k + 1)] = _flat(by_condition)
+            for row in rows
+            if len(row["mask_area"]) > k
+        ]
     return frames
 
 
-def breakdown(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float]]]:
-    """{"category" | "group" | "mask_area" | "frame": {name: the metric's keys over these clips or frames}}.
-
-    `mask_area` has the quartiles of the clips' mean mask area, as fractions of the frame.
-    """
+def _parts(rows: Sequence[dict]) -> dict[str, dict[str, list[dict]]]:
     bins = _area_bins(rows) if rows else {}
     return {
         "category": _grouped(rows, lambda row: row["category"]),
@@ -154,6 +161,57 @@ def breakdown(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float]]]:
         "mask_area": _grouped(rows, lambda row: bins[row["clip_id"]]),
         "frame": _by_frame(rows),
     }
+
+
+def _part_scores(rows: Sequence[dict]) -> dict[str, float]:
+    further = {name: condition_scores(_of(rows, name)) for name in _used(rows) if name not in CONDITIONS}
+    keys = ("miou", "f_score", "fpr")
+    found = scores(rows) | {f"{k}_{name}": of[k] for name, of in further.items() for k in keys}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def breakdown(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float]]]:
+    """{"category" | "group" | "mask_area" | "frame": {name: the metric's keys over these clips or frames}}.
+
+    `mask_area` has the quartiles of the clips' mean mask area, as fractions of the frame. Conditions beyond the four
+    have their mIoU, F and predicted area (`miou_unseen`, …).
+    """
+    found = {key: {name: _part_scores(part) for name, part in parts.items()} for key, parts in _parts(rows).items()}
+    for number, values in found["frame"].items():
+        found["frame"][number] = {key: value for key, value in values.items() if "f_score" not in key}
+    return found
+
+
+def breakdown_intervals(
+    rows: Sequence[dict], resamples: int = BREAKDOWN_RESAMPLES
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """The 95 % intervals of `breakdown`, nested as it is; a part of a single source video has {}."""
+    found = {}
+    for key, parts in _parts(rows).items():
+        found[key] = {}
+        for name, part in parts.items():
+            unheard = [_without_similarity(row) for row in part]  # whose AUROC a breakdown does not have
+            found[key][name] = intervals(unheard, resamples=resamples)
+    return found
+
+
+def _without_similarity(row: dict) -> dict:
+    return row | {"conditions": {name: clip | {"similarity": None} for name, clip in row["conditions"].items()}}
+
+
+def fpr_curve_intervals(rows: Sequence[dict]) -> dict[str, list[list[float]]]:
+    """condition -> [low, high] for each of `THRESHOLDS`; {} for clips of a single source video.
+
+    From the resamples of `intervals`: at 0.5 it is the interval of the condition's `fpr`.
+    """
+    clusters = source_clusters(rows)
+    if clusters.max(initial=0) == 0:
+        return {}
+    names = _used(rows)
+    curves = np.hstack([[clip["fpr_curve"] for clip in _of(rows, name)] for name in names])
+    bounds = [interval(samples) for samples in bootstrap_means(curves, clusters).T]
+    count = len(THRESHOLDS)
+    return {name: bounds[place * count : (place + 1) * count] for place, name in enumerate(names)}
 
 
 def similarity_auroc(rows: Sequence[dict], condition: str) -> float | None:
@@ -173,7 +231,7 @@ def similarity_auroc(rows: Sequence[dict], condition: str) -> float | None:
 
 
 def results(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict:
-    """What `results.json` says of the rows: scores, 95 % intervals, further conditions, breakdowns, AUROC, curves.
+    """What `results.json` says of the rows: scores, further conditions, breakdowns, AUROC, curves; 95 % intervals.
 
     Args:
         negatives: further conditions under which the clip's own sound is not heard.
@@ -189,7 +247,9 @@ def results(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict:
         "extra_conditions": _further_scores(rows, negatives),
         "similarity_auroc": {name: similarity_auroc(rows, name) for name in of_negatives},
         "fpr_curve": {"thresholds": list(THRESHOLDS), **curves},
+        "fpr_curve_intervals": fpr_curve_intervals(rows),
         "breakdown": breakdown(rows),
+        "breakdown_intervals": breakdown_intervals(rows),
     }
 
 

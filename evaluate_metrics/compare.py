@@ -6,9 +6,8 @@ falls out of the difference. Needs the `clips.jsonl` that evaluate_accelerate.py
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import uncertainty
@@ -16,12 +15,14 @@ from .results import CONDITIONS, Run, read_run
 from .tables import (
     ARROWS,
     Metric,
+    difference_digits,
     escape_latex,
     escape_markdown,
     further_negatives,
     number,
     plain_table,
     sections_of,
+    signed,
 )
 
 __all__ = ["Comparison", "compare_runs", "main"]
@@ -66,9 +67,7 @@ def compare_runs(
                 "paired comparison needs each clip's scores. Evaluate again."
             )
     notes = []
-    conditions = [set(run.clips[0]["conditions"]) for run in runs]
-    common = set.intersection(*conditions)
-    left_out = sorted(set.union(*conditions) - common)
+    rows, left_out = uncertainty.common_conditions([run.clips for run in runs])
     if set(left_out) & set(CONDITIONS):
         missing = ", ".join(c for c in CONDITIONS if c in left_out)
         raise ValueError(
@@ -76,12 +75,11 @@ def compare_runs(
         )
     if left_out:
         notes.append(f"Left out, because not every result has them: {', '.join(left_out)}.")
-        runs = [replace(run, clips=[_only(row, common) for row in run.clips]) for run in runs]
     if len({(run.subset, run.split) for run in runs}) > 1:
         notes.append("The results name different subsets or splits, but have the same clips.")
     if len({json.dumps(run.settings.get("seed"), default=str) for run in runs}) > 1:
         notes.append("The results name different seeds of the draw: the negative sounds may not be the same ones.")
-    rows = uncertainty.paired_rows([run.clips for run in runs])
+    rows = uncertainty.paired_rows(rows)
     other = {
         row["clip_id"]
         for table in rows[1:]
@@ -90,7 +88,7 @@ def compare_runs(
     }
     if other:
         notes.append(f"{len(other)} clips were scored against masks of another area, {min(other)!r} among them.")
-    further = [c for c in further_negatives(runs) if c in common]
+    further = further_negatives(runs)
     options = dict(resamples=resamples, seed=seed)
     found = uncertainty.compare(rows[: len(a)], rows[len(a) :], further_negatives=further, level=level, **options)
     found = {difference.metric: difference for difference in found}
@@ -104,10 +102,6 @@ def compare_runs(
     return Comparison(table, settings, notes)
 
 
-def _only(row, conditions):
-    return {**row, "conditions": {c: values for c, values in row["conditions"].items() if c in conditions}}
-
-
 def _verdict(metric: Metric, difference: uncertainty.Difference, names: Sequence[str]) -> str:
     """What stands, in words."""
     if not difference.stands:
@@ -118,14 +112,15 @@ def _verdict(metric: Metric, difference: uncertainty.Difference, names: Sequence
     return f"yes, {names[better]} is better"
 
 
-def _lines(comparison, names, signed):
+def _lines(comparison, names, show=lambda text: text):
     """Sections of text cells: metric, better, a, b, b - a, interval, verdict."""
     sections = {}
     for title, metric, found in comparison.rows:
         label = metric.label if title.startswith("Robustness") else f"{title}, {metric.label}"
         cells = [label, metric.better, number(found.a, metric.digits), number(found.b, metric.digits)]
-        cells += [signed(found.difference, metric.digits)]
-        cells += [f"[{signed(found.low, metric.digits)}, {signed(found.high, metric.digits)}]"]
+        digits = difference_digits(found, metric.digits)
+        difference, low, high = (show(signed(v, digits, "-")) for v in (found.difference, found.low, found.high))
+        cells += [difference, f"[{low}, {high}]"]
         sections.setdefault(title, []).append([*cells, _verdict(metric, found, names)])
     return list(sections.values())
 
@@ -135,13 +130,9 @@ def _head(comparison, names):
     return ["metric", "better", a, b, f"{b} - {a}", f"{100 * comparison.settings['level']:g} % interval", "stands"]
 
 
-def _signed(value, digits):
-    return f"{value:+.{digits}f}" if math.isfinite(value) else "-"
-
-
 def _plain(comparison, names):
     rows = [_head(comparison, names)]
-    for section in _lines(comparison, names, _signed):
+    for section in _lines(comparison, names):
         rows += [None, *section]
     return plain_table(rows)
 
@@ -150,7 +141,7 @@ def _markdown(comparison, names):
     head = _head(comparison, names)
     del head[1]
     lines = ["| " + " | ".join(map(escape_markdown, head)) + " |", "| --- |" + " ---: |" * 4 + " --- |"]
-    for section in _lines(comparison, names, _signed):
+    for section in _lines(comparison, names):
         for label, better, *cells, verdict in section:
             cells = [f"{escape_markdown(label)} {ARROWS[better]}".rstrip(), *cells, escape_markdown(verdict)]
             lines.append("| " + " | ".join(cells) + " |")
@@ -162,7 +153,7 @@ def _latex(comparison, names):
     head = _head(comparison, names)
     del head[1]
     lines = [r"\begin{tabular}{lrrrrl}", r"\toprule", " & ".join(map(escape_latex, head)) + r" \\"]
-    for section in _lines(comparison, names, lambda value, digits: f"${_signed(value, digits)}$"):
+    for section in _lines(comparison, names, lambda text: f"${text}$"):
         lines.append(r"\midrule")
         for label, better, *cells, verdict in section:
             lines.append(" & ".join([escape_latex(label) + arrows[better], *cells, escape_latex(verdict)]) + r" \\")

@@ -15,7 +15,7 @@ from PIL import Image
 from . import overlay
 from .markup import scroll, swatch, text
 from .results import Run, read_json
-from .tables import MISSING, conditions_of, has_seeds, is_negative, label_of, mean, number
+from .tables import MISSING, conditions_of, has_seeds, is_negative, mean, number, sound_of
 
 __all__ = ["Clip", "ClipScore", "choose_clips", "choose_extremes", "gallery_html", "read_download", "read_gallery"]
 
@@ -191,6 +191,7 @@ class _Scored:
     category: str
     sounds: Mapping[str, str]
     index: int  # of the frame shown, from 0
+    frames: int  # how many the clip has
     frame: bytes
     truth: np.ndarray  # bool, of the frame shown
     miou: Mapping[str, Mapping[str, float]]  # model -> condition -> mean over frames
@@ -232,16 +233,17 @@ def _score_clip(clip, folders, conditions, known):
             continue
         miou[model] = {}
         for condition in conditions:
-            if (folder / condition).is_dir():
+            if folder.has(condition):
                 pairs = [
-                    (_read_prediction(folder, condition, clip, k, truth.shape) >= 128, truth)
+                    (folder.read(condition, clip, len(clip.frames), k, truth.shape) >= 128, truth)
                     for k, truth in enumerate(truths)
                 ]
                 miou[model][condition] = float(np.mean([_iou(*pair) for pair in pairs]))
     buffer = io.BytesIO()
     overlay.fit_tile(clip.frames[index]).save(buffer, "JPEG", quality=95, subsampling=0)
     sounds = dict(getattr(clip, "sounds", {}) or {})
-    return _Scored(clip.clip_id, clip.category, sounds, index, buffer.getvalue(), truths[index], miou)
+    frame = buffer.getvalue()
+    return _Scored(clip.clip_id, clip.category, sounds, index, len(clip.frames), frame, truths[index], miou)
 
 
 def _read_truth(mask):
@@ -257,25 +259,49 @@ def _iou(predicted, truth):
     return np.count_nonzero(predicted & truth) / np.count_nonzero(predicted | truth)
 
 
-def _read_prediction(folder, condition, clip, index, shape):
-    """uint8 probabilities of frame `index` (from 0)."""
-    _check_names(clip.clip_id, clip.category)
-    clip_folder = folder / condition / clip.category / clip.clip_id
-    if not clip_folder.is_dir():
-        clip_folder = folder / condition / clip.clip_id  # MS3 has no category level
-    if not clip_folder.is_dir():
-        expected = folder / condition / clip.category / clip.clip_id
-        raise FileNotFoundError(f"{expected}: not found. Expected this clip's masks; evaluate with its masks saved.")
-    first = 0 if (clip_folder / f"{clip.clip_id}_0.png").is_file() else 1
-    path = clip_folder / f"{clip.clip_id}_{index + first}.png"
-    image = _open_image(path)
-    if image.mode not in ("1", "L"):
-        raise ValueError(f"{path}: expected an 8-bit greyscale or binary PNG, got mode {image.mode!r}.")
-    if image.size != (shape[1], shape[0]):
-        raise ValueError(
-            f"{path}: expected the ground truth's size {shape[1]} x {shape[0]}, got {image.size[0]} x {image.size[1]}."
-        )
-    return np.asarray(image.convert("L"))
+class _Predictions:
+    """One model's saved masks, read as the evaluator reads them."""
+
+    def __init__(self, folder, grey_of_one):
+        self.folder, self.grey_of_one = folder, grey_of_one
+        self._first_numbers = {}
+
+    def has(self, condition):
+        return (self.folder / condition).is_dir()
+
+    def read(self, condition, clip, frames, index, shape):
+        """uint8 (H, W), 255 for probability 1: frame `index` (from 0) of a clip of `frames` frames."""
+        from .predictions import read_prediction  # only here: it loads PyTorch, which a page of tables can do without
+
+        _check_names(clip.clip_id, clip.category)
+        expected = clip_folder = self.folder / condition / clip.category / clip.clip_id
+        if not clip_folder.is_dir():
+            clip_folder = self.folder / condition / clip.clip_id  # MS3 has no category level
+        if not clip_folder.is_dir():
+            raise FileNotFoundError(
+                f"{expected}: not found. Expected this clip's masks; evaluate with its masks saved."
+            )
+        path = clip_folder / f"{clip.clip_id}_{index + self._first_number(condition, frames)}.png"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: not found.")
+        values, is_grey = read_prediction(path)
+        if values.shape != shape:
+            raise ValueError(
+                f"{path}: expected the ground truth's size {shape[1]} x {shape[0]}, got {values.shape[1]} x "
+                f"{values.shape[0]}."
+            )
+        return np.minimum(values, 1) * np.uint8(255) if is_grey and self.grey_of_one == 1 else values
+
+    def _first_number(self, condition, frames):
+        """0 or 1: what most clips of the condition count from, given by their first and their last names."""
+        key = condition, frames
+        if key not in self._first_numbers:
+            root = self.folder / condition
+            clips = [p for pattern in ("*", "*/*") for p in root.glob(pattern) if p.is_dir()]
+            from_0 = sum((clip / f"{clip.name}_0.png").is_file() for clip in clips)
+            from_1 = sum((clip / f"{clip.name}_{frames}.png").is_file() for clip in clips)
+            self._first_numbers[key] = 0 if from_0 > from_1 else 1
+        return self._first_numbers[key]
 
 
 # --- the section of the page -----------------------------------------------------------------------------------------
@@ -297,9 +323,9 @@ def gallery_html(
         run = next((run for run in seeds if run.predictions is not None), None)
         if run is not None:
             shown[name] = run
-    folders = {name: Path(run.predictions) for name, run in shown.items()}
+    folders = {name: _Predictions(Path(run.predictions), run.grey_of_one) for name, run in shown.items()}
     known = {name: _known_miou(run) for name, run in shown.items()}
-    conditions = [c for c in conditions_of(runs) if any((folder / c).is_dir() for folder in folders.values())]
+    conditions = [c for c in conditions_of(runs) if any(folder.has(c) for folder in folders.values())]
     scored = []
     if shown:
         # Four conditions of predictions are thousands of small PNGs: zlib releases the interpreter, so threads help.
@@ -326,7 +352,7 @@ def gallery_html(
 
 @dataclass(frozen=True)
 class _View:
-    folders: Mapping[str, Path]
+    folders: Mapping[str, _Predictions]
     conditions: Sequence[str]
     negatives: Sequence[str]
     colors: Mapping[str, str]
@@ -359,8 +385,11 @@ def _extremes_html(scored, view):
     for condition in view.conditions:
         negative = condition in view.negatives
         scores = [clip.ranked_in(condition, first, last, negative) for clip in scored]
+        ties = _ties(scores)
         cards = []
         for i, rule in choose_extremes(scores, 1):
+            if rule == "worst" and rule in ties:
+                continue  # no worse than the one called best
             clip, score = scored[i], scores[i]
             if rule == "most biased":
                 why = f"{first} has a mIoU of {number(score.bias, 2)} with the silent object"
@@ -368,10 +397,13 @@ def _extremes_html(scored, view):
                 miou = clip.miou[last]
                 why = (
                     f"{last} has a G-mIoU of {number(score.g_miou, 2)}: mIoU {number(miou['positive'], 2)} under "
-                    f"positive and {number(miou[condition], 2)} under {label_of(condition)} audio"
+                    f"positive and {number(miou[condition], 2)} under {sound_of(condition)}"
                 )
             else:
                 why = f"{last} has a mIoU of {number(score.g_miou, 2)}"
+            if rule in ties:
+                why += f"; so it is on all {len(scores)} clips, of which this is the first by name"
+                rule = "equally biased" if rule == "most biased" else "equally good"
             tiles = _extreme_tiles_html(clip, condition, view)
             category = f" <span>{text(clip.category)}</span>" if clip.category else ""
             cards.append(
@@ -380,10 +412,23 @@ def _extremes_html(scored, view):
             )
         if cards:
             groups.append(
-                f'<div class="condition"><h3>Under {text(label_of(condition))} audio</h3>'
+                f'<div class="condition"><h3>Under {text(sound_of(condition))}</h3>'
                 f'<div class="extremes">{"".join(cards)}</div></div>'
             )
     return "".join(groups)
+
+
+def _ties(scores):
+    """The rules by which all of several clips are equal: their order is that of the names."""
+    ties = set()
+    for rules, values in (
+        ({"most biased"}, [score.bias for score in scores]),
+        ({"best", "worst"}, [score.g_miou for score in scores]),
+    ):
+        values = [value for value in values if math.isfinite(value)]
+        if len(values) > 1 and max(values) - min(values) <= 1e-6:
+            ties |= rules
+    return ties
 
 
 def _extreme_tiles_html(clip, condition, view):
@@ -409,6 +454,7 @@ def _names_html(runs, models, colors):
             category=row.get("category") or "",
             sounds={},
             index=0,
+            frames=0,
             frame=b"",
             truth=np.empty(0),
             miou={name: of[row["clip_id"]] for name, of in known.items()},
@@ -428,10 +474,11 @@ def _all_conditions_html(scored, view, size):
     first, last = view.ends
     scores = [clip.ranked(first, last, view.negatives) for clip in scored]
     chosen = choose_clips(scores, size)
-    rows = "".join(_clip_row_html(scored[i], rule, scores[i], view) for i, rule in chosen)
+    ties = _ties(scores)
+    rows = "".join(_clip_row_html(scored[i], rule, scores[i], view, rule in ties) for i, rule in chosen)
     if not rows:
         return ""
-    head = "".join(f'<th scope="col">{text(label_of(c))} audio</th>' for c in view.conditions)
+    head = "".join(f'<th scope="col">{text(sound_of(c))}</th>' for c in view.conditions)
     quarter = min(size, len(scored)) // 4
     intro = f"{len(chosen)} of {len(scored)} clips" if len(chosen) < len(scored) else f"All {len(scored)} clips"
     if quarter:
@@ -440,6 +487,8 @@ def _all_conditions_html(scored, view, size):
             f"the {quarter} best, then the {quarter} worst of {last} (the clip's own G-mIoU); the others at equal "
             "distances in the list sorted by category and id"
         )
+        if ties:
+            intro += ". Where all clips are equal, the first by name are taken"
     table = (
         f'<table class="gallery"><thead><tr><th scope="col">clip</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
     )
@@ -447,13 +496,15 @@ def _all_conditions_html(scored, view, size):
     return heading + scroll("Clips by condition", table)
 
 
-def _clip_row_html(clip, rule, score, view):
+def _clip_row_html(clip, rule, score, view, is_tie):
     first, last = view.ends
     why = {
         "most biased": f"most biased: {first} has a mean mIoU of {number(score.bias, 2)} under negative audio",
         "best": f"best: {last} has a G-mIoU of {number(score.g_miou, 2)}",
         "worst": f"worst: {last} has a G-mIoU of {number(score.g_miou, 2)}",
     }.get(rule, rule)
+    if is_tie:
+        why = f"by name: all clips are equal;{why.partition(':')[2]}"
     frame = _frame_of(clip)
     shown = f"frame {clip.index + 1}"
     tiles = _tile_html(frame, f"{shown} of {_about(clip)}", shown)
@@ -466,7 +517,7 @@ def _clip_row_html(clip, rule, score, view):
     for condition in view.conditions:
         tiles = _predictions_html(clip, condition, frame, view)
         cells.append(
-            f'<td data-label="{text(label_of(condition))} audio"><div class="tiles">{tiles}</div>'
+            f'<td data-label="{text(sound_of(condition))}"><div class="tiles">{tiles}</div>'
             f"{_sound_html(clip, condition)}</td>"
         )
     return f"<tr>{''.join(cells)}</tr>"
@@ -490,13 +541,13 @@ def _predictions_html(clip, condition, frame, view):
     """One tile a model."""
     tiles = ""
     for name, folder in view.folders.items():
-        if condition not in clip.miou[name] or not (folder / condition).is_dir():
+        if condition not in clip.miou[name] or not folder.has(condition):
             tiles += f'<figure><div class="none">{MISSING}</div><figcaption>{text(name)}</figcaption></figure>'
             continue
-        source = _read_prediction(folder, condition, clip, clip.index, clip.truth.shape)
+        source = folder.read(condition, clip, clip.frames, clip.index, clip.truth.shape)
         value = number(clip.miou[name][condition], 2)
         empty = "" if (source >= 128).any() else ", empty mask"
-        alt = f"{name} on {_about(clip)}, {label_of(condition)} audio: mIoU {value}{empty}"
+        alt = f"{name} on {_about(clip)}, {sound_of(condition)}: mIoU {value}{empty}"
         image = overlay.prediction_tile(frame, source, clip.truth, view.colors[name])
         tiles += _tile_html(image, alt, name, value, view.colors[name])
     return tiles

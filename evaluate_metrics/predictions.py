@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .avs_robust.avs_robust import CONDITIONS
 from .clip_rows import clip_row
 
 __all__ = ["PredictionsError", "Target", "read_prediction", "score_predictions"]
@@ -64,8 +65,9 @@ class PredictionsError(ValueError):
             kind = problem.partition(":")[0]
             kinds[kind] = kinds.get(kind, 0) + 1
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        plural = "" if len(self.problems) == 1 else "s"
         super().__init__(
-            f"{folder}: nothing is scored, {len(self.problems)} problems ({counts}). Expected "
+            f"{folder}: nothing is scored, {len(self.problems)} problem{plural} ({counts}). Expected "
             f"{folder}/<condition>/<category>/<clip>/<clip>_<k>.png, <k> from 0 or 1, the category level optional."
         )
 
@@ -88,6 +90,14 @@ def _files(folder: Path) -> dict[str, set[str]]:
 
     look("", 0)
     return found
+
+
+def _beside(folder: Path, conditions: Sequence[str], is_condition: Callable[[str], bool]) -> tuple[list, list]:
+    """(folders of conditions that are not scored, files and folders that are none), directly in `folder`."""
+    others = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
+    others = [path for path in others if not (path.is_dir() and path.name in conditions)]
+    unscored = [path for path in others if path.is_dir() and is_condition(path.name)]
+    return unscored, [path for path in others if path not in unscored]
 
 
 def _place(folder: Path, condition: str, targets: Sequence[Target], kept: Collection[str]):
@@ -168,12 +178,12 @@ def _read_target(target: Target, read_masks: Callable[[list[Path]], list[bytes]]
     return np.stack([np.asarray(image) > 0 for image in images])
 
 
-def _look(job: tuple[Target, dict[str, list[Path]]], read_masks) -> tuple[list[str], int]:
-    """What is wrong with a clip's files, and the highest grey in them."""
+def _look(job: tuple[Target, dict[str, list[Path]]], read_masks) -> tuple[list[str], dict[str, int]]:
+    """What is wrong with a clip's files, and condition -> the highest grey in them."""
     target, paths = job
     height, width = _read_target(target, read_masks).shape[1:]
-    problems, highest = [], 0
-    for path in (path for of_condition in paths.values() for path in of_condition):
+    problems, highest = [], dict.fromkeys(paths, 0)
+    for condition, path in ((c, path) for c, of_condition in paths.items() for path in of_condition):
         try:
             values, is_grey = read_prediction(path)
         except ValueError as error:
@@ -184,8 +194,26 @@ def _look(job: tuple[Target, dict[str, list[Path]]], read_masks) -> tuple[list[s
                 f"of another size: {path} has {values.shape[1]} x {values.shape[0]} pixels, its ground truth "
                 f"{width} x {height}"
             )
-        highest = max(highest, int(values.max())) if is_grey else highest
+        highest[condition] = max(highest[condition], int(values.max()) if is_grey else 0)
     return problems, highest
+
+
+def _ambiguous(folder: Path, highest: dict[str, int]) -> list[str]:
+    """Why it is not known whether grey 1 is probability 1; `highest` is the highest grey of each condition."""
+    ones = [condition for condition, value in highest.items() if value == 1]
+    above = next((condition for condition, value in highest.items() if value > 1), None)
+    if ones and above:
+        return [
+            f"ambiguous: {folder / condition} holds no value above 1 but {folder / above} does; save masks as 0 and "
+            "255, or say that these are probabilities of at most 1/255: --grey_of_one 255"
+            for condition in ones
+        ]
+    if ones and "positive" not in highest:
+        return [
+            f"ambiguous: no value above 1 in {folder}, which are masks of 0 and 1 or probabilities of 1/255; score "
+            "`positive` too, or say which: --grey_of_one 1 or 255"
+        ]
+    return []
 
 
 def _score(job: tuple[Target, dict[str, list[Path]]], read_masks, one: int) -> dict:
@@ -217,26 +245,36 @@ def score_predictions(
     read_masks: Callable[[list[Path]], list[bytes]],
     kept: Sequence[int] | None = None,
     processes: int | None = None,
-) -> list[dict]:
-    """The rows of `clip_rows`, in the order of `targets`, of the masks in `folder`.
+    is_condition: Callable[[str], bool] = CONDITIONS.__contains__,
+    grey_of_one: int | None = None,
+) -> tuple[list[dict], int]:
+    """(the rows of `clip_rows`, in the order of `targets`, of the masks in `folder`; the grey of probability 1).
 
     A mask is 1-bit, a palette's two colours (the object is what is not black) or 8-bit grey: probability 255 p. Where
-    no grey in the whole folder is above 1, it holds masks of 0 and 1.
+    no grey in the whole folder is above 1, it holds masks of 0 and 1, and the grey of probability 1 is 1 instead of
+    255. A folder in which one condition has greys of 0 and 1 and another higher ones is not scored.
 
     Args:
+        conditions: the folders of `folder` to score.
         targets: all clips of the split; what lies there for other clips is extra.
         read_masks: paths of ground truth -> PNG files in which the object is what is above 0; a function of a module.
         kept: which targets to score; all by default.
         processes: by default one for each core that this process may use.
+        is_condition: whether a folder beside those of `conditions` may lie there: a note on stderr names it.
+        grey_of_one: 1 or 255, the grey of probability 1; found out as told above by default.
 
     Raises:
-        PredictionsError: files that are missing, extra, unreadable, of another size or mode; all of them are named,
-            nothing is scored.
+        PredictionsError: files that are missing, extra, unreadable, of another size or mode, or greys that may mean
+            two things; all of them are named, nothing is scored.
         FileNotFoundError, ValueError: from `read_masks`.
     """
     scored = [targets[i] for i in (range(len(targets)) if kept is None else kept)]
     paths: dict[str, dict[str, list[Path]]] = {target.clip_id: {} for target in scored}
-    problems = []
+    unscored, extra = _beside(folder, conditions, is_condition)
+    if unscored:
+        names = ", ".join(map(str, unscored))
+        print(f"not scored: {names}; add {'it' if len(unscored) == 1 else 'them'} to --conditions", file=sys.stderr)
+    problems = [f"extra: {path}" for path in extra]
     for condition in conditions:
         found, of_condition = _place(folder, condition, targets, paths.keys())
         problems += of_condition
@@ -245,17 +283,17 @@ def score_predictions(
     jobs = [(target, paths[target.clip_id]) for target in scored]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with _workers(processes or cores, len(jobs)) as map_jobs:
-        highest = 0
+        highest = dict.fromkeys(conditions, 0)
         looks = map_jobs(partial(_look, read_masks=read_masks), jobs)
-        for of_clip, value in tqdm(looks, desc="files", total=len(jobs), disable=None, leave=False):
+        for of_clip, values in tqdm(looks, desc="files", total=len(jobs), disable=None, leave=False):
             problems += of_clip
-            highest = max(highest, value)
-        if highest == 1 and "positive" not in conditions:
-            problems.append(
-                f"ambiguous: no value above 1 in {folder}, which are masks of 0 and 1 or probabilities of 1/255; save "
-                "masks as 0 and 255, or score `positive` too"
-            )
+            highest |= {condition: max(highest[condition], value) for condition, value in values.items()}
+        if grey_of_one is None:
+            problems += _ambiguous(folder, highest)
+        elif max(highest.values(), default=0) > grey_of_one:
+            problems.append(f"of another range: {folder} has greys up to {max(highest.values())}, not {grey_of_one}")
         if problems:
             raise PredictionsError(folder, problems)
-        rows = map_jobs(partial(_score, read_masks=read_masks, one=1 if highest == 1 else 255), jobs)
-        return list(tqdm(rows, desc="clips", total=len(jobs), disable=None, leave=False))
+        one = grey_of_one or (1 if 1 in highest.values() else 255)
+        rows = map_jobs(partial(_score, read_masks=read_masks, one=one), jobs)
+        return list(tqdm(rows, desc="clips", total=len(jobs), disable=None, leave=False)), one

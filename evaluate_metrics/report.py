@@ -22,12 +22,13 @@ from . import compare, overlay, uncertainty
 from .chart_sections import Evidence, categories_html, conditions_html, curves_html, parts_html, thresholds_html
 from .gallery import Clip, ClipScore, choose_clips, gallery_html, read_download, read_gallery
 from .markup import scroll, swatch, text
-from .results import Run, read_run
+from .results import CONDITIONS, Run, read_run
 from .tables import (
     ARROWS,
     EXPLANATIONS,
     MISSING,
     conditions_of,
+    difference_digits,
     further_negatives,
     group_by_name,
     has_seeds,
@@ -41,6 +42,8 @@ from .tables import (
     results_table,
     sections_of,
     seed_values,
+    signed,
+    sound_of,
 )
 
 __all__ = [
@@ -162,13 +165,17 @@ def _differences(models):
     if not all(all(side) for side in sides):
         return {}
     rows = [rows for side in sides for rows in side]
-    same = len({frozenset(row["clip_id"] for row in each) for each in rows}) == 1
-    if not same or len({frozenset(each[0]["conditions"]) for each in rows}) > 1:
+    if len({frozenset(row["clip_id"] for row in each) for each in rows}) > 1:
+        return {}
+    rows, left_out = uncertainty.common_conditions(rows)
+    if set(left_out) & set(CONDITIONS):  # the G-scores average over them
         return {}
     if uncertainty.source_clusters(rows[0]).max() == 0:
         return {}
     further = further_negatives(run for seeds in models.values() for run in seeds)
-    return {found.metric: found for found in uncertainty.compare(*sides, further_negatives=further)}
+    count = len(sides[0])
+    compared = uncertainty.compare(rows[:count], rows[count:], further_negatives=further)
+    return {found.metric: found for found in compared}
 
 
 # --- header and scores -----------------------------------------------------------------------------------------------
@@ -184,7 +191,11 @@ def _headline(runs, models):
     where = f" on {_join(places)}" if all(places) else ""
     measured = [c for c in conditions_of(runs) if any(math.isfinite(v) for v in seed_values(runs, f"miou_{c}"))]
     scores = _join(f"{name} {number(mean(seed_values(seeds, 'g_miou')), 3)}" for name, seeds in models.items())
-    under = f" under {_join(label_of(c) for c in measured)} audio" if measured else ""
+    named = [c for c in measured if c in CONDITIONS]
+    sounds = [*map(label_of, named[:-1]), *map(sound_of, named[-1:])]
+    if more := len(measured) - len(named):
+        sounds.append(f"{more} {'more' if named else 'further'} condition{'s' if more > 1 else ''}")
+    under = f" under {_join(sounds)}" if measured else ""
     counts = sorted({len(seeds) for seeds in models.values()})
     means = f" (means over {' or '.join(map(str, counts))} training seeds)" if counts[-1] > 1 else ""
     return (
@@ -241,7 +252,7 @@ def _table_html(evidence):
         cells = {name: model_cells(seeds, metrics, evidence.intervals[name]) for name, seeds in models.items()}
         for metric in metrics:
             row = [cells[name][metric.key] for name in models]
-            body.append(_row_html(metric, row, bool(pair), evidence.differences.get(metric.key)))
+            body.append(_row_html(metric, dict(zip(models, row, strict=True)), evidence.differences.get(metric.key)))
     hint = "↑ higher is better, ↓ lower is better. "
     if has_seeds(models):
         hint += "Small figures without brackets: the seeds, in one order throughout. "
@@ -267,13 +278,14 @@ def _intervals_hint(evidence):
     return f"In brackets: intervals{said}; clips of one source video are drawn together.{seeds}{stands} "
 
 
-def _row_html(metric, cells, with_difference, difference):
+def _row_html(metric, cells, difference):
+    """`cells`: model -> Cell; of two models the difference gets a column."""
     arrow = ""
     if metric.better:
         arrow = f'&nbsp;<span class="arrow" title="{metric.better} is better">{ARROWS[metric.better]}</span>'
     css = {"g_miou": ' class="main"', "audio_blind_floor": ' class="aside"'}.get(metric.key, "")
     columns = []
-    for cell in cells:
+    for name, cell in cells.items():
         html = f"<b>{number(cell.mean, metric.digits)}</b>"
         if math.isfinite(cell.half_range):
             html += f" ± {number(cell.half_range, metric.digits)}"
@@ -281,20 +293,21 @@ def _row_html(metric, cells, with_difference, difference):
             html += f"<small>[{', '.join(number(bound, metric.digits) for bound in cell.interval)}]</small>"
         if len(cell.values) > 1 and any(map(math.isfinite, cell.values)):
             html += f"<small>{' · '.join(number(v, metric.digits) for v in cell.values)}</small>"
-        columns.append(f"<td>{html}</td>")
-    if with_difference:
-        first, second = (cell.mean for cell in cells)
-        html = _signed(second - first, metric.digits)
+        columns.append(f'<td data-label="{text(name)}">{html}</td>')
+    if len(cells) == 2:
+        first, second = (cell.mean for cell in cells.values())
+        digits = difference_digits(difference, metric.digits) if difference else metric.digits
+        html = _signed(second - first, digits)
         if difference and math.isfinite(second - first):
-            bounds = ", ".join(_signed(bound, metric.digits) for bound in (difference.low, difference.high))
+            bounds = ", ".join(_signed(bound, digits) for bound in (difference.low, difference.high))
             html += f"<small>[{bounds}] {'stands' if difference.stands else 'may be chance'}</small>"
             html = f"<b>{html}</b>" if difference.stands else html
-        columns.append(f"<td>{html}</td>")
+        columns.append(f'<td data-label="difference">{html}</td>')
     return f'<tr{css}><th scope="row">{text(metric.label)}{arrow}</th>{"".join(columns)}</tr>'
 
 
 def _signed(value, digits):
-    return f"{value:+.{digits}f}".replace("-", "−") if math.isfinite(value) else MISSING
+    return signed(value, digits).replace("-", "−")
 
 
 # --- notes and settings ----------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ class Run:
         breakdown: "category", "group", "mask_area" or "frame" -> name -> metric -> value.
         fpr_curve: {"thresholds": […], condition: [fraction of the frame above each]}.
         source_videos: how many the splits share, as `uncertainty.shared_source_videos` counts them.
+        grey_of_one: grey of probability 1 in the PNGs of `predictions`: 255, or 1 where they hold masks of 0 and 1.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Run:
     breakdown: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
     fpr_curve: Mapping[str, Sequence[float]] = field(default_factory=dict)
     source_videos: Mapping = field(default_factory=dict)
+    grey_of_one: int = 255
 
 
 def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | None = None) -> Run:
@@ -82,6 +84,9 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
             raise ValueError(f"{path}: expected an object for {key!r}, got {results[key]!r}.")
     found = {key: results.get(key) or {} for key in optional}
     _check_details(path, found)
+    grey_of_one = found["settings"].get("grey_of_one", 255)
+    if grey_of_one not in (1, 255):
+        raise ValueError(f"{path}: expected 1 or 255 for settings['grey_of_one'], got {grey_of_one!r}.")
     scores = dict(results["scores"])
     # Further figures are further scores: every table has one row a score, whatever it measures.
     for condition, value in found["similarity_auroc"].items():
@@ -114,6 +119,7 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
         breakdown=found["breakdown"],
         fpr_curve=found["fpr_curve"],
         source_videos=found["source_videos"],
+        grey_of_one=grey_of_one,
     )
 
 

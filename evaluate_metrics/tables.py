@@ -16,6 +16,7 @@ __all__ = [
     "Cell",
     "Metric",
     "conditions_of",
+    "difference_digits",
     "escape_latex",
     "escape_markdown",
     "further_negatives",
@@ -33,6 +34,8 @@ __all__ = [
     "results_table",
     "seed_values",
     "sections_of",
+    "signed",
+    "sound_of",
 ]
 
 MISSING = "–"
@@ -226,6 +229,28 @@ def mean(values: Iterable[float]) -> float:
 
 def number(value: float, digits: int, missing: str = MISSING) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else missing
+
+
+def signed(value: float, digits: int, missing: str = MISSING) -> str:
+    """With its sign; what rounds to 0 has a plus."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}" if math.isfinite(value) else missing
+
+
+def difference_digits(difference: uncertainty.Difference, digits: int) -> int:
+    """Decimals, from `digits` to 6, at which the difference and its bounds show two significant digits."""
+    values = [abs(v) for v in (difference.difference, difference.low, difference.high)]
+    sizes = [v for v in values if v >= 1e-6]
+    # 0.01 needs 3 decimals; the margin is for values such as 0.0099999999.
+    return min(6, max([digits, *(math.ceil(1 - math.log10(v) - 1e-6) for v in sizes)]))
+
+
+def sound_of(condition: str) -> str:
+    """What is heard, in words: off-screen audio; silence; noise at -5 dB."""
+    sweep = SWEEP.fullmatch(condition)
+    if sweep:
+        return f"{sound_of(sweep[1])} at {sweep[2]} dB"
+    label = label_of(condition)
+    return label if label.endswith(("silence", "noise")) else f"{label} audio"
 
 
 def label_of(condition: str) -> str:

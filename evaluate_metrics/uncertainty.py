@@ -24,6 +24,7 @@ __all__ = [
     "bootstrap_auroc",
     "bootstrap_means",
     "bootstrap_settings",
+    "common_conditions",
     "compare",
     "interval",
     "intervals",
@@ -37,12 +38,13 @@ NEGATIVES = ("silence", "noise", "off_screen")  # what the G-scores average over
 RESAMPLES = 10_000
 LEVEL = 0.95
 SEED = 0
+_ROUNDING = 1e-6  # a difference no larger than this is an error of rounding
 _BLOCK = 256  # resamples at a time: a few MB for 740 clips
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A score of two models, and the interval of b - a; `stands` where the interval leaves out 0."""
+    """A score of two models, and the interval of b - a; `stands` where it leaves out 0 by more than 1e-6."""
 
     metric: str
     a: float
@@ -56,7 +58,7 @@ class Difference:
 
     @property
     def stands(self) -> bool:
-        return self.low > 0 or self.high < 0
+        return self.low > _ROUNDING or self.high < -_ROUNDING
 
 
 def bootstrap_means(
@@ -284,6 +286,20 @@ def paired_rows(runs: Sequence[Sequence[Mapping]]) -> list[list[Mapping]]:
                 f"{_shown(moved)}. Evaluate both with the same version."
             )
     return [[table[clip_id] for clip_id in first] for table in tables]
+
+
+def common_conditions(runs: Sequence[Sequence[Mapping]]) -> tuple[list[list[Mapping]], list[str]]:
+    """(the runs' rows with the conditions that all runs have, the other conditions, sorted)."""
+    conditions = [set(rows[0]["conditions"]) for rows in runs]
+    common = set.intersection(*conditions)
+    left_out = sorted(set.union(*conditions) - common)
+    if not left_out:
+        return [list(rows) for rows in runs], []
+    reduced = [
+        [{**row, "conditions": {c: v for c, v in row["conditions"].items() if c in common}} for row in rows]
+        for rows in runs
+    ]
+    return reduced, left_out
 
 
 def shared_source_videos(splits: Mapping[str, Iterable[str]]) -> dict[str, int | dict[str, int]]:

@@ -162,7 +162,7 @@ def test_one_front_end_and_the_matched_draw_leave_exactly_chance(tree):
     result = audit("s4", str(tree), draws=("matched",))
     assert result.clips == 24
     off_screen = comparison(result, "off_screen")
-    assert off_screen.at_chance and not off_screen.by_definition
+    assert off_screen.at_chance and off_screen.same_sounds and not off_screen.by_definition
     for estimate in (*off_screen.probes.values(), *off_screen.features.values()):
         assert (estimate.auc, estimate.low, estimate.high) == (0.5, 0.5, 0.5)
     for condition in ("silence", "noise"):
@@ -256,6 +256,9 @@ def test_command_line(tree, capsys):
     text = capsys.readouterr().out
     assert "off_screen, matched draw  0.500 [0.500, 0.500]" in text and "off_screen, released draw" in text
     assert "only 24 sounds: the intervals are rough" in text
+    verdicts = {line[:26].strip(): line for line in text.splitlines()}
+    assert verdicts["off_screen, matched draw"].endswith("at chance, by construction: each sound comes once in both")
+    assert verdicts["off_screen, released draw"].endswith(" too few sounds to tell")
     assert "padding: leading_zeros" in text and "told apart by what is heard, by definition" in text
     content = json.loads(out.read_text())
     assert [(row["condition"], row["draw"]) for row in content["comparisons"]] == [
@@ -266,16 +269,21 @@ def test_command_line(tree, capsys):
     ]
     matched = content["comparisons"][2]
     assert matched["probes"]["audio_only"] == {"auc": 0.5, "low": 0.5, "high": 0.5} and matched["at_chance"]
+    assert [row["same_sounds"] for row in content["comparisons"]] == [False, False, True, False]
     assert set(matched["features"]) == set(content["kinds"]) == {*SOUND_KINDS, *ROW_KINDS}
     assert (content["splits"], content["clips"], content["front_end"]) == (["test"], 24, "vggish")
     assert [path.name for path in out.parent.iterdir()] == ["audit.json"]
 
 
-def test_one_draw_and_the_released_front_end_on_the_command_line(tree, capsys):
+def test_one_draw_and_the_released_front_end_on_the_command_line(tree, capsys, monkeypatch):
     arguments = ["audit", "--data_dir", str(tree), "--draw", "released", "--front_end", "released", "--seed", "7"]
     assert main(arguments) == 0
     text = capsys.readouterr().out
-    assert "matched draw" not in text and "seed 7, front end released" in text and "NOT at chance" in text
+    assert "matched draw" not in text and "seed 7, front end released" in text and "too few sounds to tell" in text
+    monkeypatch.setattr(audit_module, "FEW_SOUNDS", 24)
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "NOT at chance" in text and "too few" not in text
 
 
 def test_nothing_to_compare(tree, capsys):

@@ -83,6 +83,10 @@ def test_verify_names_rows_and_both_values(own_manifest, capsys):
     assert f"{removed['split']} another0000: only in the file\n" in out
     assert f"{removed['split']} {removed['clip_id']}: only in the draw here\n" in out
     assert "3 rows differ" in out and out.count("\n") == 4
+    rows[-1] = removed
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    own_manifest.write_text(text + f"sha256 {hashlib.sha256(text.encode()).hexdigest()}\n")
+    assert verify(own_manifest) == 1 and "\n1 row differs between" in capsys.readouterr().out
 
 
 def test_verify_of_another_seed_and_of_a_stale_digest(write_s4, own_manifest, capsys):
@@ -92,11 +96,16 @@ def test_verify_of_another_seed_and_of_a_stale_digest(write_s4, own_manifest, ca
     text = capsys.readouterr().out
     own_manifest.write_text(text)
     assert verify(own_manifest) == 0 and verify(own_manifest, "--seed", "43") == 1
-    capsys.readouterr()
+    assert capsys.readouterr().out.endswith(")\nis it of another --subset, --seed or --draw?\n")
     for cut in (text.replace("sha256 ", "sha256 0"), text[: text.index("sha256")]):
         own_manifest.write_text(cut)
         assert verify(own_manifest) == 1
-        assert "does not end with the SHA-256 of its own rows" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert out.endswith("does not end with the SHA-256 of its own rows: it was changed or cut off\n")
+    own_manifest.write_text(text[: text.index("\n") + 1])  # most rows are cut off: no doubt about --seed
+    assert verify(own_manifest) == 1
+    out = capsys.readouterr().out
+    assert "29 rows differ" in out and "--seed" not in out
 
 
 def test_verify_of_something_else(own_manifest, capsys):

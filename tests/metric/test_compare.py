@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from evaluate_metrics import compare, report, uncertainty
+from evaluate_metrics import compare, report, tables, uncertainty
 from evaluate_metrics.avs_robust.avs_robust import condition_scores, robust_scores
 
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
@@ -229,3 +229,38 @@ def test_a_run_read_by_hand_compares_too(tmp_path):
     assert [metric.key for _, metric, _ in found.rows][:4] == ["g_miou", "audio_blind_floor", "g_f_score", "g_fpr"]
     with pytest.raises(ValueError, match="results of 'x'"):
         compare.compare_runs([report.Run("x", {})], runs)
+
+
+@pytest.mark.parametrize(
+    "shift, cells",
+    [
+        (0.0002, ["+0.00020", "[+0.00020, +0.00020]", "yes, b is better"]),
+        (-0.0002, ["-0.00020", "[-0.00020, -0.00020]", "yes, a is better"]),
+        (0.000012, ["+0.000012", "[+0.000012, +0.000012]", "yes, b is better"]),
+        (-1e-9, ["+0.000", "[+0.000, +0.000]", "no"]),  # nothing but rounding
+        (0.0621, ["+0.062", "[+0.062, +0.062]", "yes, b is better"]),
+    ],
+)
+def test_a_difference_is_shown_at_its_size(shift, cells, tmp_path, capsys):
+    a, b = write_results(tmp_path / "a", make_rows()), write_results(tmp_path / "b", make_rows(shift=shift))
+    for form in ("text", "markdown", "latex"):
+        report.main(["compare", str(a), str(b), "--format", form])
+        printed = capsys.readouterr().out
+        assert "-0.000 " not in printed and "-0.000," not in printed and "-0.000]" not in printed
+        if form == "text":
+            assert table_of(printed)["mIoU, positive"][3:] == cells
+
+
+def test_two_significant_digits_by_hand():
+    for values, digits in (
+        ((0.2, 0.011, 0.4), 3),
+        ((0.2, 0.01, 0.4), 3),
+        ((0.2, 0.0099, 0.4), 4),
+        ((0.03, -0.0004, 0.06), 5),
+        ((0.0, 0.0, 0.0), 3),
+        ((2e-6, 1e-6, 3e-6), 6),
+        ((2e-9, 1e-9, 0.3), 3),
+    ):
+        difference, low, high = values
+        assert tables.difference_digits(uncertainty.Difference("m", 0.0, difference, low, high), 3) == digits
+    assert [tables.signed(v, 3) for v in (-0.0004, 0.0, -0.0006, float("nan"))] == ["+0.000", "+0.000", "-0.001", "–"]

@@ -1,12 +1,22 @@
 """Rows of statistics against plain loops over pixels, and everything that is reported of them against the rows."""
 
 import json
+import time
 
 import numpy as np
 import pytest
 
 from evaluate_metrics.avs_robust.avs_robust import AVSRobust
-from evaluate_metrics.clip_rows import breakdown, clip_row, results, scores, similarity_auroc, write_rows
+from evaluate_metrics.clip_rows import (
+    breakdown,
+    breakdown_intervals,
+    clip_row,
+    results,
+    scores,
+    similarity_auroc,
+    write_rows,
+)
+from evaluate_metrics.uncertainty import bootstrap_means, intervals, source_clusters
 
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
 THRESHOLDS = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
@@ -112,6 +122,16 @@ def test_further_conditions_stand_beside_the_four():
     assert not {key for key in scores(rows) if "unseen" in key or "mixed" in key}
 
 
+def further_of(rows):
+    values = {}
+    for name in ("unseen", "mixed_snr_0"):
+        of = [row["conditions"][name] for row in rows]
+        values[f"miou_{name}"] = pytest.approx(np.mean([np.mean(clip["iou"]) for clip in of]))
+        values[f"fpr_{name}"] = pytest.approx(np.mean([np.mean(clip["area"]) for clip in of]))
+        values[f"f_score_{name}"] = pytest.approx(np.mean([c["f_score"] for c in of if c["f_score"] is not None]))
+    return values
+
+
 def test_breakdown_is_the_scores_of_the_parts():
     rows = rows_of()
     found = breakdown(rows)
@@ -121,20 +141,21 @@ def test_breakdown_is_the_scores_of_the_parts():
     }
     for key in ("category", "group"):
         for name, values in found[key].items():
-            assert values == scores([row for row in rows if row[key] == name])
+            part = [row for row in rows if row[key] == name]
+            assert values == scores(part) | further_of(part)
     areas = sorted((np.mean(row["mask_area"]), row["clip_id"]) for row in rows)
     first = [row for row in rows if row["clip_id"] in {clip_id for _, clip_id in areas[:4]}]
     bins = list(found["mask_area"])
     assert [name[:3] for name in bins] == ["Q1:", "Q2:", "Q3:", "Q4:"]
     assert bins[0] == f"Q1: {areas[0][0]:.3g} to {areas[3][0]:.3g}"
-    assert found["mask_area"][bins[0]] == scores(first)
+    assert found["mask_area"][bins[0]] == scores(first) | further_of(first)
     edges = [areas[k][0] for k in (3, 6, 9)]  # the quartiles of 13 values are values
     counts = [sum(sum(area > edge for edge in edges) == number for area, _ in areas) for number in range(4)]
     assert [found["mask_area"][name]["clips_positive"] for name in bins] == counts
     assert list(found["frame"]) == ["1", "2", "3"]
     for k, values in enumerate(found["frame"].values()):
         here = [row for row in rows if len(row["mask_area"]) > k]
-        for name in CONDITIONS:
+        for name in (*CONDITIONS, "unseen", "mixed_snr_0"):
             ious = [row["conditions"][name]["iou"][k] for row in here]
             assert values[f"miou_{name}"] == pytest.approx(np.mean(ious))
             areas = [row["conditions"][name]["area"][k] for row in here]
@@ -143,6 +164,55 @@ def test_breakdown_is_the_scores_of_the_parts():
         expected = 2 * values["miou_positive"] * rest / (values["miou_positive"] + rest)
         assert values["g_miou"] == pytest.approx(expected)
         assert not any("f_score" in key for key in values)
+
+
+def test_every_score_of_a_breakdown_has_its_interval():
+    rows = rows_of()
+    found, bounds = (results(rows, ["unseen"])[key] for key in ("breakdown", "breakdown_intervals"))
+    assert {key: list(parts) for key, parts in bounds.items()} == {key: list(parts) for key, parts in found.items()}
+    for key, parts in found.items():
+        for name, values in parts.items():
+            assert bounds[key][name].keys() == {metric for metric in values if not metric.startswith("clips")}
+    part = [row for row in rows if row["category"] == "b"]
+    expected = intervals(part, resamples=1000)
+    got = bounds["category"]["b"]
+    assert got == {metric: expected[metric] for metric in got}
+    low, high = got["miou_positive"]
+    assert low < found["category"]["b"]["miou_positive"] < high
+    third = [row for row in rows if len(row["mask_area"]) > 2]
+    ious = np.array([[row["conditions"]["noise"]["iou"][2]] for row in third])
+    samples = bootstrap_means(ious, source_clusters(third), resamples=1000)
+    assert bounds["frame"]["3"]["miou_noise"] == pytest.approx(np.quantile(samples, [0.025, 0.975]))
+    alone = [row for row in rows if row["source_video"] == "v1"]
+    assert breakdown_intervals(alone)["frame"]["1"] == {} and results(alone)["fpr_curve_intervals"] == {}
+
+
+def test_the_curve_has_intervals():
+    rows = rows_of()
+    found = results(rows, ["unseen"])
+    curves = found["fpr_curve_intervals"]
+    assert list(curves) == list(rows[0]["conditions"])
+    for name, bounds in curves.items():
+        assert bounds[5] == pytest.approx(found["intervals"][f"fpr_{name}"])  # the threshold of FPR
+        assert len(bounds) == 11
+        for (low, high), value in zip(bounds, found["fpr_curve"][name], strict=True):
+            assert low < value < high or low == value == high
+
+
+def test_the_intervals_of_s4_take_seconds():
+    """740 clips of 23 categories."""
+    rng = np.random.default_rng(0)
+    curve = rng.random(11).tolist()
+    clip = {"f_score": 0.5, "fpr_curve": curve, "similarity": None}
+    rows = [
+        {"clip_id": str(k), "category": str(k % 23), "group": "abcd"[k % 4], "source_video": str(k // 2)}
+        | {"mask_area": rng.random(5).tolist()}
+        | {"conditions": {c: clip | {"iou": rng.random(5), "area": rng.random(5)} for c in CONDITIONS}}
+        for k in range(740)
+    ]
+    started = time.process_time()
+    results(rows)
+    assert time.process_time() - started < 10
 
 
 def test_equal_areas_are_one_bin():

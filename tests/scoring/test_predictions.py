@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluate_metrics import predictions
 from evaluate_metrics.clip_rows import clip_row
-from evaluate_metrics.predictions import PredictionsError, Target, read_prediction, score_predictions
+from evaluate_metrics.predictions import PredictionsError, Target, read_prediction
 
 CONDITIONS = ("positive", "noise")
 CLIPS = [("dog_1", "dog"), ("cat.2", "cat"), ("-og_3", "dog")]
@@ -19,6 +20,11 @@ SIZE = (5, 4)  # (height, width)
 def read_masks(paths):
     """The ground truth's bytes, as the data set's reader gives them."""
     return [path.read_bytes() for path in paths]
+
+
+def score_predictions(*arguments, **options):
+    rows, _ = predictions.score_predictions(*arguments, **options)
+    return rows
 
 
 def save(path: Path, image) -> None:
@@ -80,7 +86,8 @@ def expected_rows(targets, change=lambda values: values / np.float32(255)):
 def problems_of(folder, targets, conditions=CONDITIONS, **options):
     with pytest.raises(PredictionsError) as caught:
         score_predictions(folder, conditions, targets, read_masks, **options)
-    assert str(caught.value).startswith(f"{folder}: nothing is scored, {len(caught.value.problems)} problems (")
+    plural = "" if len(caught.value.problems) == 1 else "s"
+    assert str(caught.value).startswith(f"{folder}: nothing is scored, {len(caught.value.problems)} problem{plural} (")
     return caught.value.problems
 
 
@@ -89,16 +96,16 @@ def problems_of(folder, targets, conditions=CONDITIONS, **options):
 def test_layouts_are_scored_alike(write, targets, first, nested):
     folder = write(first, nested)
     (folder / "positive/.DS_Store").write_bytes(b"")
-    (folder / "notes.txt").write_text("")  # beside the conditions
+    (folder / ".notes").write_text("")  # beside the conditions
     assert score_predictions(folder, CONDITIONS, targets, read_masks, processes=1) == expected_rows(targets)
 
 
 def test_layouts_may_differ_between_conditions(write, targets):
     folder = write(0, True)
-    shutil.move(folder / "noise", folder / "noise_from_0")
+    shutil.move(folder / "noise", folder / ".noise_from_0")
     for clip_id, category in CLIPS:
         for k in range(3):
-            source = folder / "noise_from_0" / category / clip_id / f"{clip_id}_{k}.png"
+            source = folder / ".noise_from_0" / category / clip_id / f"{clip_id}_{k}.png"
             save(folder / "noise" / clip_id / f"{clip_id}_{k + 1}.png", Image.open(source))
     assert score_predictions(folder, CONDITIONS, targets, read_masks, processes=1) == expected_rows(targets)
 
@@ -160,6 +167,63 @@ def test_greys_of_0_and_1_need_the_positives(write, targets):
     folder = write(change=lambda values: np.zeros_like(values))
     (row, *_) = score_predictions(folder, ["noise"], targets, read_masks)
     assert row["conditions"]["noise"]["area"] == [0, 0, 0]
+
+
+def test_the_grey_of_1_is_told(write, targets):
+    for change, grey in (
+        (lambda values: values, 255),
+        (lambda values: (values > 127).astype(np.uint8), 1),
+        (binary, 255),
+    ):
+        assert predictions.score_predictions(write(change=change), CONDITIONS, targets, read_masks)[1] == grey
+
+
+@pytest.mark.parametrize("of_ones", CONDITIONS)
+def test_masks_of_0_and_1_beside_masks_of_0_and_255(write, targets, of_ones):
+    """Scored as probabilities of 1/255, the negatives would be empty: a robust model, without a word."""
+    (other,) = set(CONDITIONS) - {of_ones}
+    folder = write(change=lambda values: binary(values) * np.uint8(255))
+    for path in (folder / of_ones).rglob("*.png"):
+        save(path, np.asarray(Image.open(path)) // np.uint8(255))
+    (problem,) = problems_of(folder, targets)
+    assert problem.startswith(
+        f"ambiguous: {folder}/{of_ones} holds no value above 1 but {folder}/{other} does; save masks as 0 and 255"
+    )
+    for path in (folder / of_ones).rglob("*.png"):
+        save(path, np.zeros(SIZE, np.uint8))  # no masks at all: nothing to mistake
+    assert score_predictions(folder, CONDITIONS, targets, read_masks)[0]["conditions"][of_ones]["area"] == [0, 0, 0]
+
+
+def test_the_grey_of_1_may_be_said(write, targets):
+    """A robust model's probabilities on noise may be 1/255 at most; told so, they are scored as such."""
+    folder = write()
+    for path in (folder / "noise").rglob("*.png"):
+        save(path, np.ones(SIZE, np.uint8))
+    rows, one = predictions.score_predictions(folder, CONDITIONS, targets, read_masks, grey_of_one=255)
+    assert one == 255 and rows[0]["conditions"]["noise"]["area"] == [0, 0, 0]
+    rows, one = predictions.score_predictions(folder, ["noise"], targets, read_masks, grey_of_one=1)
+    assert one == 1 and rows[0]["conditions"]["noise"]["area"] == [1, 1, 1]
+    with pytest.raises(PredictionsError, match="1 of another range"):
+        predictions.score_predictions(folder, CONDITIONS, targets, read_masks, grey_of_one=1)
+
+
+def test_what_lies_beside_the_conditions(write, targets, capsys):
+    folder = write()
+    score_predictions(folder, ["noise"], targets, read_masks)
+    assert f"not scored: {folder}/positive; add it to --conditions\n" in capsys.readouterr().err
+    (folder / "silence").mkdir()
+    score_predictions(folder, ["noise"], targets, read_masks)
+    assert f"not scored: {folder}/positive, {folder}/silence; add them to" in capsys.readouterr().err
+    score_predictions(folder, [*CONDITIONS], targets, read_masks, is_condition=["silence"].__contains__)
+    save(folder / "stray_1.png", np.zeros(SIZE, np.uint8))
+    (folder / "unsene").mkdir()
+    (folder / ".hidden").mkdir()
+    (folder / "off_screen").write_text("")  # a condition's name, but a file
+    names = ["off_screen", "stray_1.png", "unsene"]
+    assert problems_of(folder, targets) == [f"extra: {folder}/{name}" for name in names]
+    assert problems_of(folder, targets, is_condition=["silence", "unsene"].__contains__) == [
+        f"extra: {folder}/{name}" for name in names[:2]
+    ]
 
 
 def test_everything_that_is_wrong_is_told_at_once(write, targets):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from avsbench_robust_dataset.conditions import mix
 from avsbench_robust_dataset.further import draw_unseen, find_wavs
-from evaluate_accelerate import load_function, load_splits, main
+from evaluate_accelerate import cli, load_function, load_splits, main
 from evaluate_metrics.results import read_run
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
@@ -100,6 +101,11 @@ def test_a_callable(evaluate, module, demo_tree, tmp_path):
     again, _ = evaluate("png", "--predictions", str(tmp_path / "fn/predictions"))
     assert again["scores"] == pytest.approx(results["scores"], abs=1e-12)
     assert (results["predictions_dir"], again["predictions_dir"]) == ("predictions", "../fn/predictions")
+    assert again["settings"]["grey_of_one"] == 255 and "grey_of_one" not in results["settings"]
+    for path in (tmp_path / "fn/predictions").rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) // np.uint8(128)).save(path)  # 0.75 as 1
+    ones, _ = evaluate("ones", "--predictions", str(tmp_path / "fn/predictions"))
+    assert ones["settings"]["grey_of_one"] == 1 and ones["scores"] == pytest.approx(results["scores"], abs=1e-12)
 
 
 def test_model_rows_and_its_masks_as_png(evaluate, model_folder, demo_tree, tmp_path):
@@ -161,6 +167,14 @@ def test_conditions_beyond_the_four(evaluate, module, demo_tree, tmp_path, capsy
     assert len(results["settings"]["unseen_sha256"]) == 64
     table = capsys.readouterr().out
     assert f"{results['extra_conditions']['unseen']['miou']:.4f}" in table and "G unseen" in table
+    names_of_rows = [line[:20].strip() for line in table[table.index("condition  ") :].splitlines()]
+    assert names_of_rows[:9] == (
+        ["condition", "positive", "silence", "G (all negatives)", "audio-blind floor"]
+        + ["noise_snr_-10", "unseen", "G unseen", "mixed_snr_0"]
+    )
+    by_category = results["breakdown"]["category"]
+    means = [values["miou_unseen"] * values["clips_positive"] for values in by_category.values()]
+    assert sum(means) / 5 == pytest.approx(results["extra_conditions"]["unseen"]["miou"])
     png, _ = evaluate("png", "--predictions", str(tmp_path / "fn/predictions"), "--conditions", *names)
     assert png["extra_conditions"] == results["extra_conditions"]
 
@@ -278,6 +292,55 @@ def test_what_a_callable_may_not_return(evaluate, module, tmp_path, body, messag
     assert not (tmp_path / "fn").exists()
 
 
+def test_probabilities_that_rounding_put_outside(evaluate, module):
+    source = "import numpy as np\ndef rounded(frames, *sound):\n    return np.where(frames[..., 0] > 99, {})\n"
+    module(source.format("1, 0"))
+    expected, _ = evaluate("exact", "--model-fn", "my_model:rounded", "--conditions", "positive")
+    module(source.format("1 + 9e-7, -9e-7"))
+    got, _ = evaluate("rounded", "--model-fn", "my_model:rounded", "--conditions", "positive")
+    assert got["scores"] == expected["scores"] and got["fpr_curve"] == expected["fpr_curve"]
+    module(source.format("1, -2e-6"))
+    with pytest.raises(ValueError, match="got -2e-06 to 1"):
+        evaluate("off", "--model-fn", "my_model:rounded", "--conditions", "positive")
+
+
+def test_the_front_end_asked_for_is_the_processor_s(evaluate, model_folder, monkeypatch, tmp_path):
+    processor = AVSegFormerProcessor.from_pretrained(model_folder)
+    monkeypatch.setattr(AVSegFormerProcessor, "from_pretrained", lambda *args, **options: processor)
+    with pytest.raises(ValueError, match="'released' of --front_end, but the processor of .* has 'vggish'"):
+        evaluate("eval", "--model", model_folder, "--front_end", "released")
+    assert not (tmp_path / "eval").exists()
+
+
+def test_the_command_line_says_in_one_line_what_the_user_can_mend(module, demo_tree, tmp_path, monkeypatch, capsys):
+    module("import no_such_library\n")
+    (tmp_path / "fine.py").write_text("def broken(*inputs):\n    raise ValueError('of the model')\n")
+
+    def run(*options):
+        arguments = ["--cpu", "--subset", "demo", "--output_dir", str(tmp_path / "eval"), *options]
+        monkeypatch.setattr(sys, "argv", ["evaluate_accelerate.py", *arguments])
+        cli()
+
+    data = ["--data_dir", demo_tree]
+    for options, said in (
+        (["--model", "./nowhere", *data], "the folder ./nowhere does not exist"),
+        (["--model-fn", "fine", *data], "Expected module:function"),
+        (["--model-fn", "fine:nothing", *data], "'nothing'"),
+        (["--model-fn", "no_such_module_here:f", *data], f"looked first in {tmp_path}"),
+        (["--model-fn", "fine:broken", "--data_dir", "nowhere"], "nowhere"),
+        (["--predictions", ".", "--data_dir", "nowhere"], "nowhere"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            run(*options)
+        assert caught.value.code == 2
+        err = capsys.readouterr().err
+        assert err.startswith("avs-evaluate: error: ") and said in err and "Traceback" not in err
+    with pytest.raises(ValueError, match="of the model"):
+        run("--model-fn", "fine:broken", *data)
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        run("--model-fn", "my_model:f", *data)
+
+
 def test_naming_a_callable(module, tmp_path):
     module(
         "import numpy as np\nclass Model:\n    def predict(self):\n        return 1\nmodel = Model()\nrate = 16000\n"
@@ -313,8 +376,11 @@ def test_a_folder_that_cannot_be_scored(evaluate, module, tmp_path, capsys):
         f"missing: {missing}",
     ]
     assert last.startswith(f"{folder}: nothing is scored, 2 problems (1 folder missing, 1 missing).")
+    (folder / "noise_snr_5").mkdir()
     results, rows = evaluate("png", "--predictions", str(folder), "--conditions", "positive", "off_screen")
     assert set(rows[0]["conditions"]) == {"positive", "off_screen"} and results["settings"]["max_clips"] is None
+    noted = f"not scored: {folder}/noise, {folder}/noise_snr_5; add them to --conditions\n"
+    assert noted in capsys.readouterr().err
     _, rows = evaluate("few", "--predictions", str(folder), "--conditions", "positive", "--max_clips", "2")
     assert len(rows) == 2
 
@@ -339,7 +405,7 @@ def test_options_that_do_not_go_together(evaluate, capsys, tmp_path, options, me
 
 def test_no_such_subset_or_data(tmp_path):
     arguments = ["--predictions", str(tmp_path), "--output_dir", str(tmp_path / "eval")]
-    with pytest.raises(ValueError, match="got 's5'"):
+    with pytest.raises(SystemExit):
         main([*arguments, "--subset", "s5"])
     with pytest.raises(FileNotFoundError, match="nowhere"):
         main([*arguments, "--subset", "s4", "--data_dir", str(tmp_path / "nowhere")])
