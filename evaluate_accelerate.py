@@ -17,6 +17,8 @@ head runs once per clip and condition. Masks are scored at their own resolution.
 Conditions beyond the four are values of `--conditions`: `unseen` (wav files of `--unseen_dir`), `mixed_snr_<dB>` (own
 and off-screen sound), `noise_snr_<dB>` (own sound and noise).
 
+`--push_to_hub` publishes the model of `--model` with these scores in its card.
+
 `results.json` holds the scores and breakdowns, `clips.jsonl` the statistics of every clip that they are made from;
 `--save_predictions` writes the probability masks beside them. An interrupted run goes on where it stopped.
 """
@@ -57,6 +59,7 @@ from evaluate_metrics.journal import Journal
 from evaluate_metrics.predictions import PredictionsError, Target, score_predictions
 from evaluate_metrics.uncertainty import shared_source_videos
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
+from modeling_avsegformer.hub_access import check_hub_access
 
 Splits = dict[str, Dataset | FurtherSounds]  # condition -> the same clips in the same order; the first is a Dataset
 
@@ -510,6 +513,37 @@ def check_model_path(model: str) -> None:
         )
 
 
+def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
+    hub = parser.add_argument_group("Hub")
+    hub.add_argument("--push_to_hub", action="store_true", help="publish model, processor, card, code")
+    hub.add_argument("--hub_model_id", help="user/name; default: your user name and the model's folder")
+    hub.add_argument("--hub_private", action="store_true", help="never to a public repository")
+    hub.add_argument("--hub_token", help="with write permission; default: HF_TOKEN, or that of `hf auth login`")
+
+
+def publish(model: str | Path, repo_id: str, args: argparse.Namespace, results_file: Path | None = None) -> None:
+    """Publishes a `from_pretrained` folder or Hub id with its processor and its scores; for one process.
+
+    Raises:
+        PermissionError, ConnectionError, ValueError: with a note how to repeat what failed.
+    """
+    again = f"AVSegFormerForSegmentation.from_pretrained({str(model)!r}).push_to_hub({repo_id!r}"
+    again += ", private=True" if args.hub_private else ""
+    again += f", results=json.load(open({str(results_file)!r}))" if results_file else ""
+    with _Noted(f"All that was computed is saved. To publish it later, in Python: {again})"):
+        network = AVSegFormerForSegmentation.from_pretrained(model)
+        processor = AVSegFormerProcessor.from_pretrained(model)
+        commit = network.push_to_hub(
+            repo_id,
+            processor=processor,
+            results=json.loads(results_file.read_text(encoding="utf-8")) if results_file else None,
+            private=args.hub_private or None,
+            token=args.hub_token,
+            commit_message="Upload AVSegFormer and its robustness scores" if results_file else "Upload AVSegFormer",
+        )
+    print(f"published: {commit.commit_url}")
+
+
 def add_further(
     splits: dict[str, Dataset], names: Iterable[str], seed: int, subset: str, split: str, unseen: Sequence[Path]
 ) -> dict[str, FurtherSounds]:
@@ -573,7 +607,15 @@ def score_model(
     check_splits(splits)
     data = {condition: [file["filename"] for file in loaded[condition].cache_files] for condition in needed}
     if function is None:
-        model = AVSegFormerForSegmentation.from_pretrained(args.model).to(accelerator.device).eval()
+        model, loading = AVSegFormerForSegmentation.from_pretrained(args.model, output_loading_info=True)
+        if loading["missing_keys"] or loading["unexpected_keys"]:
+            raise ValueError(
+                f"Expected the weights of a whole AVSegFormer in {args.model}, but {len(loading['missing_keys'])} are "
+                f"missing and {len(loading['unexpected_keys'])} are unknown, e.g. "
+                f"{sorted([*loading['missing_keys'], *loading['unexpected_keys']])[0]}. Train it first, or load the "
+                "weights with the configuration that they were saved with."
+            )
+        model.to(accelerator.device).eval()
         front_end = {} if args.front_end is None else {"front_end": args.front_end}
         processor = AVSegFormerProcessor.from_pretrained(args.model, **front_end)
         if args.front_end not in (None, processor.feature_extractor.front_end):
@@ -674,7 +716,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--save_predictions", action="store_true", help="write 8-bit PNG probability masks")
     parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: accelerate's own setting")
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    add_hub_arguments(parser)
     args = parser.parse_args(argv)
+    if args.push_to_hub and args.model is None:
+        parser.error("argument --push_to_hub: only with argument --model; other models have their own ways to the Hub")
     for name in ("batch_size", "max_clips"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"argument --{name}: expected at least 1, got {getattr(args, name)}")
@@ -702,6 +747,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_model_path(args.model)
     disable_progress_bar()  # transformers' own
     accelerator = Accelerator(cpu=args.cpu or bool(args.predictions), mixed_precision=args.mixed_precision)
+    publishes = args.push_to_hub and accelerator.is_main_process
+    if publishes:  # before the work, not after it
+        name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
+        hub_model_id = check_hub_access(args.hub_model_id or name, args.hub_token)
     source = args.model or args.model_fn or args.predictions
     settings = {"seed": args.seed, "conditions": args.conditions, "max_clips": args.max_clips}
     unseen = find_wavs(args.unseen_dir) if args.unseen_dir is not None else []
@@ -743,6 +792,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"written to {output_dir / 'results.json'}")
     accelerator.wait_for_everyone()  # without it, processes have been seen to abort at shutdown
     accelerator.end_training()
+    if publishes:
+        publish(args.model, hub_model_id, args, Path(args.output_dir) / "results.json")
 
 
 def cli() -> None:

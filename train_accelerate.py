@@ -10,7 +10,8 @@ same frames, another sound, empty masks. A run that was cut off goes on with `--
 with the weights, bit for bit, that it would have had (on the CPU; on a GPU as far as its kernels are deterministic).
 
 `--output_dir` receives the model with the best validation G-mIoU as a `from_pretrained` folder, `last/` (the model
-after the last step), `train_log.jsonl`, `trainer_state.json` and `checkpoints/`.
+after the last step), `train_log.jsonl`, `trainer_state.json` and `checkpoints/`. `--push_to_hub` publishes that model
+in the end, with its processor, its card and its code; whether it may is asked before the start.
 """
 
 import argparse
@@ -19,7 +20,9 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +38,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from avsbench_robust_dataset import CONDITIONS
 from evaluate_accelerate import (
+    add_hub_arguments,
     check_model_path,
     decode_clip,
     encode_sounds,
@@ -42,6 +46,7 @@ from evaluate_accelerate import (
     format_scores,
     library_versions,
     load_splits,
+    publish,
     sound_keys,
     spread,
     write_json,
@@ -54,6 +59,7 @@ from modeling_avsegformer import (
     VGGishFeatureExtractor,
 )
 from modeling_avsegformer.configuration_avsegformer import LOSS_TYPES
+from modeling_avsegformer.hub_access import check_hub_access
 
 NEGATIVE_CONDITIONS = tuple(condition for condition in CONDITIONS if condition != "positive")
 LOSS_SETTINGS = ("loss_type", "bce_weight", "mask_weight", "mix_weight", "similarity_weight")
@@ -546,6 +552,9 @@ def training_function(args: argparse.Namespace) -> None:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=args.freeze_backbone_epochs > 0)],
     )
     show = accelerator.is_main_process
+    publishes = args.push_to_hub and accelerator.is_main_process
+    if publishes:  # hours before it is needed
+        hub_model_id = check_hub_access(args.hub_model_id or output_dir.resolve().name, args.hub_token)
 
     # Data
     conditions = ["positive", *args.negative_conditions]
@@ -608,6 +617,7 @@ def training_function(args: argparse.Namespace) -> None:
         settings["total_steps"] = total_steps  # only a run of constant rate may be extended
     identity = {"settings": settings, "model": model_settings(network.config), "data": data}
     identity |= {"total_steps": total_steps, "num_threads": torch.get_num_threads(), "versions": library_versions()}
+    identity["command"] = args.command
     run = Run(accelerator, output_dir, identity)
     set_seed(args.seed, device_specific=True)  # every process its own dropout
     if checkpoint is None:
@@ -615,7 +625,8 @@ def training_function(args: argparse.Namespace) -> None:
     else:
         run.resume(checkpoint)
     if args.with_tracking:
-        accelerator.init_trackers("avsbench_robust", {name: str(value) for name, value in vars(args).items()})
+        tracked = {name: str(value) for name, value in vars(args).items() if name != "hub_token"}
+        accelerator.init_trackers("avsbench_robust", tracked)
     say(
         accelerator,
         f"{len(clips.clip_ids)} clips and {len(clips) - len(clips.clip_ids)} negative items an epoch, "
@@ -688,6 +699,19 @@ def training_function(args: argparse.Namespace) -> None:
     )
     accelerator.wait_for_everyone()  # without it, processes have been seen to abort at shutdown
     accelerator.end_training()
+    if publishes:  # alone: an upload may last longer than other processes would wait
+        publish(output_dir, hub_model_id, args)
+
+
+def command_line(argv: Sequence[str], secret: str | None) -> str:
+    """The command for a model card: without the token, and without where the folders of this machine are."""
+    words = []
+    for word in argv:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if secret:
+            value = value.replace(secret, "HF_TOKEN")
+        words.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
+    return shlex.join(["train_accelerate.py", *words])
 
 
 def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
@@ -766,7 +790,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     out.add_argument("--logging_steps", type=int, default=10)
     out.add_argument("--with_tracking", action="store_true")
     out.add_argument("--report_to", default="all", help="a tracker that accelerate knows")
+    add_hub_arguments(parser)
     args = parser.parse_args(argv)
+    args.command = command_line(sys.argv[1:] if argv is None else argv, args.hub_token)
 
     if args.model is not None and (args.backbone is not None or args.pretrained_backbone):
         parser.error("--model brings its own backbone: leave --backbone and --pretrained_backbone out")

@@ -1,6 +1,7 @@
 """AVSegFormer for the Hugging Face ecosystem: configuration, model, processor, and their Auto classes."""
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_avsegformer import AVSegFormerConfig, VGGishConfig
 from .feature_extraction_vggish import VGGishFeatureExtractor
@@ -14,6 +15,7 @@ from .modeling_avsegformer import (
     AVSegFormerPreTrainedModel,
 )
 from .modeling_vggish import VGGishModel, VGGishOutput
+from .pipeline_avsegformer import AudioVisualSegmentationPipeline
 from .processing_avsegformer import AVSegFormerProcessor
 
 # transformers finds the parts of a saved model by these, in every process that imports this package.
@@ -25,6 +27,9 @@ AutoModel.register(VGGishConfig, VGGishModel)
 AutoImageProcessor.register(AVSegFormerConfig, image_processor_classes={"torchvision": AVSegFormerImageProcessor})
 AutoFeatureExtractor.register(AVSegFormerConfig, VGGishFeatureExtractor)
 AutoProcessor.register(AVSegFormerConfig, AVSegFormerProcessor)
+PIPELINE_REGISTRY.register_pipeline(
+    "audio-visual-segmentation", AudioVisualSegmentationPipeline, pt_model=AutoModel, type="multimodal"
+)
 
 # Checkpoints carry their code, so that `trust_remote_code=True` loads them without this package.
 AVSegFormerConfig.register_for_auto_class()
@@ -53,6 +58,7 @@ __all__ = [
     "AVSegFormerOutput",
     "AVSegFormerPreTrainedModel",
     "AVSegFormerProcessor",
+    "AudioVisualSegmentationPipeline",
     "VGGishConfig",
     "VGGishFeatureExtractor",
     "VGGishModel",

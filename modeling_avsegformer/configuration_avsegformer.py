@@ -97,6 +97,7 @@ class AVSegFormerConfig(PreTrainedConfig):
     ```"""
 
     model_type = "avsegformer"
+    keys_to_ignore_at_inference = ["loss_dict", "mask_features"]  # `Trainer.predict` gives logits and similarity
     sub_configs_defaults = {"audio_config": VGGishConfig}
 
     backbone: str = "pvt_v2_b5"
@@ -125,6 +126,22 @@ class AVSegFormerConfig(PreTrainedConfig):
     mix_weight: float | int = 0.1
     similarity_weight: float | int = 1.0
     deform_attn_backend: str = "auto"
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """`PreTrainedConfig.from_dict`, but the configuration of another model is an error, not a warning.
+
+        Raises:
+            ValueError: another `model_type`; the message names it.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"Expected a checkpoint of AVSegFormer (model_type {cls.model_type!r}), got one of {model_type!r} "
+                f"({config_dict.get('architectures') or 'no architectures named'}). Name another folder or Hub id; "
+                "original .pth files go through `python -m modeling_avsegformer.convert_original_checkpoint`."
+            )
+        return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

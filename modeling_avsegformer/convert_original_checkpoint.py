@@ -1,16 +1,21 @@
 """Read an original AVSegFormer or AVSBench-Robust checkpoint and write a `from_pretrained` folder.
 
-    python -m modeling_avsegformer.convert_original_checkpoint CKPT OUT_DIR [--backbone pvt_v2_b5]
+    python -m modeling_avsegformer.convert_original_checkpoint CKPT OUT_DIR [--backbone pvt_v2_b5] [--image_size 512]
 
 The file is read as tensors only; code in it is never run. Every original name falls under one rule of `RULES`, and the
-tensors keep their shapes and values.
+tensors keep their shapes and values. What matched and what was dropped is printed; the written folder is read again
+and has to give the same masks.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import re
 import shutil
 import tempfile
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,6 +130,12 @@ def _check_complete(converted: dict[str, Tensor], config: AVSegFormerConfig) -> 
     """Raise where names or shapes are not those of the model that `config` describes."""
     from .modeling_avsegformer import AVSegFormerForSegmentation
 
+    classes = len(converted.get("mask_head.predict.2.weight", [0]))
+    if classes > 1:
+        raise ValueError(
+            f"Expected a checkpoint of S4 or MS3, which predicts one mask a frame, but this one predicts {classes} "
+            "classes (AVSS), which AVSBench-Robust does not score."
+        )
     with torch.device("meta"):
         expected = AVSegFormerForSegmentation(config).state_dict()
     missing = sorted(expected.keys() - converted.keys())
@@ -148,27 +159,35 @@ def _check_complete(converted: dict[str, Tensor], config: AVSegFormerConfig) -> 
             )
 
 
-def convert_original_checkpoint(checkpoint: str | Path, out_dir: str | Path, backbone: str | None = None) -> None:
-    """Write the `from_pretrained` folder of an original checkpoint: model, configuration and processor.
+def convert_original_checkpoint(
+    checkpoint: str | Path, out_dir: str | Path, backbone: str | None = None, image_size: int = 224
+) -> None:
+    """Write the `from_pretrained` folder of an original checkpoint: model, configuration, processor, and
+    `conversion.json`, which says what it was made from.
 
     Args:
         checkpoint: a `.pth` or `.safetensors` file.
         out_dir: is made; nothing is left there if anything fails.
         backbone (`str`, *optional*): timm name; found out from the checkpoint if not given.
+        image_size (`int`, defaults to 224): pixels of the processor's frames. The weights do not tell: the released
+            configurations use 224 and 512.
 
     Raises:
         FileNotFoundError: no such checkpoint.
         FileExistsError: `out_dir` has content.
-        ValueError: not an original checkpoint, or another backbone.
+        ValueError: not an original checkpoint, another backbone, or masks that are not finite or not the same after
+            reading the folder again.
     """
     from .feature_extraction_vggish import VGGishFeatureExtractor
     from .image_processing_avsegformer import AVSegFormerImageProcessor
-    from .modeling_avsegformer import AVSegFormerForSegmentation
+    from .modeling_avsegformer import SMALLEST_IMAGE, AVSegFormerForSegmentation
     from .processing_avsegformer import AVSegFormerProcessor
 
     out_dir = Path(out_dir)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise FileExistsError(f"Expected a new or empty folder, but {out_dir} has content. Name another.")
+    if image_size < SMALLEST_IMAGE:
+        raise ValueError(f"Expected an `image_size` of at least {SMALLEST_IMAGE} pixels, got {image_size}.")
     state_dict = read_tensors(checkpoint)
     config = AVSegFormerConfig(
         backbone=backbone or detect_backbone(state_dict) or AVSegFormerConfig.backbone,
@@ -178,9 +197,13 @@ def convert_original_checkpoint(checkpoint: str | Path, out_dir: str | Path, bac
     converted, report = convert_original_state_dict(state_dict, config, return_report=True)
     model = AVSegFormerForSegmentation(config).eval()
     model.load_state_dict(converted)
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "pixel_values": torch.randn(1, 1, 3, image_size, image_size, generator=generator),
+        "input_features": torch.randn(1, 1, 1, 96, 64, generator=generator),
+    }
     with torch.no_grad():
-        size = (1, 1, 3, 64, 64)
-        logits = model(torch.zeros(size), torch.zeros(1, 1, 1, 96, 64)).logits
+        logits = model(**inputs).logits
     if not logits.isfinite().all():
         raise ValueError(f"Expected finite masks from the converted model, but {checkpoint} gives NaN or infinity.")
 
@@ -188,16 +211,40 @@ def convert_original_checkpoint(checkpoint: str | Path, out_dir: str | Path, bac
     temporary = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}."))
     try:
         model.save_pretrained(temporary)
-        AVSegFormerProcessor(AVSegFormerImageProcessor(), VGGishFeatureExtractor()).save_pretrained(temporary)
+        image_processor = AVSegFormerImageProcessor(size={"height": image_size, "width": image_size})
+        AVSegFormerProcessor(image_processor, VGGishFeatureExtractor()).save_pretrained(temporary)
+        with open(checkpoint, "rb") as file:
+            made_from = {"file": Path(checkpoint).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        (temporary / "conversion.json").write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
+        del model, converted
+        with torch.no_grad():
+            again = AVSegFormerForSegmentation.from_pretrained(temporary).eval()(**inputs).logits
+        difference = (again - logits).abs().max().item()
+        # Sums over tensors at other addresses may differ in their last bits.
+        if not difference <= 1e-4 * max(1.0, logits.abs().max().item()):
+            raise ValueError(f"The written model differs from {checkpoint} by {difference} in its logits.")
         os.chmod(temporary, 0o755)  # mkdtemp's folders are private
         os.replace(temporary, out_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    matched = len(state_dict) - len(report.unused) - len(report.unknown)
+    print(f"matched: {_by_part(set(state_dict) - {*report.unused, *report.unknown})}")
+    print(f"dropped, never used by the original: {_by_part(report.unused)}")
+    print(f"dropped, unknown: {', '.join(report.unknown) or 'none'}")
     print(
-        f"{out_dir}: {len(converted)} tensors, backbone {config.backbone}, "
+        f"verified: a forward at {image_size}x{image_size}; the largest difference after reading is {difference:.1g}"
+    )
+    print(
+        f"{out_dir}: {matched} tensors, backbone {config.backbone}, "
         f"{'with' if config.use_similarity_head else 'without'} the similarity head; {len(report.unused)} tensors "
         f"that the original never uses and {len(report.unknown)} unknown ones were left out."
     )
+
+
+def _by_part(names: Collection[str]) -> str:
+    """How many of the original names begin alike, as "backbone.layer1 60, head.fc 5"."""
+    counts = Counter(".".join(name.split(".")[:2]) for name in names)
+    return ", ".join(f"{part} {count}" for part, count in sorted(counts.items())) or "none"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -205,9 +252,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("checkpoint", help="original .pth file")
     parser.add_argument("out_dir", help="folder to make")
     parser.add_argument("--backbone", help="timm name, e.g. pvt_v2_b5; found out from the checkpoint if not given")
+    parser.add_argument("--image_size", type=int, default=224, help="pixels of the frames: 224 or 512, as in training")
     arguments = parser.parse_args(argv)
     try:
-        convert_original_checkpoint(arguments.checkpoint, arguments.out_dir, arguments.backbone)
+        convert_original_checkpoint(arguments.checkpoint, arguments.out_dir, arguments.backbone, arguments.image_size)
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
 

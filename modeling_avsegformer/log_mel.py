@@ -106,6 +106,7 @@ def resample(waveform: np.ndarray, original_rate: int, new_rate: int = SAMPLE_RA
 
     Raises:
         ValueError: a rate that is not a positive whole number.
+        ImportError: the rates differ and there is no torchaudio.
     """
     for name, rate in (("original_rate", original_rate), ("new_rate", new_rate)):
         if int(rate) != rate or rate <= 0:
@@ -114,7 +115,14 @@ def resample(waveform: np.ndarray, original_rate: int, new_rate: int = SAMPLE_RA
         return waveform
     # Not needed at 16 kHz, where AVSBench's recordings are; numpy alone serves them.
     import torch
-    from torchaudio.functional import resample as torchaudio_resample
+
+    try:  # a checkpoint's code runs where transformers and timm alone are installed
+        from torchaudio.functional import resample as torchaudio_resample
+    except ImportError as error:
+        raise ImportError(
+            f"Resampling from {original_rate} to {new_rate} Hz needs torchaudio: `pip install torchaudio`, or give "
+            f"the sound at {new_rate} Hz."
+        ) from error
 
     resampled = torchaudio_resample(
         torch.from_numpy(np.ascontiguousarray(np.asarray(waveform, dtype=np.float32).T)),

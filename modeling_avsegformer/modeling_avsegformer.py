@@ -195,6 +195,62 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
             model.load_vggish_weights(vggish)
         return model
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        processor=None,
+        results: dict | None = None,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "5GB",
+        tags: list[str] | None = None,
+    ):
+        """Publish the model with its processor, its card and its code, in one commit: all of it arrives or nothing.
+
+        Safe to repeat: what the Hub has is not sent again. The card is kept if it speaks of exactly these weights,
+        with all that was written into it, and is written anew if they are others.
+
+        Args:
+            repo_id (`str`): `user/name`, or `name` for your own.
+            processor (`AVSegFormerProcessor`, *optional*): if not given, the one beside the weights that this model
+                was loaded from; else the repository keeps the one it has or receives the default one.
+            results (`dict`, *optional*): the content of an evaluation's `results.json`; becomes the card's
+                `model-index` and a table.
+            private (`bool`, *optional*): True never writes to a public repository.
+            token (`str`, *optional*): with write permission; if not given, that of `hf auth login` or `HF_TOKEN`.
+            revision (`str`, *optional*): an existing branch.
+            commit_message, commit_description, create_pr, max_shard_size, tags: as in `transformers`.
+
+        Returns:
+            `huggingface_hub.CommitInfo`
+
+        Raises:
+            PermissionError: no token, one that is not valid, or one that may not write there.
+            ConnectionError: the connection was lost or the Hub failed; repeat the call.
+            ValueError: a name that no repository can have, or a public repository with `private=True`.
+        """
+        from .publishing import push_checkpoint
+
+        return push_checkpoint(
+            self,
+            repo_id,
+            processor,
+            results=results,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            max_shard_size=max_shard_size,
+            tags=tags,
+        )
+
     def _freeze_audio_encoder(self) -> None:
         if self.config.freeze_audio_encoder:
             self.get_audio_encoder().requires_grad_(False)
@@ -227,9 +283,13 @@ class TimmFeatures(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        # After a load from the meta device, buffers that are not in the checkpoint hold nothing.
+        # After a start on the meta device, buffers that no checkpoint fills hold nothing.
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()
+        elif getattr(module, "running_mean", None) is not None:  # a batch norm
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
 
     def freeze(self, freeze: bool) -> None:
         self.frozen = freeze

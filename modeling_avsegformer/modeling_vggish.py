@@ -149,22 +149,38 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"Expected a safetensors file, but {path} cannot be read: {error}") from error
     import pickle
+    import struct
     import zipfile
 
+    # What torch's reader raises for damaged and for foreign files, besides UnpicklingError for code.
+    damaged = (
+        EOFError,
+        RuntimeError,
+        LookupError,
+        AssertionError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        struct.error,
+    )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, *damaged) as error:
         raise ValueError(
             f"Expected a torch file that holds tensors only, but {path} cannot be read so ({type(error).__name__}). "
-            "It is damaged, or holds code, which is never run here: open it where you trust it and save its state "
-            "dict alone."
+            "It is damaged, no torch file, or holds code, which is never run here: open it where you trust it and "
+            "save its state dict alone."
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"Expected a state dict in {path}, got {type(content).__name__}.")
-    content = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    content = {
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
+    }
     # nn.DataParallel, with which the original trains, puts "module." before every name.
     return {key.removeprefix("module."): value for key, value in content.items()}
 

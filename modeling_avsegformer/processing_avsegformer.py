@@ -37,6 +37,8 @@ class AVSegFormerProcessor(ProcessorMixin):
     valid_processor_kwargs = AVSegFormerProcessorKwargs
 
     def __init__(self, image_processor=None, feature_extractor=None, front_end: str | None = None, **kwargs):
+        _check_part("image_processor", image_processor, "AVSegFormerImageProcessor")
+        _check_part("feature_extractor", feature_extractor, "VGGishFeatureExtractor")
         if feature_extractor is None:
             feature_extractor = VGGishFeatureExtractor(front_end=front_end or "vggish")
         elif front_end not in (None, feature_extractor.front_end):
@@ -49,6 +51,26 @@ class AVSegFormerProcessor(ProcessorMixin):
             feature_extractor,
             **kwargs,
         )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """`ProcessorMixin.from_pretrained`, but where there is no processor, or another model's, the error says so.
+
+        Raises:
+            FileNotFoundError: no such folder or repository, or no processor in it.
+            ValueError: the processor of another model.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except (OSError, ValueError) as error:
+            missing = isinstance(error, OSError)
+            if not missing and "Unrecognized" not in str(error):  # transformers' word for files of another model
+                raise
+            raise (FileNotFoundError if missing else ValueError)(
+                f"Expected the folder or the Hub id of an AVSegFormer processor (processor_config.json), but "
+                f"{pretrained_model_name_or_path} {'has none or cannot be reached' if missing else 'has another'}: "
+                f"{str(error).splitlines()[0][:300]} `AVSegFormerProcessor()` makes the default one."
+            ) from error
 
     @property
     def model_input_names(self) -> list[str]:
@@ -116,6 +138,12 @@ class AVSegFormerProcessor(ProcessorMixin):
             data["labels"] = _labels(masks, data["pixel_values"])
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """See `ProcessorMixin.save_pretrained`; the processor itself stays as it is."""
+        files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        self.__dict__.pop("auto_map", None)  # where its code lies in that folder; left behind by transformers
+        return files
+
     def post_process_segmentation(
         self, outputs, threshold: float = 0.5, target_sizes: list[tuple[int, int]] | None = None
     ) -> list[Tensor]:
@@ -149,6 +177,16 @@ class AVSegFormerProcessor(ProcessorMixin):
             clip = F.interpolate(clip[None], size=size, mode="bilinear", align_corners=False)[0]
             masks.append(clip.sigmoid() > threshold)
         return masks
+
+
+def _check_part(name: str, part, expected: str) -> None:
+    # By name: a checkpoint's own code (`trust_remote_code`) defines these classes once more.
+    if part is not None and expected not in [base.__name__ for base in type(part).__mro__]:
+        raise ValueError(
+            f"Expected `{name}` to be {expected}, got {type(part).__name__}, which belongs to another model. Load the "
+            "processor beside the model's weights with `AVSegFormerProcessor.from_pretrained`, or leave it out for "
+            "the default."
+        )
 
 
 def _as_clips(images) -> list[list]:

@@ -1,6 +1,8 @@
 """Original checkpoints: names, what is left out, the command."""
 
+import hashlib
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from modeling_avsegformer import AVSegFormerConfig, AVSegFormerForSegmentation
+from modeling_avsegformer import AVSegFormerConfig, AVSegFormerForSegmentation, AVSegFormerProcessor
 from modeling_avsegformer.convert_original_checkpoint import convert_original_state_dict, detect_backbone, main
+from modeling_avsegformer.modeling_vggish import read_tensors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -111,19 +114,103 @@ def test_checkpoints_that_do_not_fit(change, message):
 def test_command(tmp_path, weight_fill):
     shapes = json.loads((FIXTURES / "original_resnet50_state_dict.json").read_text())
     checkpoint = tmp_path / "S4_res50.pth"
-    state_dict = weight_fill.state_dict(shapes)
+    state_dict = weight_fill.state_dict(shapes) | {"head.novelty.weight": torch.zeros(2)}
     torch.save({f"module.{name}": value for name, value in state_dict.items()}, checkpoint)
     command = [sys.executable, "-m", "modeling_avsegformer.convert_original_checkpoint", str(checkpoint)]
-    done = subprocess.run([*command, str(tmp_path / "out" / "s4")], capture_output=True, text=True)
+    command += [str(tmp_path / "out" / "s4"), "--image_size", "96"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "670 tensors, backbone resnet50, with the similarity head; 185 tensors" in done.stdout
+    assert "never used by the original: backbone.layer3_2 114, backbone.layer4_2 60, head.attn_fc 5" in done.stdout
+    assert "cosine_sim.audio_proj 2, head.fc 5" in done.stdout.split("dropped")[0]
+    assert "dropped, unknown: head.novelty.weight" in done.stdout
+    assert "verified: a forward at 96x96" in done.stdout
     assert "RuntimeWarning" not in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["s4"]
 
     model = AVSegFormerForSegmentation.from_pretrained(tmp_path / "out" / "s4")
     assert model.config.backbone == "resnet50" and model.config.loss_type == "dice"
     assert torch.equal(model.model.query_embed.weight, state_dict["head.learnable_query.weight"])
-    assert (tmp_path / "out" / "s4" / "processor_config.json").exists()
+    processor = AVSegFormerProcessor.from_pretrained(tmp_path / "out" / "s4")
+    assert dict(processor.image_processor.size) == {"height": 96, "width": 96}
+    made_from = json.loads((tmp_path / "out" / "s4" / "conversion.json").read_text())
+    assert made_from["file"] == "S4_res50.pth"
+    assert made_from["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+
+
+class Hostile:
+    """Unpickling it makes a file."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("hidden", ["value", "entry", "metadata"])
+def test_hostile_pickles_are_refused_and_never_run(zipped, hidden, tmp_path):
+    bait, checkpoint = tmp_path / "bait", tmp_path / "S4_res50.pth"
+    tensors = {name: torch.zeros(1) for name in original("resnet50")}
+    content = {
+        "value": {"state_dict": tensors | {"audio_proj.bias": Hostile(bait)}},
+        "entry": tensors | {"epoch": Hostile(bait)},
+        "metadata": Hostile(bait),
+    }[hidden]
+    torch.save(content, checkpoint, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(SystemExit, match="error: .*holds code, which is never run here"):
+        main([str(checkpoint), str(tmp_path / "out")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["S4_res50.pth"]
+    torch.load(checkpoint, weights_only=False)  # the bait works where code is run
+    assert bait.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n",
+        b"\x80\x02.",
+        pickle.dumps({"weight": [1, 2]}),
+        b"PK\x03\x04 cut off",
+    ],
+)
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_other_files_are_refused(content, name, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SystemExit, match=f"error: Expected a .* file.*{name}"):
+        main([str(tmp_path / name), str(tmp_path / "out")])
+
+
+def test_damaged_files_are_refused(tmp_path):
+    """Whatever byte of those tried is damaged: the tensors come, or a ValueError that names the file."""
+    torch.save(
+        {"audio_proj.bias": torch.zeros(3), "n": 1}, tmp_path / "whole.pth", _use_new_zipfile_serialization=False
+    )
+    whole = (tmp_path / "whole.pth").read_bytes()
+    refused = 0
+    for place in range(0, len(whole), 7):
+        (tmp_path / "x.pth").write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            read_tensors(tmp_path / "x.pth")
+        except ValueError as error:
+            assert "x.pth" in str(error)
+            refused += 1
+    assert refused > len(whole) / 7 / 4
+
+
+def test_only_named_dense_tensors_count(tmp_path):
+    tensors = {"a": torch.ones(2), 1: torch.ones(2), "sparse": torch.ones(2).to_sparse(), "epoch": 3}
+    torch.save(tensors, tmp_path / "x.pth")
+    assert list(read_tensors(tmp_path / "x.pth")) == ["a"]
+
+
+def test_semantic_checkpoints_are_another_task():
+    state_dict = original("resnet50") | {"head.fc.4.weight": torch.empty(71, 32, 1, 1, device="meta")}
+    with pytest.raises(ValueError, match="one mask a frame, but this one predicts 71 classes"):
+        convert_original_state_dict(state_dict, AVSegFormerConfig(backbone="resnet50"))
 
 
 def test_command_refuses_and_leaves_nothing(tmp_path):
@@ -140,4 +227,6 @@ def test_command_refuses_and_leaves_nothing(tmp_path):
     (tmp_path / "full" / "file").touch()
     with pytest.raises(SystemExit, match="error: .*full has content"):
         main([str(checkpoint), str(tmp_path / "full")])
+    with pytest.raises(SystemExit, match="at least 32 pixels, got 16"):
+        main([str(checkpoint), str(tmp_path / "out"), "--image_size", "16"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "other.pth"]

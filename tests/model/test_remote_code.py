@@ -1,38 +1,67 @@
-"""A saved model loads elsewhere: its folder carries the code, and nothing of this repository is needed."""
+"""A saved model loads elsewhere: its folder carries the code, and of this repository nothing is needed, nor of what it
+installs beside transformers and timm."""
 
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
 from PIL import Image
 
 from modeling_avsegformer import AVSegFormerImageProcessor, AVSegFormerProcessor, VGGishFeatureExtractor
 
 SCRIPT = """
 import sys
-
-class Blocked:
-    def find_spec(self, name, *rest):
-        if name.split(".")[0] in ("modeling_avsegformer", "ms_deform_attn"):
-            raise ModuleNotFoundError(f"No module named {name!r}")
-
-sys.meta_path.insert(0, Blocked())
+site, folder, frame, out = sys.argv[1:]
+sys.path.append(site)
+for name in ("modeling_avsegformer", "ms_deform_attn", "avsbench_robust_dataset", "torchaudio", "datasets"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        continue
+    raise SystemExit(f"{name} can be imported here")
 import numpy as np, torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
-folder, frame, out = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 inputs = processor(frames=[[Image.open(frame)]], audio=[np.ones(16000) / 2], sampling_rate=16000)
 with torch.no_grad():
     torch.save(model(**inputs).logits, out)
+try:
+    processor(audio=[np.ones(44100)], sampling_rate=44100)
+except ImportError as error:
+    print(error)
 """
 
 
+def write_site_packages(folder: Path, *names: str) -> None:
+    """A folder to import from with the distributions `names` and all that they require, and nothing else, by links."""
+    todo, done = list(names), set()
+    while todo:
+        name = todo.pop()
+        if name in done:
+            continue
+        done.add(name)
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:
+            continue
+        for file in found.files:
+            top = file.parts[0]
+            if top not in ("..", "__pycache__") and not (folder / top).exists():
+                (folder / top).symlink_to(Path(found.locate_file(top)))
+        for requirement in map(Requirement, found.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                todo.append(requirement.name)
+
+
 @pytest.mark.slow
-def test_trust_remote_code_in_a_fresh_process(model, tmp_path, monkeypatch):
+def test_trust_remote_code_with_transformers_and_timm_alone(model, tmp_path, monkeypatch):
     frame = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
     frame.save(tmp_path / "frame.png")
     processor = AVSegFormerProcessor(
@@ -40,14 +69,18 @@ def test_trust_remote_code_in_a_fresh_process(model, tmp_path, monkeypatch):
     )
     model.save_pretrained(tmp_path / "checkpoint")
     processor.save_pretrained(tmp_path / "checkpoint")
+    assert not [path for path in (tmp_path / "checkpoint").iterdir() if path.is_dir()]  # one flat folder
+    (tmp_path / "site").mkdir()
+    write_site_packages(tmp_path / "site", "transformers", "timm")
 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    arguments = [str(tmp_path / "checkpoint"), str(tmp_path / "frame.png"), str(tmp_path / "logits.pt")]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=300
-    )
+    names = ("site", "checkpoint", "frame.png", "logits.pt")
+    # -I: no PYTHONPATH and no current folder; -S: none of this installation's packages, nor its editable ones
+    command = [sys.executable, "-I", "-S", "-c", SCRIPT, *(str(tmp_path / name) for name in names)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "Resampling from 44100 to 16000 Hz needs torchaudio" in done.stdout
 
     inputs = processor(frames=[[frame]], audio=[np.ones(16000) / 2], sampling_rate=16000)
     with torch.no_grad():

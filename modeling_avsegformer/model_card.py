@@ -1,0 +1,266 @@
+"""The card of a published AVSegFormer: what it is, how it was trained, how it scored, and what it cannot do.
+
+Text between two markers is one evaluation and is replaced by the next one of the same data; all else that somebody
+wrote into a card stays.
+"""
+
+import re
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+TASK = "audio-visual-segmentation"
+TAGS = [TASK, "avsegformer", "avsbench-robust", "robustness"]
+MARKER = "<!-- robustness: results are inserted here -->"
+QUANTITIES = {"miou": "mIoU", "f_score": "F", "fpr": "FPR"}
+SUMMARIES = {
+    "g_miou": "G-mIoU",
+    "g_f_score": "G-F",
+    "g_fpr": "G-FPR",
+    "audio_blind_floor": "audio-blind floor of G-mIoU",
+}
+
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+Audio-visual segmentation: frames and their sound in, the masks of the objects that are heard out. AVSegFormer with
+the backbone `{{ backbone }}`{{ similarity }}, for clips of {{ frames }} frames, one a second;
+{{ parameters }} parameters as safetensors.
+
+## Use
+
+Needs `transformers` and `timm`; the code comes with this repository, read it before you trust it.
+
+```python
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("{{ repo_id }}", trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained("{{ repo_id }}", trust_remote_code=True)
+inputs = processor(frames=[five_pil_images], audio=[waveform], sampling_rate=16000, return_tensors="pt")
+masks = processor.post_process_segmentation(model(**inputs), target_sizes=[(height, width)])
+masks[0]  # bool, (frames, height, width)
+```
+
+Sounds of another rate than 16 kHz are resampled by `torchaudio`. With the package `ms_deform_attn` installed,
+deformable attention runs on its compiled kernels; without it, in plain PyTorch.
+
+## Training
+
+{{ training }}
+
+## Robustness
+
+AVSBench-Robust plays each clip with its own sound (positive), with silence, with noise and with an off-screen sound.
+On positive sound higher is better; on the others the masks are compared with the visible object, so lower is better.
+G-mIoU and G-F are harmonic means of the positive score and one minus the mean negative score; G-FPR is the mean FPR
+over the negative conditions. A model that never listens reaches the audio-blind floor. Fractions, from 0 to 1.
+
+{{ marker }}
+
+## Limits
+
+- Frames are segmented one by one, with the second of sound that belongs to each: no temporal context, and nothing
+  above 7.5 kHz is heard.
+- A model that was trained on positive sound alone segments what is visible, whatever it hears: the positive score
+  alone does not show it.
+- AVSBench shows a few dozen kinds of objects, mostly one at a time; other objects and scenes were not measured.
+- The sounds of the negative conditions are drawn; another draw gives slightly other scores.
+- Not for decisions about people, nor for surveillance.
+
+## Licence
+
+The code in this repository is Apache-2.0. The data and encoders that weights are learned from (AVSBench, ImageNet,
+AudioSet) have terms of their own; whoever publishes or uses the weights has to keep them.
+
+## Citation
+
+```bibtex
+@article{li2025avsbenchrobust,
+  title={Do Audio-Visual Segmentation Models Truly Segment Sounding Objects?},
+  author={Li, Jia and Zhao, Wenjie and Huang, Ziru and Guo, Yunhui and Tian, Yapeng},
+  journal={arXiv preprint arXiv:2502.00358},
+  year={2025}
+}
+@inproceedings{gao2024avsegformer,
+  title={AVSegFormer: Audio-Visual Segmentation with Transformer},
+  author={Gao, Shengyi and Chen, Zhe and Chen, Guo and Wang, Wenhai and Lu, Tong},
+  booktitle={AAAI Conference on Artificial Intelligence},
+  year={2024}
+}
+@inproceedings{zhou2022avs,
+  title={Audio-Visual Segmentation},
+  author={Zhou, Jinxing and Wang, Jianyuan and Zhang, Jiayi and Sun, Weixuan and Zhang, Jing and Birchfield, Stan and
+          Guo, Dan and Kong, Lingpeng and Wang, Meng and Zhong, Yiran},
+  booktitle={European Conference on Computer Vision},
+  year={2022}
+}
+```
+"""
+
+
+def model_card(
+    model, repo_id: str, training: dict | None = None, note: str | None = None, base_model: str | None = None
+) -> ModelCard:
+    """The card of `model` as `repo_id`, without results.
+
+    Args:
+        model (`AVSegFormerForSegmentation`)
+        repo_id (`str`): what a user of the card gives to `from_pretrained`.
+        training (`dict`, *optional*): a run's `trainer_state.json`: settings, position, command, versions.
+        note (`str`, *optional*): where the weights are from, in place of `training`.
+        base_model (`str`, *optional*): the repository that this model was loaded from.
+    """
+    config = model.config
+    data = ModelCardData(
+        library_name="transformers", tags=list(TAGS), datasets=["avsbench_robust"], base_model=base_model
+    )
+    unknown = "Not recorded: these weights were published without the folder of a training run."
+    return ModelCard.from_template(
+        data,
+        template_str=TEMPLATE,
+        name=repo_id.split("/")[-1],
+        repo_id=repo_id,
+        backbone=config.backbone,
+        frames=config.num_frames,
+        parameters=f"{model.num_parameters():,}",
+        similarity=" and the similarity head of AVSBench-Robust" if config.use_similarity_head else "",
+        training=_training_section(training) if training else note or unknown,
+        marker=MARKER,
+    )
+
+
+def is_own_card(card: ModelCard) -> bool:
+    """Whether `model_card` wrote it, so that results can be put into it."""
+    return MARKER in card.text
+
+
+def with_results(card: ModelCard, results: dict) -> ModelCard:
+    """The card with one evaluation in its `model-index` and as a table; an earlier one of the same data goes.
+
+    Args:
+        card (`ModelCard`): by `model_card`.
+        results (`dict`): an evaluation's `results.json`: subset, split, settings, scores, intervals, versions.
+    """
+    new = evaluation_results(results)
+    kept = [old for old in card.data.eval_results or [] if old.unique_identifier != new[0].unique_identifier]
+    text = card.content
+    start, end = _block_markers(new[0])
+    text = re.sub(rf"{re.escape(start)}.*?{re.escape(end)}\n\n", "", text, flags=re.DOTALL)
+    text = text.replace(MARKER, f"{start}\n{_results_section(results)}\n{end}\n\n{MARKER}", 1)
+    changed = ModelCard(text, ignore_metadata_errors=True)
+    changed.data.model_name = card.data.model_name or _title(text)
+    changed.data.eval_results = kept + new
+    return ModelCard(str(changed))
+
+
+def evaluation_results(results: dict) -> list[EvalResult]:
+    """One `EvalResult` for each score, fractions in [0, 1]; further conditions' scores are `miou_unseen` and so on."""
+    subset, split, settings = results["subset"], results["split"], results.get("settings", {})
+    # What distinguishes one evaluation of the same clips from another.
+    names = ("seed", "max_clips", "unseen_sha256")
+    arguments = {name: settings[name] for name in names if settings.get(name) is not None}
+    if settings.get("front_end") == "released":
+        arguments["front_end"] = "released"
+    scores = dict(results["scores"])
+    for condition, of_condition in (results.get("extra_conditions") or {}).items():
+        scores |= {f"{name}_{condition}": value for name, value in of_condition.items()}
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Audio-Visual Segmentation",
+            dataset_type="avsbench_robust",
+            dataset_name=f"AVSBench-Robust ({subset})",
+            dataset_config=subset,
+            dataset_split=split,
+            dataset_args=arguments or None,
+            metric_type=name,
+            metric_name=_metric_name(name),
+            metric_value=value,
+        )
+        for name, value in scores.items()
+        if isinstance(value, int | float)
+    ]
+
+
+def _metric_name(key: str) -> str:
+    """`g_miou_off_screen` as "G-mIoU, off-screen sound"."""
+    if key in SUMMARIES:
+        return SUMMARIES[key]
+    general, key = key.startswith("g_"), key.removeprefix("g_")
+    for name, written in QUANTITIES.items():
+        if key.startswith(f"{name}_"):
+            return f"{'G-' if general else ''}{written}, {_sound(key.removeprefix(f'{name}_'))}"
+    return key
+
+
+def _sound(condition: str) -> str:
+    return {"positive": "positive sound", "off_screen": "off-screen sound"}.get(condition, condition)
+
+
+def _title(text: str) -> str:
+    return re.search(r"^# (.+)$", text, flags=re.MULTILINE)[1]
+
+
+def _block_markers(result: EvalResult) -> tuple[str, str]:
+    arguments = ", ".join(f"{name} {value}" for name, value in (result.dataset_args or {}).items())
+    key = f"{result.dataset_config} {result.dataset_split}" + (f" ({arguments})" if arguments else "")
+    return f"<!-- results of {key} -->", f"<!-- end of {key} -->"
+
+
+def _results_section(results: dict) -> str:
+    """The scores as a table, and what they were made with."""
+    scores, intervals, settings = results["scores"], results.get("intervals") or {}, results.get("settings", {})
+    rows = {_sound(condition): _cells(scores, intervals, condition) for condition in settings.get("conditions", [])}
+    for condition, of_condition in (results.get("extra_conditions") or {}).items():
+        rows[_sound(condition)] = [_cell(of_condition.get(name)) for name in QUANTITIES]
+    rows["**G**, all negatives"] = [_cell(scores.get(f"g_{q}"), intervals.get(f"g_{q}")) for q in QUANTITIES]
+    rows["audio-blind floor"] = [_cell(scores.get("audio_blind_floor")), "", ""]
+    clips = f", {results['clips']} clips" if "clips" in results else ""
+    lines = [f"### {results['subset']}, {results['split']} split{clips}", ""]
+    lines += ["| sound | mIoU | F | FPR |", "| --- | --- | --- | --- |"]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    made_with = {name: settings.get(name) for name in ("seed", "max_clips", "front_end", "mixed_precision")}
+    made_with = [f"{name} {value}" for name, value in made_with.items() if value is not None]
+    made_with += [f"{name} {version}" for name, version in results.get("versions", {}).items()]
+    brackets = " In brackets: 95 % of resamples of the clips." if intervals else ""
+    return "\n".join([*lines, "", f"Made with {', '.join(made_with) or 'unrecorded settings'}.{brackets}"])
+
+
+def _cells(scores: dict, intervals: dict, condition: str) -> list[str]:
+    keys = [f"{name}_{condition}" for name in QUANTITIES]
+    return [_cell(scores.get(key), intervals.get(key)) for key in keys]
+
+
+def _cell(value: float | None, interval: list[float] | None = None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+
+
+def _training_section(training: dict) -> str:
+    settings, best = training["settings"], training.get("best")
+    text = f"Trained on the train split of AVSBench-Robust `{settings['subset']}`, {training['step']} steps"
+    if best:
+        text += (
+            f"; the weights are those of the best validation G-mIoU ({best['g_miou']:.4f}), after step {best['step']}"
+        )
+    media = "AVSBench's media are not in this repository; its authors give them on request."
+    if settings["subset"] == "demo":
+        media = "The clips of this subset are drawn and synthesised: scores on them say nothing about real videos."
+    lines = [f"{text}. {media}"]
+    if training.get("command"):
+        lines += ["", "```", training["command"], "```"]
+    lines += ["", "| setting | value |", "| --- | --- |"]
+    lines += [f"| {name} | {_plain(value)} |" for name, value in settings.items() if value is not None]
+    versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
+    lines += ["", f"Versions: {versions}. SHA-256 of clips and sounds: `{training['data']}`."]
+    return "\n".join(lines)
+
+
+def _plain(value) -> str:
+    """{"silence": 1.0} as "silence 1.0"."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items())
+    return str(value)

@@ -1,0 +1,137 @@
+"""A checkpoint on the Hub: weights, processor, code and card in one commit, or nothing."""
+
+import json
+import tempfile
+from hashlib import file_digest
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoFile
+from huggingface_hub.errors import EntryNotFoundError
+from transformers.utils import logging
+
+from .feature_extraction_vggish import VGGishFeatureExtractor
+from .hub_access import check_hub_access, explained
+from .image_processing_avsegformer import AVSegFormerImageProcessor
+from .model_card import is_own_card, model_card, with_results
+from .processing_avsegformer import AVSegFormerProcessor
+
+logger = logging.get_logger(__name__)
+
+# Of an earlier upload that had other shards or other code; from_pretrained would take them.
+OUTDATED = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "*.py"]
+
+
+def push_checkpoint(
+    model,
+    repo_id: str,
+    processor: AVSegFormerProcessor | None = None,
+    *,
+    results: dict | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    max_shard_size: int | str = "5GB",
+    tags: list[str] | None = None,
+) -> CommitInfo:
+    """See `AVSegFormerForSegmentation.push_to_hub`."""
+    repo_id = check_hub_access(repo_id, token)
+    api = HfApi(token=token)
+    with explained(repo_id):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not api.model_info(repo_id).private:
+            raise ValueError(
+                f"Expected a private repository, but {repo_id} exists and is public. Make it private in its settings, "
+                "or name another. Nothing was uploaded."
+            )
+        there = _files_on_hub(api, repo_id, revision)
+        with tempfile.TemporaryDirectory(prefix="avsegformer-") as temporary:
+            folder = Path(temporary)
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
+            processor = processor or _processor_of(model, repo_id, there)
+            if processor is not None:
+                processor.save_pretrained(folder)
+            card = _card(model, repo_id, folder, there, revision, token)
+            card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *(tags or [])]))
+            if results is not None:
+                card = with_results(card, results)
+            card.save(folder / "README.md")
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or "Upload AVSegFormer",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+                delete_patterns=OUTDATED,
+            )
+
+
+def _processor_of(model, repo_id: str, there: dict[str, str]) -> AVSegFormerProcessor | None:
+    """The processor beside the weights that the model was loaded from; else what the repository has (None); else the
+    defaults."""
+    source = model.name_or_path
+    if source and (source != repo_id or Path(source).is_dir()):
+        try:
+            return AVSegFormerProcessor.from_pretrained(source)
+        except OSError:
+            logger.info(f"There is no processor in {source}.")
+    if "processor_config.json" in there:
+        logger.warning(f"{repo_id} keeps its processor; give `processor` to replace it.")
+        return None
+    logger.warning("No `processor` was given: the default one, 224x224 pixels, is published with the model.")
+    return AVSegFormerProcessor(AVSegFormerImageProcessor(), VGGishFeatureExtractor())
+
+
+def _card(
+    model, repo_id: str, folder: Path, there: dict[str, str], revision: str | None, token: str | None
+) -> ModelCard:
+    """A card that speaks of exactly these weights: the one on the Hub, the one beside the weights, or a new one.
+
+    A card of other weights would carry their results, so it is never reused.
+    """
+    weights = _weights(folder)
+    source = Path(model.name_or_path or "-")
+    from_source = source.is_dir() and _weights(source) == weights
+    if {name: digest for name, digest in there.items() if name.endswith(".safetensors")} == weights:
+        try:
+            card = ModelCard(_read(repo_id, "README.md", revision, token), ignore_metadata_errors=True)
+        except EntryNotFoundError:
+            card = None
+        if card is not None and is_own_card(card):
+            return card
+    if from_source and (source / "README.md").is_file():
+        card = ModelCard.load(source / "README.md", ignore_metadata_errors=True)
+        if is_own_card(card):
+            return card
+    training = note = None
+    if from_source and (source / "trainer_state.json").is_file():
+        training = json.loads((source / "trainer_state.json").read_text(encoding="utf-8"))
+    elif from_source and (source / "conversion.json").is_file():
+        note = "Converted from the original checkpoint `{file}` (SHA-256 `{sha256}`) without further training.".format(
+            **json.loads((source / "conversion.json").read_text(encoding="utf-8"))
+        )
+    base_model = model.name_or_path if getattr(model.config, "_commit_hash", None) else None
+    return model_card(model, repo_id, training, note, base_model if base_model != repo_id else None)
+
+
+def _read(repo_id: str, path: str, revision: str | None, token: str | None) -> str:
+    file = HfApi(token=token).hf_hub_download(repo_id, path, revision=revision)
+    return Path(file).read_text(encoding="utf-8")
+
+
+def _files_on_hub(api: HfApi, repo_id: str, revision: str | None) -> dict[str, str]:
+    """Path -> SHA-256 of a large file, else git's name of it."""
+    files = api.list_repo_tree(repo_id, revision=revision)
+    return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files if isinstance(file, RepoFile)}
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    """File name -> SHA-256 of every safetensors file in a folder."""
+    digests = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            digests[path.name] = file_digest(file, "sha256").hexdigest()
+    return digests

@@ -1,0 +1,155 @@
+"""What a model hears at each moment of a video: the video's own sound, silence, noise, or another recording.
+
+A sound is read forwards, second by second, and forgets what lies behind.
+"""
+
+import os
+from collections.abc import Iterator
+
+import av
+import numpy as np
+
+from .log_mel import MIN_SAMPLES, SAMPLE_RATE
+from .video import decode, open_media
+
+MAX_GAP = 0.1  # seconds; a longer hole between the times of two audio frames becomes silence
+
+
+class Silence:
+    """Zeros."""
+
+    length = None
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """float32 samples `start` to `stop`, both counted at 16 kHz from the video's first frame."""
+        return np.zeros(stop - start, np.float32)
+
+
+class Noise:
+    """White noise, uniform in [-1, 1) as in the benchmark; a second of it depends on the seed and its place alone."""
+
+    length = None
+
+    def __init__(self, seed: int = 42):
+        self.seed = seed
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        first = start // SAMPLE_RATE
+        seconds = [
+            np.random.default_rng([self.seed, second]).uniform(-1, 1, SAMPLE_RATE).astype(np.float32)
+            for second in range(first, max(first, (stop - 1) // SAMPLE_RATE) + 1)
+        ]
+        return np.concatenate(seconds)[start - first * SAMPLE_RATE : stop - first * SAMPLE_RATE]
+
+
+class Siren:
+    """A two-tone siren, 0.6 s of 960 Hz and 0.6 s of 770 Hz in turn: the off-screen sound where no other is given."""
+
+    length = None
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        time = np.arange(start, stop) / SAMPLE_RATE
+        pitch = np.where(time % 1.2 < 0.6, 960.0, 770.0)  # Hz
+        tone = sum(np.sin(2 * np.pi * harmonic * pitch * time) / harmonic for harmonic in (1, 2, 3))
+        return (0.3 * tone).astype(np.float32)
+
+
+class Recording:
+    """The sound of a file, at 16 kHz, averaged over its channels; zeros before and after it.
+
+    Args:
+        path: anything that FFmpeg reads, with sound.
+        start: seconds; the file's time that is time 0 here. None: its first sample's.
+        loop: begins again at its end.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or no sound in it.
+    """
+
+    def __init__(self, path: str | os.PathLike, start: float | None = None, loop: bool = False):
+        self.path, self.start, self.loop = path, start, loop
+        self.length = None  # samples, known once the end was read
+        with open_media(path) as container:
+            if not container.streams.audio:
+                raise ValueError(f"Expected a file with sound, but {path} has no audio track.")
+        self._offset = 0  # of the buffer's first sample
+        self._buffer = np.zeros(0, np.float32)
+        self._chunks = self._decode()
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """As `Silence.read`; `start` may go back by a second, not more."""
+        while self.length is None and self._offset + len(self._buffer) < stop:
+            self._read_chunk()
+        keep = max(0, min(start - 2 * MIN_SAMPLES - self._offset, len(self._buffer)))
+        self._buffer, self._offset = self._buffer[keep:], self._offset + keep
+        samples = self._buffer[max(0, start - self._offset) : max(0, stop - self._offset)]
+        return np.pad(samples, (0, stop - start - len(samples)))
+
+    def _read_chunk(self) -> None:
+        end = self._offset + len(self._buffer)
+        position, chunk = next(self._chunks, (None, None))
+        if chunk is None:
+            self.length = end
+            return
+        # A hole becomes zeros; what lies before time 0 or is there already is left out.
+        gap = np.zeros(max(0, position - end), np.float32)
+        self._buffer = np.concatenate([self._buffer, gap, chunk[max(0, end - position) :]])
+
+    def _decode(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The place of the first sample, and samples."""
+        begin = 0
+        while True:
+            end = begin
+            for position, chunk in self._decode_once():
+                end = max(end, begin + position + len(chunk))
+                yield begin + position, chunk
+            if not self.loop:
+                return
+            if end == begin:
+                raise ValueError(f"Expected a file with sound, but the audio track of {self.path} is empty.")
+            begin = end
+
+    def _decode_once(self) -> Iterator[tuple[int, np.ndarray]]:
+        with open_media(self.path) as container:
+            stream = container.streams.best("audio")
+            # The channels stay apart: FFmpeg's own mix of floats is not their mean but louder.
+            resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+            position, expected = None, 0.0
+            for frame in decode(container, stream, self.path):
+                time = expected if frame.time is None else frame.time
+                if position is None:
+                    start = time if self.start is None else self.start
+                    position = round((time - start) * SAMPLE_RATE)
+                elif time - expected > MAX_GAP:
+                    position += round((time - expected) * SAMPLE_RATE)
+                expected = time + frame.samples / frame.sample_rate
+                for resampled in resampler.resample(frame):
+                    yield position, resampled.to_ndarray().mean(0, dtype=np.float32)
+                    position += resampled.samples
+            if position is not None:
+                for resampled in resampler.resample(None):
+                    yield position, resampled.to_ndarray().mean(0, dtype=np.float32)
+                    position += resampled.samples
+
+
+def hear(sound: Silence | Noise | Siren | Recording, time: float) -> np.ndarray:
+    """The 0.975 s around `time` seconds, float32 `(15600,)` at 16 kHz: one log-mel example.
+
+    At the sound's beginning and end the window moves inwards, so that no moment of a sound hears half silence. Of a
+    sound that is shorter than the window, or over, what there is comes with zeros.
+    """
+    center = round(time * SAMPLE_RATE)
+    start = max(0, center - MIN_SAMPLES // 2)
+    window = sound.read(start, start + MIN_SAMPLES)
+    if sound.length is not None and center < sound.length < start + MIN_SAMPLES:
+        start = max(0, sound.length - MIN_SAMPLES)
+        window = sound.read(start, start + MIN_SAMPLES)
+    return window
+
+
+def as_chunks(sound: Silence | Noise | Siren | Recording, gain: float = 1.0) -> Iterator[np.ndarray]:
+    """The sound from time 0 on in tenths of a second, without end, for a `VideoWriter`."""
+    position, size = 0, SAMPLE_RATE // 10
+    while True:
+        yield gain * sound.read(position, position + size)
+        position += size

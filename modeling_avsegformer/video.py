@@ -1,0 +1,412 @@
+"""Video files in and out, a frame at a time: what FFmpeg reads, at the video's own times, sizes and rotation.
+
+Nothing here holds more than a few frames, whatever the length. Needs PyAV, whose wheel brings FFmpeg.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from PIL import Image
+
+# Suffix of an output -> its codecs of pictures and sound.
+CODECS = {
+    ".mp4": ("libx264", "aac"),
+    ".m4v": ("libx264", "aac"),
+    ".mov": ("libx264", "aac"),
+    ".mkv": ("libx264", "aac"),
+    ".webm": ("libvpx-vp9", "libopus"),
+}
+# Sounds that are taken over as they are, if the output's format allows; others are encoded anew. FFmpeg would also put
+# Vorbis into .mp4 and PCM into nearly everything, which players do not expect.
+COPIED_CODECS = {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}
+EDIT_LISTS = {".mp4", ".m4v", ".mov"}  # formats that can begin before time 0
+# Suffix of an output with transparency -> codec and pixel format. qtrle is lossless.
+ALPHA_CODECS = {".webm": ("libvpx-vp9", "yuva420p"), ".mov": ("qtrle", "argb")}
+CODEC_OPTIONS = {
+    "libx264": {"crf": "18", "preset": "veryfast"},
+    "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"},
+}
+DEFAULT_RATE = Fraction(25)  # frames per second, where a file names neither a rate nor times
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is the same for all frames of a video.
+
+    Attributes:
+        width, height: pixels, upright: after the rotation.
+        rotation: degrees counterclockwise that make the stored frames upright, one of 0, 90, 180, 270.
+        rate: mean frames per second.
+        time_base: seconds; all times are multiples of it.
+        start: seconds; the first frame's time in the file, which is time 0 here.
+        pixel_aspect: width of a pixel over its height, upright.
+        num_frames: as far as the file says, else None.
+        has_audio: whether there is a sound track.
+    """
+
+    path: Path
+    width: int
+    height: int
+    rotation: int
+    rate: Fraction
+    time_base: Fraction
+    start: float
+    pixel_aspect: Fraction
+    num_frames: int | None
+    has_audio: bool
+
+
+@contextmanager
+def open_media(path: str | os.PathLike) -> Iterator["av.container.InputContainer"]:
+    """An opened file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: FFmpeg reads no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected a video or audio file, but {path} does not exist or is a folder.")
+    try:
+        # A playlist among untrusted files must not make FFmpeg open addresses.
+        container = av.open(str(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(
+            f"Expected a video or audio file, but FFmpeg cannot open {path} ({_reason(error)}). It may be damaged, "
+            "cut off or something else; if no player opens it either, copy or record it again."
+        ) from error
+    with container:
+        yield container
+
+
+def decode(container, stream, path: str | os.PathLike) -> Iterator["av.VideoFrame | av.AudioFrame"]:
+    """The frames of a stream, in the order in which they are shown.
+
+    Raises:
+        ValueError: damaged data, with the time of the last good frame.
+    """
+    time = 0.0
+    frames = container.decode(stream)
+    while True:
+        try:
+            frame = next(frames)
+        except StopIteration:
+            return
+        except (av.FFmpegError, OSError) as error:
+            advice = f", or cut it there: ffmpeg -i {Path(path).name} -t {time:.2f} cut.mp4" if time else ""
+            raise ValueError(
+                f"Expected readable {stream.type} in {path}, but its data are damaged after {time:.2f} s "
+                f"({_reason(error)}). Copy it again{advice}."
+            ) from error
+        time = frame.time or time
+        yield frame
+
+
+def read_info(path: str | os.PathLike) -> VideoInfo:
+    """What is the same for all frames of a video; decodes the first.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, no video in it, or no frame in the video.
+    """
+    with open_media(path) as container:
+        stream = _video_stream(container, path)
+        frame = next(decode(container, stream, path), None)
+        if frame is None:
+            raise ValueError(
+                f"Expected a video, but {path} has a video track without a single frame. It may be cut off; record or "
+                "copy it again."
+            )
+        rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
+        duration = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
+        pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+        rotation = round(frame.rotation / 90) * 90 % 360
+        turned = rotation % 180 == 90
+        return VideoInfo(
+            path=Path(path),
+            width=frame.height if turned else frame.width,
+            height=frame.width if turned else frame.height,
+            rotation=rotation,
+            rate=rate,
+            time_base=stream.time_base or 1 / rate,
+            start=frame.time or 0.0,
+            pixel_aspect=1 / pixel_aspect if turned else pixel_aspect,
+            num_frames=stream.frames or round(duration * rate) or None,
+            has_audio=bool(container.streams.audio),
+        )
+
+
+def read_frames(info: VideoInfo) -> Iterator[tuple[float, "av.VideoFrame"]]:
+    """Each frame and its time in seconds, from 0 and strictly increasing.
+
+    Frames that say no time follow their predecessor at the mean rate; frames that do not go forward are left out.
+    """
+    last = -1.0
+    with open_media(info.path) as container:
+        for frame in decode(container, _video_stream(container, info.path), info.path):
+            time = frame.time - info.start if frame.time is not None else max(0.0, last + float(1 / info.rate))
+            if time > last:
+                yield time, frame
+                last = time
+
+
+def to_rgb(frame: "av.VideoFrame", info: VideoInfo) -> np.ndarray:
+    """The upright picture, uint8 `(height, width, 3)` of `info`, from any depth and colour format."""
+    turned = info.rotation % 180 == 90
+    # A size that changes within the video becomes that of its first frame.
+    width, height = (info.height, info.width) if turned else (info.width, info.height)
+    rgb = frame.to_ndarray(format="rgb24", width=width, height=height)
+    return np.ascontiguousarray(np.rot90(rgb, info.rotation // 90))
+
+
+class VideoWriter:
+    """Writes frames at their own times, and a sound beside them; the file appears whole, at the end, or not at all.
+
+    Args:
+        path: `CODECS` (with `alpha`: `ALPHA_CODECS`) lists the suffixes.
+        info: of the video that the frames come from; gives times and the pixels' aspect.
+        size: (width, height) of the frames. With an odd one H.264 keeps the full colour resolution (4:4:4), which
+            some players do not know.
+        copy_audio: take over the sound of `info.path`: unchanged if the file format allows, else encoded anew.
+        audio: (rate in Hz, chunks of mono float32 samples from time 0 on) instead; only read as far as the frames go.
+        alpha: frames are RGBA.
+
+    Raises:
+        ValueError: a suffix that is not known.
+        OSError: FFmpeg cannot write.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        info: VideoInfo,
+        size: tuple[int, int],
+        copy_audio: bool = False,
+        audio: tuple[int, Iterable[np.ndarray]] | None = None,
+        alpha: bool = False,
+    ):
+        self.path = Path(path)
+        check_suffix(self.path, alpha)
+        self._info = info
+        self._format = "rgba" if alpha else "rgb24"
+        self._partial = _partial(self.path)
+        self._source = None
+        self._sound = None
+        self._encodes_sound = False
+        self._audio = iter(())
+        self._last = 0.0
+        with self._writing():
+            self._container = av.open(str(self._partial), "w")
+        try:
+            with self._writing():
+                self._add_video(size, alpha)
+                if copy_audio and info.has_audio:
+                    self._copy_audio()
+                elif audio is not None:
+                    self._encode_audio(*audio)
+                # The next packets of sound, held until the pictures have come as far.
+                self._waiting = next(self._audio, None)
+        except BaseException:
+            self.abandon()
+            raise
+        self._plays_on = audio is None
+
+    def write(self, frame: np.ndarray, time: float) -> None:
+        """Adds a frame, uint8 `(height, width, 3 or 4)`, at `time` seconds, later than the one before."""
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=self._format)
+        if self._video.pix_fmt.startswith("yuv"):
+            # BT.709 and limited range, and said so: players guess differently by size where nothing is said.
+            picture = picture.reformat(
+                format=self._video.pix_fmt, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+        picture.time_base = self._info.time_base
+        picture.pts = round(time / self._info.time_base)
+        with self._writing():
+            self._container.mux(self._video.encode(picture))
+        self._write_audio_until(time)
+        self._last = time
+
+    def finish(self) -> None:
+        """Writes what is left, a copied sound to its end, and closes the file."""
+        self._write_audio_until(math.inf if self._plays_on else self._last + float(1 / self._info.rate))
+        with self._writing():
+            self._container.mux(self._video.encode(None))
+            if self._encodes_sound:
+                self._container.mux(self._sound.encode(None))
+            self._container.close()
+        self._close_source()
+
+    def publish(self) -> None:
+        """Puts the finished file in its place."""
+        os.replace(self._partial, self.path)
+
+    def abandon(self) -> None:
+        """Leaves nothing behind."""
+        try:
+            self._container.close()
+        except (av.FFmpegError, OSError):
+            pass  # nothing was written yet, or the disk is full
+        self._close_source()
+        self._partial.unlink(missing_ok=True)
+
+    def _add_video(self, size: tuple[int, int], alpha: bool) -> None:
+        suffix = self.path.suffix.lower()
+        codec = ALPHA_CODECS[suffix][0] if alpha else CODECS[suffix][0]
+        rate = self._info.rate
+        self._video = self._container.add_stream(codec, rate=rate, options=dict(CODEC_OPTIONS.get(codec, {})))
+        self._video.width, self._video.height = size
+        self._video.codec_context.time_base = self._info.time_base
+        self._video.codec_context.sample_aspect_ratio = self._info.pixel_aspect
+        if alpha:
+            self._video.pix_fmt = ALPHA_CODECS[suffix][1]
+        elif codec == "libx264" and (size[0] % 2 or size[1] % 2):
+            self._video.pix_fmt = "yuv444p"
+        else:
+            self._video.pix_fmt = "yuv420p"
+        if self._video.pix_fmt.startswith("yuv"):
+            context = self._video.codec_context
+            context.colorspace = Colorspace.ITU709
+            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+            context.color_range = ColorRange.MPEG
+
+    def _copy_audio(self) -> None:
+        self._source = open_media(self._info.path)
+        container = self._source.__enter__()
+        stream = container.streams.best("audio")
+        if stream.codec.canonical_name in COPIED_CODECS & self._container.supported_codecs:
+            self._sound = self._container.add_stream_from_template(stream)
+            self._audio = self._copied_packets(container, stream)
+        else:
+            self._add_sound(_codec_rate(stream.rate))
+            self._audio = self._transcoded_packets(container, stream)
+
+    def _copied_packets(self, container, stream):
+        offset = round(self._info.start / stream.time_base)
+        for packet in container.demux(stream):
+            if packet.dts is None:
+                continue  # the end of the stream
+            packet.pts = packet.pts - offset if packet.pts is not None else packet.dts - offset
+            packet.dts -= offset
+            if packet.pts + (packet.duration or 0) <= 0 and self.path.suffix.lower() not in EDIT_LISTS:
+                continue  # what only prepares AAC's decoder would move all times, since none may lie before 0
+            packet.stream = self._sound
+            yield float(packet.pts * stream.time_base), [packet]
+
+    def _transcoded_packets(self, container, stream):
+        for frame in decode(container, stream, self._info.path):
+            time = max(0.0, (frame.time or 0.0) - self._info.start)
+            frame.pts = round(time / frame.time_base)
+            yield time, self._sound.encode(frame)
+
+    def _encode_audio(self, rate: int, chunks: Iterable[np.ndarray]) -> None:
+        self._add_sound(rate, layout="mono")
+        self._audio = self._encoded_packets(rate, chunks)
+
+    def _add_sound(self, rate: int, **options) -> None:
+        self._sound = self._container.add_stream(CODECS[self.path.suffix.lower()][1], rate=rate, **options)
+        self._encodes_sound = True
+
+    def _encoded_packets(self, rate: int, chunks: Iterable[np.ndarray]):
+        position = 0
+        for chunk in chunks:
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk[None], np.float32), "flt", "mono")
+            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), position
+            yield position / rate, self._sound.encode(frame)
+            position += len(chunk)
+
+    def _write_audio_until(self, time: float) -> None:
+        while self._waiting is not None and self._waiting[0] <= time:
+            with self._writing():
+                self._container.mux(self._waiting[1])
+            self._waiting = next(self._audio, None)
+
+    def _close_source(self) -> None:
+        if self._source is not None:
+            self._source.__exit__(None, None, None)
+            self._source = None
+
+    @contextmanager
+    def _writing(self):
+        try:
+            yield
+        except av.FFmpegError as error:
+            raise OSError(
+                f"FFmpeg cannot write {self.path} ({_reason(error)}). Is the folder writable, is there space? Another "
+                "suffix chooses another format: .mp4, .mkv, .webm."
+            ) from error
+
+
+class MaskFolderWriter:
+    """Writes RGBA frames as `000000.png`, `000001.png`, … into a new folder, which appears whole or not at all."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        check_mask_output(self.path)
+        self._partial = _partial(self.path)
+        self._partial.mkdir()
+        self._count = 0
+
+    def write(self, frame: np.ndarray, time: float) -> None:
+        Image.fromarray(frame).save(self._partial / f"{self._count:06d}.png", compress_level=1)
+        self._count += 1
+
+    def finish(self) -> None:
+        pass
+
+    def publish(self) -> None:
+        os.replace(self._partial, self.path)  # an empty folder may be there already
+
+    def abandon(self) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def check_suffix(path: Path, alpha: bool = False) -> None:
+    """Raises ValueError where the suffix names no format that can be written."""
+    known = ALPHA_CODECS if alpha else CODECS
+    if path.suffix.lower() not in known:
+        wanted = "a video with transparency" if alpha else "a video"
+        raise ValueError(f"Expected {wanted} ({', '.join(known)}) as output, got {path}.")
+
+
+def check_mask_output(path: Path) -> None:
+    """Raises ValueError where masks cannot be written: neither a known suffix nor a new or empty folder."""
+    if path.suffix:
+        if path.suffix.lower() not in ALPHA_CODECS:
+            raise ValueError(
+                f"Expected {', '.join(ALPHA_CODECS)} (videos with transparency) or a folder for PNG files, got {path}."
+            )
+    elif path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise ValueError(f"Expected a new or empty folder for the masks, but {path} holds something. Name another.")
+
+
+def _partial(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+
+
+def _video_stream(container, path: str | os.PathLike):
+    # A song's cover picture is a video stream, too.
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        found = "only sound" if container.streams.audio else "neither picture nor sound"
+        raise ValueError(f"Expected a video, but {path} has {found}.")
+    stream = streams[0]
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def _codec_rate(rate: int) -> int:
+    """A sampling rate that both AAC and Opus take."""
+    return rate if rate in (8000, 12000, 16000, 24000, 48000) else 48000
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,222 @@
+"""Publishing a model: what arrives on a loopback Hub, and what a user reads when it does not.
+
+The Hub here is `loopback_hub.py`: this proves the client side.
+"""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+
+from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
+
+CODE = {
+    "configuration_avsegformer.py",
+    "feature_extraction_vggish.py",
+    "hub_access.py",
+    "image_processing_avsegformer.py",
+    "log_mel.py",
+    "loss_avsegformer.py",
+    "model_card.py",
+    "modeling_avsegformer.py",
+    "modeling_vggish.py",
+    "processing_avsegformer.py",
+    "publishing.py",
+}
+CHECKPOINT = {"README.md", "config.json", "model.safetensors", "processor_config.json"}
+
+
+def results(subset: str = "s4", g_miou: float = 0.75, **settings) -> dict:
+    return {
+        "subset": subset,
+        "split": "test",
+        "settings": {"seed": 42, "conditions": ["positive", "silence", "off_screen"]} | settings,
+        "versions": {"torch": "2.11.0"},
+        "scores": {"miou_positive": 0.8125, "miou_silence": 0.25, "fpr_off_screen": 0.0625, "g_miou": g_miou},
+        "intervals": {"g_miou": [0.7, 0.8]},
+        "extra_conditions": {"unseen": {"miou": 0.125, "f_score": 0.5, "fpr": 0.03125}},
+    }
+
+
+def published(hub, name: str = "me/x") -> list[list]:
+    """The commits after the first, which is empty."""
+    return hub.repositories()[f"models/{name}"]["commits"][1:]
+
+
+def card_of(hub, name: str = "me/x") -> ModelCard:
+    return ModelCard(hub.read(name, "README.md").decode())
+
+
+def scores_on(card: ModelCard) -> dict[tuple[str, str], float]:
+    return {(r.dataset_config, r.metric_type): r.metric_value for r in card.data.eval_results or []}
+
+
+def test_one_commit_has_weights_processor_code_and_card(client, model, processor):
+    info = model.push_to_hub("x", processor=processor)
+    (commit,) = published(client)
+    assert set(commit[2]) == CODE | CHECKPOINT
+    assert info.oid == commit[0] and not client.repositories()["models/me/x"]["private"]
+
+    config = json.loads(client.read("me/x", "config.json"))
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_avsegformer.AVSegFormerConfig",
+        "AutoModel": "modeling_avsegformer.AVSegFormerForSegmentation",
+    }
+    card = card_of(client)
+    assert card.data.library_name == "transformers" and "audio-visual-segmentation" in card.data.tags
+    assert "backbone `test_resnet`" in card.text and 'from_pretrained("me/x"' in card.text
+    assert f"{model.num_parameters():,} parameters" in card.text
+    for heading in ("## Use", "## Training", "## Robustness", "## Limits", "## Licence", "## Citation"):
+        assert heading in card.text
+    loaded = AVSegFormerForSegmentation.from_pretrained("me/x")
+    assert all(torch.equal(ours, model.state_dict()[name]) for name, ours in loaded.state_dict().items())
+    assert AVSegFormerProcessor.from_pretrained("me/x").image_processor.size == processor.image_processor.size
+
+
+def test_scores_of_several_evaluations_meet_in_one_card(client, model, processor):
+    model.push_to_hub("x", processor=processor, results=results())
+    model.push_to_hub("x", processor=processor, results=results("ms3", 0.5))
+    model.push_to_hub("x", processor=processor, results=results(g_miou=0.625))  # in place of the first
+    card = card_of(client)
+    scores = scores_on(card)
+    assert scores["s4", "g_miou"] == 0.625 and scores["ms3", "g_miou"] == 0.5
+    assert scores["s4", "miou_unseen"] == 0.125 and len(scores) == 2 * 7
+    assert len(card.data.eval_results) == len(scores)
+    assert card.data.model_name == "x"
+    names = {result.metric_type: result.metric_name for result in card.data.eval_results}
+    assert names["fpr_off_screen"] == "FPR, off-screen sound" and names["miou_unseen"] == "mIoU, unseen"
+    assert card.text.count("### s4, test split") == 1 and card.text.count("### ms3, test split") == 1
+    assert "| **G**, all negatives | 0.6250 [0.7000, 0.8000] |  |  |" in card.text
+    assert "| silence | 0.2500 |  |  |" in card.text
+    weights = [entry for entry in client.log() if entry.startswith("PUT /__lfs")]
+    assert len(weights) == 1  # the same weights were sent once
+
+
+def test_scores_of_other_weights_go(client, model, processor):
+    model.push_to_hub("x", processor=processor, results=results())
+    model.model.query_embed.weight.data += 1
+    model.push_to_hub("x", processor=processor)
+    assert scores_on(card_of(client)) == {}
+
+
+def test_what_somebody_wrote_into_the_card_stays(client, model, processor, tmp_path):
+    model.push_to_hub("x", processor=processor)
+    edited = client.read("me/x", "README.md").decode().replace("## Limits", "## Thanks\n\nTo all.\n\n## Limits")
+    HfApi().upload_file(path_or_fileobj=edited.encode(), path_in_repo="README.md", repo_id="me/x")
+    model.push_to_hub("x", results=results())
+    card = card_of(client)
+    assert "## Thanks" in card.text and scores_on(card)["s4", "g_miou"] == 0.75
+
+
+def test_training_run_is_on_the_card(client, model, processor, tmp_path):
+    model.save_pretrained(tmp_path / "run")
+    processor.save_pretrained(tmp_path / "run")
+    state = {
+        "settings": {"subset": "s4", "negative_ratio": 0.25, "negative_conditions": {"silence": 1.0}, "augment": None},
+        "versions": {"torch": "2.11.0"},
+        "data": "ab12",
+        "command": "train_accelerate.py --subset s4",
+        "step": 40,
+        "best": {"g_miou": 0.5, "step": 30},
+    }
+    (tmp_path / "run" / "trainer_state.json").write_text(json.dumps(state))
+    AVSegFormerForSegmentation.from_pretrained(tmp_path / "run").push_to_hub("me/x")
+    text = card_of(client).text
+    assert "`s4`, 40 steps; the weights are those of the best validation G-mIoU (0.5000), after step 30" in text
+    assert "train_accelerate.py --subset s4" in text and "| negative_ratio | 0.25 |" in text
+    assert "| negative_conditions | silence 1.0 |" in text and "augment" not in text
+    assert "Versions: torch 2.11.0. SHA-256 of clips and sounds: `ab12`" in text
+    size = json.loads(client.read("me/x", "processor_config.json"))["image_processor"]["size"]
+    assert size == {"height": 64, "width": 96}  # the processor of the run came along
+
+    # trained on in Python: neither the run's command nor its best validation is true of these weights
+    model = AVSegFormerForSegmentation.from_pretrained(tmp_path / "run")
+    model.model.query_embed.weight.data += 1
+    model.push_to_hub("me/x")
+    assert "train_accelerate.py" not in card_of(client).text
+
+
+def test_processor_that_is_there_stays(client, model, processor):
+    processor.push_to_hub("me/x")
+    model.push_to_hub("me/x")
+    size = json.loads(client.read("me/x", "processor_config.json"))["image_processor"]["size"]
+    assert size == {"height": 64, "width": 96}
+    model.push_to_hub("me/y")
+    size = json.loads(client.read("me/y", "processor_config.json"))["image_processor"]["size"]
+    assert size == {"height": 224, "width": 224}
+
+
+def test_shards_replace_one_file(client, model, processor):
+    model.push_to_hub("x", processor=processor)
+    model.push_to_hub("x", processor=processor, max_shard_size="100KB")
+    files = published(client)[-1][2]
+    assert "model.safetensors" not in files and "model.safetensors.index.json" in files
+    assert sum(name.endswith(".safetensors") for name in files) > 2
+    loaded = AVSegFormerForSegmentation.from_pretrained("me/x")
+    assert all(torch.equal(ours, model.state_dict()[name]) for name, ours in loaded.state_dict().items())
+
+
+def test_large_file_goes_in_parts(start_hub, client, model, processor, monkeypatch):
+    large = start_hub("--chunk_size", "100000")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", large.endpoint)
+    large.fail("PUT", r"/__lfs/.*/2", "drop", times=1)  # once: the client itself tries again
+    model.push_to_hub("x", processor=processor)
+    parts = [entry for entry in large.log() if entry.startswith("PUT /__lfs")]
+    weights = large.read("me/x", "model.safetensors")
+    assert len(parts) == -(-len(weights) // 100_000) + 1 and len(parts) > 3
+    assert weights[:8] != bytes(8)
+
+
+def test_private(client, model, processor):
+    model.push_to_hub("secret", processor=processor, private=True)
+    assert client.repositories()["models/me/secret"]["private"]
+    model.push_to_hub("open", processor=processor)
+    with pytest.raises(ValueError, match="me/open exists and is public. Make it private"):
+        model.push_to_hub("open", processor=processor, results=results(), private=True)
+    assert len(published(client, "me/open")) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("PUT", "/__lfs/"), ("POST", "/commit/"), ("POST", "/preupload/"), ("GET", "/api/whoami-v2")],
+)
+@pytest.mark.parametrize("how", ["drop", 503])
+def test_lost_connection_leaves_nothing_half_and_may_be_repeated(client, model, processor, method, path, how):
+    client.fail(method, path, how)
+    with pytest.raises(ConnectionError, match="me/x was not published: .*Repeat the same call"):
+        model.push_to_hub("me/x", processor=processor)
+    assert client.repositories().get("models/me/x", {"commits": [0]})["commits"][1:] == []  # nothing, or empty
+    client.heal()
+    model.push_to_hub("me/x", processor=processor)
+    (commit,) = published(client)
+    assert CHECKPOINT <= set(commit[2])
+
+
+def test_repeating_changes_nothing(client, model, processor):
+    for _ in range(2):
+        model.push_to_hub("me/x", processor=processor, results=results())
+    assert len(published(client)) == 1
+
+
+def test_tokens(client, model, processor, monkeypatch):
+    with pytest.raises(PermissionError, match=r"refused the token for x \(401\).*hf auth login"):
+        model.push_to_hub("x", processor=processor, token="hf_wrong")
+    with pytest.raises(PermissionError, match=r"may not write to other/x \(403\). Name a repository of your own"):
+        model.push_to_hub("other/x", processor=processor)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PermissionError, match="Expected a token to publish x, but there is none"):
+        model.push_to_hub("x", processor=processor)
+    model.push_to_hub("x", processor=processor, token="hf_fake")
+    assert CHECKPOINT <= set(published(client)[-1][2])
+
+
+def test_names(client, model):
+    with pytest.raises(ValueError, match="Expected the name of a Hub repository, as `user/name`, got 'a/b/c'"):
+        model.push_to_hub("a/b/c")
+
+
+def test_offline(client, model, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"):
+        model.push_to_hub("me/x")
