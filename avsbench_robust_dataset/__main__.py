@@ -6,6 +6,7 @@ avs-data audio    --subset s4 --data_dir data --out DIR     each condition's wav
 avs-data audit    --subset s4 --data_dir data               what tells negative from positive sound, as AUC
 avs-data check    --subset s4 --data_dir data               what the download lacks; exit code 1 if anything
 avs-data demo     --out data_demo                           a synthetic tree in AVSBench's layout
+avs-data export   --subset s4 --data_dir data --out DIR     Parquet files that load with no import, also on the Hub
 """
 
 import argparse
@@ -102,6 +103,27 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
+def _export(args: argparse.Namespace) -> int:
+    from .export import FORBIDDEN, export, push
+    from .synthetic import available_cpus
+
+    if args.public and args.push_to_hub is None:
+        raise ValueError("Expected --public together with --push_to_hub REPO, got it alone. Nothing was written.")
+    if args.push_to_hub is not None:
+        from .hub_access import check_hub_access
+
+        check_hub_access(args.push_to_hub)  # before the work, not after it
+    num_proc = args.num_proc or min(8, available_cpus())
+    out = export(args.subset, args.out, args.data_dir, args.seed, args.draw, num_proc, args.max_shard_size)
+    print(f"Wrote {out}. Beside it: load_dataset({out.name!r}, {args.subset!r})")
+    if args.subset != "demo":
+        print(f"{FORBIDDEN} A repository on the Hub is private unless you pass --public.")
+    if args.push_to_hub is not None:
+        commit = push(out, args.push_to_hub, args.public)
+        print(f"Pushed to {args.push_to_hub}: {commit.commit_url}")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -161,15 +183,29 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=_demo)
 
+    command = commands.add_parser("export", parents=[where, drawn], help="write Parquet files that load anywhere")
+    command.add_argument(
+        "--out", type=Path, required=True, help="folder; a subset that an earlier export wrote there stays"
+    )
+    command.add_argument("--num_proc", type=int, help="processes; default: one per processor, at most 8")
+    command.add_argument("--max_shard_size", default="500MB", help="of a file; a split has 8, 16, 24, … of them")
+    command.add_argument("--push_to_hub", metavar="REPO", help="also upload to this dataset repository, made private")
+    command.add_argument(
+        "--public",
+        action="store_true",
+        help="make the repository public; AVSBench's media must not be published without its authors' permission",
+    )
+    command.set_defaults(run=_export)
+
     args = parser.parse_args(argv)
     try:
         return args.run(args)
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
-        print(f"avs-data {args.command}: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:
         # `avs-data manifest | head`: nobody reads on, and Python's flush at exit must not complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, ValueError) as error:
+        print(f"avs-data {args.command}: {error}", file=sys.stderr)
         return 1
 
 

@@ -103,3 +103,12 @@ def test_packages_import_from_anywhere(tmp_path):
     code = "import avsbench_robust_dataset, modeling_avsegformer, evaluate_metrics, ms_deform_attn; print('fine')"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_both_copies_of_the_hub_s_sentences_are_the_same():
+    """The data set imports nothing of the model, and the model's folder stands alone on the Hub."""
+    bodies = [
+        (ROOT / package / "hub_access.py").read_text(encoding="utf-8").partition('"""\n\nfrom')[2]
+        for package in ("avsbench_robust_dataset", "modeling_avsegformer")
+    ]
+    assert bodies[0] and bodies[0] == bodies[1]

@@ -1,0 +1,443 @@
+"""`avs-data export`: a subset as Parquet files that `load_dataset` reads with no import, here or on the Hub.
+
+    out/README.md                                   data card; its YAML names configs, splits, features and content
+    out/<subset>/<split>-<k>-of-<n>.parquet         all columns; images as the files' own bytes, sounds as float32
+
+Frames and masks are in each of the four splits of a condition: no layout that `datasets` reads shares columns between
+splits, and one that names image files (`*_file_names`) costs a request per image when it streams. But the four splits
+are cut at the same rows, and so their image columns are the same bytes, which the Hub's storage (Xet) keeps once.
+README.md has the figures.
+"""
+
+import hashlib
+import itertools
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, DatasetCardData, HfApi
+from tqdm.auto import tqdm
+
+from .builder import FEATURES, AvsbenchRobust
+from .conditions import CONDITIONS, SAMPLES
+from .draw import Pair
+from .sources import media_files
+from .subsets import SPLITS, SUBSETS
+
+__all__ = ["export", "push"]
+
+logger = logging.getLogger(__name__)
+
+SHARDS = 8  # a split's number of files is a multiple of it: 2, 4 or 8 nodes read whole files
+ROWS_PER_GROUP = 32  # what a stream reads at once: about 25 MB of S4
+TAG = "avsbench-robust"
+FORBIDDEN = (
+    "AVSBench's frames, masks and sounds come from YouTube clips and are handed out by its authors on request; they "
+    "must not be published without permission."
+)
+# Column options by the path of a Parquet leaf. PNG does not shrink further. Sounds: bytes of equal weight side
+# by side; the demo's positive test split is 16 % smaller so than with a dictionary and snappy, the default.
+SOUND = "audio.array.list.element"
+IMAGES = [f"{column}.list.element.{part}" for column in ("frames", "masks") for part in ("bytes", "path")]
+PLAIN = ["clip_id", "category", "condition", "audio.sampling_rate", "audio_source", "audio_category"]
+PARQUET = {
+    "compression": dict.fromkeys(IMAGES, "none") | dict.fromkeys(PLAIN, "snappy") | {SOUND: "zstd"},
+    "column_encoding": dict.fromkeys(IMAGES, "PLAIN") | {SOUND: "BYTE_STREAM_SPLIT"},
+    "use_dictionary": PLAIN,
+    # Pages end where the content says so, as `datasets` writes them: what is equal in two files is stored once.
+    "use_content_defined_chunking": datasets.config.DEFAULT_CDC_OPTIONS,
+    "write_page_index": True,
+}
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A file to write: which clips of a split, and then what it holds."""
+
+    builder: AvsbenchRobust
+    split: str
+    condition: str
+    pairs: list[Pair]
+    path: Path
+
+
+def _write_shard(shard: _Shard) -> tuple[int, str]:
+    """(bytes of its rows in Arrow, SHA-256 of the file)."""
+    rows = shard.builder._generate_examples(shard.condition, [shard.pairs])
+    num_bytes = 0
+    with pq.ParquetWriter(shard.path, FEATURES.arrow_schema, **PARQUET) as writer:
+        while group := [FEATURES.encode_example(example) for _, example in itertools.islice(rows, ROWS_PER_GROUP)]:
+            table = pa.Table.from_pylist(group, schema=FEATURES.arrow_schema)
+            num_bytes += table.nbytes
+            writer.write_table(table)
+    with shard.path.open("rb") as file:
+        return num_bytes, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int) -> list[_Shard]:
+    """Every file of a subset. The four conditions of a split are cut at the same rows."""
+    subset, shards = SUBSETS[builder.config.name], []
+    for generator in builder._split_generators(datasets.DownloadManager()):  # says which files are missing
+        pairs = [pair for part in generator.gen_kwargs["shards"] for pair in part]
+        size = 0
+        for pair in pairs:
+            frames, masks, _ = media_files(subset, builder._root, pair.clip)
+            size += sum(path.stat().st_size for path in (*frames, *masks)) + 4 * SAMPLES
+        count = SHARDS * -(-size // (SHARDS * max_shard_size))
+        edges = [len(pairs) * k // count for k in range(count + 1)]  # fewer clips than files: some have no rows
+        shards += [
+            _Shard(
+                builder,
+                generator.name,
+                generator.gen_kwargs["condition"],
+                pairs[begin:end],
+                folder / f"{generator.name}-{k:05d}-of-{count:05d}.parquet",
+            )
+            for k, (begin, end) in enumerate(itertools.pairwise(edges))
+        ]
+    return shards
+
+
+def _write_all(shards: list[_Shard], num_proc: int) -> list[tuple[int, str]]:
+    progress = {"total": len(shards), "desc": "files", "disable": None, "leave": False}
+    if num_proc == 1:
+        return [_write_shard(shard) for shard in tqdm(shards, **progress)]
+    with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
+        try:
+            return list(tqdm(pool.map(_write_shard, shards), **progress))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # else all others are written before the error is seen
+            raise
+
+
+def _write_subset(
+    builder: AvsbenchRobust, folder: Path, num_proc: int, max_shard_size: int
+) -> tuple[dict, datasets.DatasetInfo]:
+    """Writes folder/*.parquet; returns the config and the `dataset_info` of the card."""
+    folder.mkdir()
+    shards = _plan(builder, folder, max_shard_size)
+    written = _write_all(shards, num_proc)
+    splits, listing = datasets.SplitDict(), []
+    for shard, (num_bytes, digest) in zip(shards, written, strict=True):
+        info = splits.setdefault(shard.split, datasets.SplitInfo(shard.split, num_bytes=0, num_examples=0))
+        info.num_bytes += num_bytes
+        info.num_examples += len(shard.pairs)
+        listing.append(f"{digest}  {shard.path.name}\n")
+    content = hashlib.sha256("".join(sorted(listing, key=lambda line: line.split()[1])).encode()).hexdigest()
+    config = {
+        # `datasets` names its cache after version and description, not after the files: equal patterns, stale rows.
+        "version": str(builder.config.version),
+        "description": f"seed {builder.config.seed}, draw {builder.config.draw}, sha256 {content}",
+        "data_files": [{"split": split, "path": f"{folder.name}/{split}-*"} for split in splits],
+    }
+    info = datasets.DatasetInfo(
+        features=FEATURES,
+        splits=splits,
+        download_size=sum(shard.path.stat().st_size for shard in shards),
+        dataset_size=sum(split.num_bytes for split in splits.values()),
+    )
+    return config, info
+
+
+# --- the folder ---
+
+
+def _read_card(folder: Path) -> DatasetCard:
+    """The card of a folder that `export` wrote.
+
+    Raises:
+        FileExistsError: it is something else, or holds something else too, or lacks files.
+    """
+    what = f"Expected {folder} not to exist, or to be what `avs-data export` wrote"
+    advice = "Choose another folder, or remove this one."
+    if not folder.is_dir():
+        raise FileExistsError(f"{what}, got a file. {advice}")
+    if not (folder / "README.md").is_file():
+        raise FileExistsError(f"{what}, got a folder without its README.md. {advice}")
+    card = _parse_card((folder / "README.md").read_text(encoding="utf-8"), str(folder / "README.md"))
+    if card is None:
+        raise FileExistsError(f"{what}, got another README.md there. {advice}")
+    infos = DatasetInfosDict.from_dataset_card_data(card.data)
+    expected = {"README.md", *infos}
+    # What git and the Hub's client put beside a download.
+    strangers = sorted({path.name for path in folder.iterdir()} - expected - {".gitattributes", ".cache"})
+    strangers += [
+        path.name for name in infos for path in (folder / name).glob("*") if path.suffix != ".parquet" or path.is_dir()
+    ]
+    if strangers:
+        raise FileExistsError(f"{what}, but it also holds {', '.join(strangers[:3])}. {advice}")
+    for name, info in infos.items():
+        size = sum(path.stat().st_size for path in (folder / name).glob("*.parquet"))
+        if size != info.download_size:
+            raise FileExistsError(
+                f"Expected {info.download_size} bytes in {folder / name}, as its card says, got {size}. Remove "
+                f"{folder} and export every subset again."
+            )
+    return card
+
+
+def _parse_card(text: str, name: str) -> DatasetCard | None:
+    """The card, None if `export` did not write it."""
+    try:
+        card = DatasetCard(text)
+        configs = MetadataConfigs.from_dataset_card_data(card.data)
+    except (ValueError, yaml.YAMLError) as error:
+        logger.warning("The front matter of %s cannot be read: %s", name, error)
+        return None
+    return card if TAG in (card.data.tags or []) and configs and set(configs) <= set(SUBSETS) else None
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
+
+
+def _replace(new: Path, out: Path) -> None:
+    """Puts `new` in the place of `out`; at no time is there a mixture of both."""
+    if not out.exists():
+        new.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
+    out.rename(old / out.name)
+    try:
+        new.rename(out)
+    except BaseException:
+        (old / out.name).rename(out)
+        old.rmdir()
+        raise
+    shutil.rmtree(old)
+
+
+def export(
+    subset: str,
+    out: str | os.PathLike,
+    data_dir: str | os.PathLike | None = None,
+    seed: int = 42,
+    draw: str = "matched",
+    num_proc: int = 1,
+    max_shard_size: str | int = "500MB",
+) -> Path:
+    """Writes a subset as Parquet into `out`, all at once or not at all; other subsets that are there stay.
+
+    The rows are those of `load_dataset` with this package, cell by cell, in the same order. The files depend on the
+    data, the seed, the draw and the version of pyarrow only: the same bytes for every `num_proc`.
+
+    Args:
+        subset: s4, ms3 or demo.
+        out: must not exist, be empty, or be what this function wrote; then its `subset` is replaced.
+        data_dir, seed, draw: as in `load_dataset`.
+        num_proc: processes; more than one are spawned, so a script of its own needs a main guard.
+        max_shard_size: of a file, as 500MB or in bytes, by an upper estimate; a split has 8, 16, 24, … files.
+
+    Returns:
+        `out`, resolved.
+
+    Raises:
+        FileExistsError: `out` is something else.
+        FileNotFoundError, ValueError: the data lacks files or has broken ones; a bad argument.
+    """
+    out = Path(out).expanduser().resolve()
+    if num_proc < 1:
+        raise ValueError(f"Expected one process or more for `num_proc`, got {num_proc}.")
+    try:
+        size = datasets.utils.py_utils.convert_file_size_to_int(max_shard_size)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise ValueError(f"Expected a size as 500MB for `max_shard_size`, got {max_shard_size!r}.")
+    is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    card = None if is_new else _read_card(out)
+    builder = AvsbenchRobust(config_name=subset, data_dir=data_dir, seed=seed, draw=draw)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in out.parent.iterdir():
+        if leftover.name.startswith((f".{out.name}.partial-", f".{out.name}.old-")):
+            logger.warning("%s is of an export that still runs or was killed; if it was killed, remove it.", leftover)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    try:
+        configs, infos = MetadataConfigs(), DatasetInfosDict()
+        if card is not None:
+            configs, infos = (kind.from_dataset_card_data(card.data) for kind in (MetadataConfigs, DatasetInfosDict))
+        configs[subset], infos[subset] = _write_subset(builder, partial / subset, num_proc, size)
+        for name in set(configs) - {subset}:
+            shutil.copytree(out / name, partial / name, copy_function=_link_or_copy)
+        (partial / "README.md").write_text(str(_card(configs, infos)), encoding="utf-8")
+        partial.chmod(0o755)  # mkdtemp's folders are private
+        _replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return out
+
+
+# --- the card ---
+
+
+def _card(configs: MetadataConfigs, infos: DatasetInfosDict) -> DatasetCard:
+    for name, config in configs.items():
+        config.pop("default", None)
+        if name == AvsbenchRobust.DEFAULT_CONFIG_NAME:
+            config["default"] = True
+    data = DatasetCardData(
+        pretty_name="AVSBench-Robust",
+        license="apache-2.0" if _is_free(infos) else "other",
+        task_categories=["image-segmentation"],
+        tags=[TAG, "audio-visual-segmentation", "avsbench"],
+    )
+    if not _is_free(infos):
+        data.license_name, data.license_link = "avsbench", "https://github.com/OpenNLPLab/AVSBench"
+    infos.to_dataset_card_data(data)
+    configs.to_dataset_card_data(data)
+    rows = []
+    for name, info in sorted(infos.items()):
+        splits = [info.splits.get(f"{split}_positive") for split in SPLITS]
+        counts = " / ".join(str(split.num_examples if split else 0) for split in splits)
+        rows.append(f"| `{name}` | {counts} | {info.download_size / 1e6:.0f} MB | {configs[name]['description']} |")
+    text = CARD.format(
+        subset=next((name for name in SUBSETS if name in configs), None),
+        rows="\n".join(rows),
+        terms=GENERATED if _is_free(infos) else f"{FORBIDDEN} Keep this repository private unless you have it.",
+    )
+    return DatasetCard(f"---\n{data}\n---\n\n{text}")
+
+
+def _is_free(subsets: Iterable[str]) -> bool:
+    """Whether nothing in it is AVSBench's."""
+    return set(subsets) <= {"demo"}
+
+
+GENERATED = "The clips of the subset demo are generated by a program and come under Apache-2.0."
+CARD = """\
+# AVSBench-Robust
+
+AVSBench's clips under four audio conditions, as Parquet. A segmentation model that listens marks the sounding object
+when its own sound is heard, and nothing when it is not. The benchmark is that of
+[AVSBench-Robust](https://arxiv.org/abs/2502.00358); frames, masks and sounds of `s4` and `ms3` are
+[AVSBench](https://github.com/OpenNLPLab/AVSBench)'s. Written by `avs-data export`.
+
+## Terms
+
+{terms}
+
+## Loading
+
+Beside this folder, or with the repository's name on the Hub; nothing else needs to be installed:
+
+```python
+from datasets import load_dataset
+
+ds = load_dataset("avsbench_robust", "{subset}")  # also split=…, streaming=True, num_proc=…
+ds["test_off_screen"][0]
+```
+
+Where the Python package `avsbench_robust_dataset` is imported, the name `avsbench_robust` means its builder, which
+reads AVSBench's own files; write `./avsbench_robust` for this folder then.
+
+Every split has a multiple of 8 files, so that `datasets.distributed.split_dataset_by_node` gives 2, 4 or 8 nodes whole
+files. A split of fewer rows has files without rows.
+
+## Subsets and splits
+
+| subset | clips train / validation / test | files | seed, draw, content |
+| --- | --- | --- | --- |
+{rows}
+
+Splits: `{{train,validation,test}}_{{positive,silence,noise,off_screen}}`, the same clips in the same order, by
+clip id, in each condition. The content's SHA-256 is that of `sha256sum *.parquet` in the subset's folder (`LC_ALL=C`).
+
+## Columns
+
+| column | type | content |
+| --- | --- | --- |
+| `clip_id` | string | AVSBench's name of the clip |
+| `category` | string | `s4`, `demo`: the class; `ms3`: objects joined by `_`, empty where unknown |
+| `condition` | ClassLabel | 0 `positive`, 1 `silence`, 2 `noise`, 3 `off_screen` |
+| `frames` | list of 5 images, RGB | one a second |
+| `masks` | list of images, 8-bit grey | above 0: the **visible** object, in every condition; `s4` train: 1, else 5 |
+| `audio` | `{{"array": 80000 x float32, "sampling_rate": 16000}}` | 5 s, mono, nominally in [-1, 1] |
+| `audio_source` | string | the clip whose sound is heard; "" for silence and noise |
+| `audio_category` | string | that clip's category |
+
+A training target is `masks` where the condition is `positive` and empty otherwise. Evaluation on negative audio
+compares with `masks` in every condition, as the benchmark does; lower is better there.
+
+## Limits
+
+The off-screen sounds and the noise are drawn with the seed above; figures of another seed or draw differ. 56 of the
+219 source videos of `ms3` have clips in more than one of its splits, so numbers on its test split are optimistic.
+"""
+
+
+# --- the upload ---
+
+
+def push(folder: str | os.PathLike, repo_id: str, public: bool = False, token: str | None = None) -> CommitInfo:
+    """Uploads what `export` wrote to a dataset repository on the Hub, as one commit; then it holds just that.
+
+    Args:
+        folder: written by `export`.
+        repo_id: as user/name; made if it is not there.
+        public: whether a new repository is public. By default it is private, because AVSBench's media must not be
+            published without permission, and a public one that is there already is refused.
+
+    Raises:
+        FileExistsError: `folder` is not of `export`, or incomplete.
+        PermissionError, ConnectionError, ValueError: the Hub refuses or cannot be reached; the repository holds other
+            data, or is public. It is then as it was before; a repetition does not send again what has arrived.
+    """
+    from .hub_access import check_hub_access, explained
+
+    folder = Path(folder).expanduser().resolve()
+    infos = DatasetInfosDict.from_dataset_card_data(_read_card(folder).data)
+    repo_id = check_hub_access(repo_id, token)
+    api = HfApi(token=token)
+    with explained(repo_id):
+        there: set[str] = set()
+        if api.repo_exists(repo_id, repo_type="dataset"):
+            about = api.dataset_info(repo_id)
+            if not (public or about.private or _is_free(infos)):
+                raise ValueError(
+                    f"Expected a private repository, but {repo_id} exists and is public. {FORBIDDEN} Make it private "
+                    "in its settings, name another, or pass --public if you have the permission. Nothing was uploaded."
+                )
+            there = {file.rfilename for file in about.siblings}
+            if there - {".gitattributes", "README.md"}:
+                readme = "README.md" in there and api.hf_hub_download(repo_id, "README.md", repo_type="dataset")
+                if not readme or _parse_card(Path(readme).read_text(encoding="utf-8"), repo_id) is None:
+                    raise ValueError(
+                        f"Expected an empty repository or an earlier export in {repo_id}, got other files. Name "
+                        "another one. Nothing was uploaded."
+                    )
+        else:
+            api.create_repo(repo_id, repo_type="dataset", private=not public)
+        files = {f"{name}/{path.name}": path for name in infos for path in sorted((folder / name).glob("*.parquet"))}
+        additions = {name: CommitOperationAdd(name, path) for name, path in files.items()}
+        # One condition after the other: Xet finds images that have arrived, not those on their way in the same batch.
+        for condition in CONDITIONS:
+            batch = [addition for name, addition in additions.items() if f"_{condition}-" in name]
+            if batch:
+                api.preupload_lfs_files(repo_id, batch, repo_type="dataset")
+        outdated = sorted(name for name in there - set(files) if name.endswith(".parquet"))
+        return api.create_commit(
+            repo_id,
+            [
+                *additions.values(),
+                CommitOperationAdd("README.md", folder / "README.md"),
+                *(CommitOperationDelete(name) for name in outdated),
+            ],
+            repo_type="dataset",
+            commit_message=f"Upload AVSBench-Robust: {', '.join(infos)}",
+        )

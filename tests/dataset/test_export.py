@@ -1,0 +1,434 @@
+"""`avs-data export`: Parquet that loads with no import, equal to the builder row by row, whole or not there."""
+
+import collections
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import datasets
+import huggingface_hub
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import load_dataset
+
+from avsbench_robust_dataset.__main__ import main
+from avsbench_robust_dataset.export import SHARDS, export, push
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LOOPBACK = REPOSITORY / "tests" / "hub" / "loopback_hub.py"
+SPLITS = [f"{s}_{c}" for s in ("train", "validation", "test") for c in ("positive", "silence", "noise", "off_screen")]
+
+FEW = [("dog00000002", "dog_barking", "test"), ("car00000002", "race_car", "test")]  # the other splits are left out
+
+# Run beside the folder by a process that does not import this package. Prints what it saw as one line of JSON.
+READER = """
+import hashlib, json, sys
+import datasets
+from datasets import load_dataset
+from datasets.distributed import split_dataset_by_node
+
+name, subset, cache = sys.argv[1:]
+loaded = load_dataset(name, subset, cache_dir=cache)
+stream = load_dataset(name, subset, cache_dir=cache, streaming=True)
+
+def digests(dataset):
+    for column in ("frames", "masks"):
+        dataset = dataset.cast_column(column, datasets.List(datasets.Image(decode=False)))
+    return [hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest() for row in dataset]
+
+seen = {"splits": {}, "streamed": {}, "nodes": {}, "features": repr(dict(loaded["test_noise"].features))}
+for split in loaded:
+    seen["splits"][split] = digests(loaded[split])
+    seen["streamed"][split] = digests(stream[split])
+    assert stream[split].features == loaded[split].features, split
+ids = stream["train_off_screen"].select_columns(["clip_id"])
+seen["num_shards"] = ids.num_shards
+for world in (1, 2, 3, 8, 11):
+    seen["nodes"][world] = [[r["clip_id"] for r in split_dataset_by_node(ids, rank, world)] for rank in range(world)]
+seen["modes"] = [[i.mode for i in loaded["train_noise"][0][column]] for column in ("frames", "masks")]
+seen["imported"] = sorted(m for m in sys.modules if m.startswith("avsbench_robust"))
+print(json.dumps(seen))
+"""
+
+
+def digests(dataset):
+    """SHA-256 of every row with all columns, images as the bytes of their files; as in READER."""
+    for column in ("frames", "masks"):
+        dataset = dataset.cast_column(column, datasets.List(datasets.Image(decode=False)))
+    return [hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest() for row in dataset]
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def front_matter(folder):
+    return yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "exported" / "avsbench_robust"
+
+
+# --- what comes out ---
+
+
+def test_equals_the_builder_and_loads_with_no_import(write_s4, load, out, tmp_path):
+    root = write_s4(tmp_path / "data")
+    assert main(["export", "--subset", "s4", "--data_dir", str(root), "--out", str(out), "--num_proc", "1"]) == 0
+    built = load("s4", root)
+
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", READER, "avsbench_robust", "s4", str(tmp_path / "reader_cache")],
+        cwd=out.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["imported"] == []
+    assert list(seen["splits"]) == list(built) == SPLITS
+    for split in SPLITS:
+        assert seen["splits"][split] == seen["streamed"][split] == digests(built[split]), split
+    assert seen["features"] == repr(dict(built["test_noise"].features))
+    assert seen["modes"] == [["RGB"] * 5, ["L"]]
+    assert seen["num_shards"] == SHARDS
+    ids = built["train_off_screen"]["clip_id"][:]
+    for world, nodes in seen["nodes"].items():
+        assert len(nodes) == int(world)
+        assert collections.Counter(sum(nodes, [])) == collections.Counter(ids), world  # each row on one node
+
+
+def test_second_subset_joins_the_first_and_each_is_replaced_alone(write_s4, write_ms3, load, out, tmp_path):
+    s4, ms3 = write_s4(tmp_path / "s4"), write_ms3(tmp_path / "ms3")
+    export("ms3", out, ms3)
+    assert front_matter(out)["dataset_info"]["config_name"] == "ms3"
+    export("s4", out, s4)
+    matter = front_matter(out)
+    assert [config["config_name"] for config in matter["configs"]] == ["ms3", "s4"]
+    assert [config["config_name"] for config in matter["configs"] if config.get("default")] == ["s4"]
+    before = contents(out)
+    export("s4", out, s4, seed=43)
+    after = contents(out)
+    differing = {name for name in before if before[name] != after[name]}
+    assert set(before) == set(after) and not any(name.startswith("ms3/") for name in differing)
+    assert "s4/train_noise-00007-of-00008.parquet" in differing
+    assert "s4/train_positive-00007-of-00008.parquet" not in differing
+    for subset, root, seed in (("ms3", ms3, 42), ("s4", s4, 43)):
+        loaded = load_dataset(str(out), subset, cache_dir=str(tmp_path / "folder"))
+        built = load(subset, root, seed=seed)
+        for split in SPLITS:
+            assert digests(loaded[split]) == digests(built[split])
+            assert loaded[split].features == built[split].features
+
+
+def test_other_content_is_never_read_from_the_cache(write_s4, out, tmp_path):
+    """`datasets` names its cache after the patterns in the YAML, which are the same for every content."""
+    root, cache = write_s4(tmp_path / "data", FEW), str(tmp_path / "folder")
+    frames = sorted(root.rglob("visual_frames/test/race_car/*/*.png"))
+    first, other = (path.read_bytes() for path in frames[:2])
+    rows = []
+    for content in (first, other, first):
+        frames[0].write_bytes(content)
+        export("s4", out, root)
+        rows.append(digests(load_dataset(str(out), "s4", split="test_noise", cache_dir=cache)))
+    assert rows[0] == rows[2] != rows[1]
+
+
+def test_equal_bytes_for_every_number_of_processes(write_s4, tmp_path):
+    root = write_s4(tmp_path / "data", FEW)
+    one, two = (export("s4", tmp_path / f"by_{n}" / "out", root, num_proc=n) for n in (1, 2))
+    assert contents(one) == contents(two)
+    assert oct(one.stat().st_mode)[-3:] == "755"
+
+
+def test_content_hash_is_what_sha256sum_says(write_s4, out, tmp_path):
+    export("s4", out, write_s4(tmp_path / "data", FEW))
+    names = sorted(path.name for path in (out / "s4").iterdir())
+    listing = "".join(f"{hashlib.sha256((out / 's4' / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+    [config] = front_matter(out)["configs"]
+    assert config["description"] == f"seed 42, draw matched, sha256 {hashlib.sha256(listing.encode()).hexdigest()}"
+
+
+def test_number_of_files_is_a_multiple_of_eight(write_s4, out, tmp_path):
+    root = write_s4(
+        tmp_path / "data", [(f"clip{i:07d}", ("dog_barking", "race_car")[i % 2], "test") for i in range(19)]
+    )
+    for size, count in (("500MB", 8), (700_000, 16)):  # 19 clips of 320 kB: 6.1 MB, over 8 x 0.7
+        export("s4", out, root, max_shard_size=size)
+        files = sorted((out / "s4").glob("test_noise-*"))
+        assert [path.name[-14:-8] for path in files] == [f"-{count:05d}"[-6:]] * count
+        rows = [pq.read_metadata(path).num_rows for path in files]
+        assert sum(rows) == 19 and max(rows) - min(rows) <= 1
+        assert len(list((out / "s4").iterdir())) == 4 * count  # the other splits have no clips
+
+
+def column_chunks(path, column):
+    """The bytes of a column as they lie in the file, one string for each group of rows."""
+    data, chunks = path.read_bytes(), []
+    metadata = pq.read_metadata(path)
+    for group in range(metadata.num_row_groups):
+        columns = [metadata.row_group(group).column(k) for k in range(metadata.num_columns)]
+        [chunk] = [chunk for chunk in columns if chunk.path_in_schema == column]
+        chunks.append(data[chunk.data_page_offset : chunk.data_page_offset + chunk.total_compressed_size])
+    return chunks
+
+
+def test_images_are_the_same_bytes_in_every_condition(write_s4, out, tmp_path):
+    """What lets the Hub's storage keep them once."""
+    root = write_s4(
+        tmp_path / "data", [(f"clip{i:07d}", ("dog_barking", "race_car")[i % 2], "test") for i in range(17)]
+    )
+    export("s4", out, root)
+    for shard in range(8):
+        for column in ("frames", "masks"):
+            [positive, *others] = [
+                column_chunks(
+                    out / f"s4/test_{condition}-{shard:05d}-of-00008.parquet", f"{column}.list.element.bytes"
+                )
+                for condition in ("positive", "silence", "noise", "off_screen")
+            ]
+            assert positive and all(other == positive for other in others)
+
+
+def test_card_says_columns_and_terms(write_s4, out, tmp_path, capsys):
+    root = write_s4(tmp_path / "data")
+    assert main(["export", "--data_dir", str(root), "--out", str(out), "--num_proc", "1"]) == 0
+    assert "must not be published without permission" in capsys.readouterr().out
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "must not be published without permission" in card and front_matter(out)["license"] == "other"
+    for column in datasets.load_dataset_builder(str(out), "s4").info.features:
+        assert f"| `{column}` |" in card
+    assert "| `s4` | 5 / 2 / 3 |" in card
+    demo = write_s4(tmp_path / "demo", FEW, subset="demo")
+    export("demo", tmp_path / "free", demo)
+    assert front_matter(tmp_path / "free")["license"] == "apache-2.0"
+    export("demo", out, demo)
+    assert front_matter(out)["license"] == "other"
+
+
+# --- whole or not there ---
+
+
+def test_a_broken_file_leaves_nothing(write_s4, out, tmp_path, capsys):
+    root = write_s4(tmp_path / "data")
+    mask = root / "Single-source/s4_data/gt_masks/test/race_car/car00000002/car00000002_3.png"
+    mask.write_bytes(mask.read_bytes()[:40])
+    arguments = ["export", "--data_dir", str(root), "--out", str(out)]
+    for num_proc in ("1", "2"):
+        assert main([*arguments, "--num_proc", num_proc]) == 1
+        assert str(mask) in capsys.readouterr().err
+        assert list(out.parent.iterdir()) == []
+    mask.unlink()
+    assert main([*arguments, "--num_proc", "1"]) == 1
+    assert "1 are missing" in capsys.readouterr().err and list(out.parent.iterdir()) == []
+
+
+def test_a_failed_export_keeps_the_earlier_one(write_s4, out, tmp_path, monkeypatch):
+    root = write_s4(tmp_path / "data", FEW)
+    export("s4", out, root)
+    before = contents(out)
+    rename = Path.rename
+
+    def fail(path, target):
+        if target == out and ".partial-" in path.name:
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no"):
+        export("s4", out, root, seed=7)
+    assert contents(out) == before and [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_a_killed_export_leaves_nothing_that_loads(write_s4, out, tmp_path, caplog):
+    root = write_s4(tmp_path / "data")
+    code = (
+        "import os, sys, avsbench_robust_dataset.export as e\n"
+        "write, count = e._write_shard, iter(range(99))\n"
+        "e._write_shard = lambda shard: os._exit(9) if next(count) == 40 else write(shard)\n"
+        "e.export('s4', sys.argv[1], sys.argv[2])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(out), str(root)], timeout=120)
+    assert done.returncode == 9 and not out.exists()
+    [leftover] = out.parent.iterdir()
+    assert leftover.name.startswith(".avsbench_robust.partial-") and not (leftover / "README.md").exists()
+    with caplog.at_level(logging.WARNING, "avsbench_robust_dataset.export"):
+        export("s4", out, root)
+    assert str(leftover) in caplog.text
+
+
+def test_what_is_not_an_export_is_not_touched(write_s4, tmp_path, capsys):
+    root = write_s4(tmp_path / "data", FEW)
+    file, folder, card = tmp_path / "file", tmp_path / "folder", tmp_path / "card"
+    file.write_text("mine")
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    card.mkdir()
+    (card / "README.md").write_text("---\ntags: [other]\n---\nmine")
+    exported = export("s4", tmp_path / "exported", root)
+    (exported / "mine.txt").write_text("mine")
+    for place, what in ((file, "a file"), (folder, "README.md"), (card, "another README.md"), (exported, "mine.txt")):
+        before = contents(place) if place.is_dir() else place.read_text()
+        assert main(["export", "--data_dir", str(root), "--out", str(place), "--num_proc", "1"]) == 1
+        assert f"Expected {place}" in (message := capsys.readouterr().err) and what in message
+        assert before == (contents(place) if place.is_dir() else place.read_text())
+    (exported / "mine.txt").unlink()
+    (exported / "s4/test_noise-00000-of-00008.parquet").unlink()
+    with pytest.raises(FileExistsError, match="bytes in .*s4, as its card says"):
+        export("ms3", exported, root)
+
+
+def test_an_empty_folder_is_filled(write_s4, out, tmp_path):
+    out.mkdir(parents=True)
+    export("s4", out, write_s4(tmp_path / "data", FEW))
+    assert (out / "README.md").is_file()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--public"], "--public together with --push_to_hub"),
+        (["--max_shard_size", "0MB"], "size as 500MB for `max_shard_size`, got '0MB'"),
+        (["--max_shard_size", "big"], "size as 500MB for `max_shard_size`, got 'big'"),
+        (["--num_proc", "-1"], "one process or more"),
+    ],
+)
+def test_bad_arguments(write_s4, out, tmp_path, capsys, options, message):
+    root = write_s4(tmp_path / "data", media=False)
+    assert main(["export", "--data_dir", str(root), "--out", str(out), *options]) == 1
+    assert message in capsys.readouterr().err and not out.parent.exists()
+
+
+# --- the upload ---
+
+
+class LoopbackHub:
+    """The Hub of tests/hub in a process of its own, and what its interface for tests says."""
+
+    def __init__(self, endpoint):
+        self.endpoint = endpoint
+
+    def ask(self, path, content=None):
+        data = None if content is None else json.dumps(content).encode()
+        with urlopen(Request(self.endpoint + path, data=data, headers={"Authorization": "Bearer hf_fake"})) as reply:
+            return json.loads(reply.read())
+
+    @property
+    def repositories(self):
+        """{"datasets/me/x": {"private": bool, "commits": [[sha, title, [path, …]], …]}}; the first commit is empty."""
+        return self.ask("/__repos")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """It proves the client side only: what is sent, that it is found again, and what a user reads when it fails."""
+    process = subprocess.Popen(
+        [sys.executable, "-I", str(LOOPBACK)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    hub = LoopbackHub(process.stdout.readline().strip())
+    for name, value in {
+        "ENDPOINT": hub.endpoint,
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_CACHE": str(tmp_path / "hub_cache"),
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_fake")
+    yield hub
+    process.communicate("", timeout=20)
+
+
+def test_push_is_one_commit_to_a_private_repository(write_s4, load, out, tmp_path, hub, capsys):
+    root = write_s4(tmp_path / "data", FEW)
+    command = ["export", "--data_dir", str(root), "--out", str(out), "--num_proc", "1", "--push_to_hub", "me/avs"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "private unless you pass --public" in printed and "Pushed to me/avs: " in printed
+    repository = hub.repositories["datasets/me/avs"]
+    assert repository["private"] is True
+    [_, (_, title, paths)] = repository["commits"]
+    assert title == "Upload AVSBench-Robust: s4" and paths == sorted(contents(out))
+    code = (
+        "import sys, datasets\n"
+        "d = datasets.load_dataset('me/avs', 's4', split='test_silence', cache_dir=sys.argv[1], streaming=True)\n"
+        "d = d.cast_column('frames', datasets.List(datasets.Image(decode=False)))\n"
+        "print([row['frames'][4]['bytes'].hex() for row in d])"
+    )
+    environment = os.environ | {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "home"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "reader")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    built = load("s4", root, split="test_silence").cast_column("frames", datasets.List(datasets.Image(decode=False)))
+    expected = [row["frames"][4]["bytes"].hex() for row in built]
+    assert done.stdout.strip() == str(expected)
+
+    # The same again changes nothing; another number of files leaves none of the earlier.
+    assert main(command) == 0
+    assert len(hub.repositories["datasets/me/avs"]["commits"]) == 2
+    assert main([*command, "--max_shard_size", "75KB"]) == 0
+    assert hub.repositories["datasets/me/avs"]["commits"][-1][2] == sorted(contents(out))
+    assert len(contents(out)) > len(paths)
+
+
+def test_push_refuses_what_would_publish_or_overwrite(write_s4, out, tmp_path, hub):
+    export("s4", out, write_s4(tmp_path / "data", FEW))
+    demo = export("demo", tmp_path / "demo_out", write_s4(tmp_path / "demo", FEW, subset="demo"))
+    api = huggingface_hub.HfApi()
+    api.create_repo("me/public", repo_type="dataset", private=False)
+    with pytest.raises(
+        ValueError, match="me/public exists and is public.*must not be published.*Nothing was uploaded"
+    ):
+        push(out, "me/public")
+    push(demo, "me/public")  # nothing of AVSBench's
+    push(out, "me/public", public=True)
+    push(out, "me/also_public", public=True)
+    assert hub.repositories["datasets/me/also_public"]["private"] is False
+    push(demo, "me/demo")
+    assert hub.repositories["datasets/me/demo"]["private"] is True
+    api.create_repo("me/mine", repo_type="dataset", private=True)
+    api.upload_file(path_or_fileobj=b"a", path_in_repo="a.csv", repo_id="me/mine", repo_type="dataset")
+    with pytest.raises(ValueError, match="got other files"):
+        push(out, "me/mine")
+    assert hub.repositories["datasets/me/mine"]["commits"][-1][2] == ["a.csv"]
+    assert [len(hub.repositories[f"datasets/me/{name}"]["commits"]) for name in ("public", "mine")] == [3, 2]
+
+
+def test_push_without_token_or_connection(write_s4, out, tmp_path, hub, monkeypatch, capsys):
+    root = write_s4(tmp_path / "data", FEW)
+    command = ["export", "--data_dir", str(root), "--out", str(out), "--num_proc", "1", "--push_to_hub", "me/avs"]
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert main(command) == 1
+    assert "token" in capsys.readouterr().err and not out.exists()  # said before the work
+    monkeypatch.setenv("HF_TOKEN", "hf_fake")
+    hub.ask("/__fail", {"method": "PUT", "path": "/__lfs/", "how": "drop"})
+    assert main(command) == 1
+    assert "me/avs was not published" in (message := capsys.readouterr().err) and "Repeat" in message
+    assert len(hub.repositories["datasets/me/avs"]["commits"]) == 1  # nothing half there
+    hub.ask("/__heal", {})
+    assert main(command) == 0
+    assert len(hub.repositories["datasets/me/avs"]["commits"]) == 2
