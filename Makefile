@@ -6,10 +6,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?=
 SUBSET ?= demo
+PEERS ?= build/peers
 OUT ?= outputs/demo$(if $(filter-out demo,$(SUBSET)),_$(SUBSET))
 
 .DEFAULT_GOAL := all
-.PHONY: all help install demo test lint clean
+.PHONY: all help install demo test test-peers lint clean
 
 all: install help
 
@@ -30,6 +31,11 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# transformers' and evaluate's own test suites, of the installed versions, on our classes; fetched into $(PEERS).
+test-peers: install
+	$(BIN)/python tests/peers/fetch_peers.py $(PEERS)
+	PEERS=$(PEERS) $(BIN)/python -m pytest tests/peers
 
 lint: install
 	$(BIN)/ruff check .
