@@ -26,7 +26,8 @@ class AudioVisualSegmentationPipeline(Pipeline):
     The model runs on `masks_per_second` frames a second, each with the 0.975 s of sound around it. Between two of them
     the mask of a frame comes from the logits of both, interpolated linearly in time; after the last one it stays.
     Times, size and rotation of the video are kept, and a few frames at most are held in memory. A video without a
-    sound track is heard as silence.
+    sound track is heard as silence. Sounds of videos pass VGGish's log-mel, in every condition and whatever the
+    processor's `front_end`.
 
     Args of a call:
         inputs: the path of a video; or a clip as the data set has it, `{"frames": [image, …], "audio": waveform,

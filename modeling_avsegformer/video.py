@@ -326,7 +326,7 @@ class VideoWriter:
         while self._waiting is not None and self._waiting[0] <= time:
             with self._writing():
                 self._container.mux(self._waiting[1])
-            self._waiting = next(self._audio, None)
+                self._waiting = next(self._audio, None)
 
     def _close_source(self) -> None:
         if self._source is not None:
