@@ -27,7 +27,7 @@ from .avs_robust.avs_robust import (
     harmonic_mean,
     robust_scores,
 )
-from .uncertainty import bootstrap_means, bootstrap_settings, interval, intervals, source_clusters
+from .uncertainty import bootstrap_auroc, bootstrap_means, bootstrap_settings, interval, intervals, source_clusters
 
 __all__ = [
     "THRESHOLDS",
@@ -225,9 +225,7 @@ def similarity_auroc(rows: Sequence[dict], condition: str) -> float | None:
         if not clips or any(clip["similarity"] is None for clip in clips):
             return None
         means.append(np.array([np.mean(clip["similarity"]) for clip in clips]))
-    positive, negative = means[0], np.sort(means[1])
-    below, up_to = (np.searchsorted(negative, positive, side=side) for side in ("left", "right"))
-    return float((below + up_to).sum() / 2 / (len(positive) * len(negative)))
+    return bootstrap_auroc(*means, resamples=0)[0]
 
 
 def results(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict:

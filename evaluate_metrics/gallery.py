@@ -16,6 +16,7 @@ from . import overlay
 from .markup import scroll, swatch, text
 from .results import Run, read_json
 from .tables import MISSING, conditions_of, has_seeds, is_negative, mean, number, sound_of
+from .uncertainty import harmonic_mean
 
 __all__ = ["Clip", "ClipScore", "choose_clips", "choose_extremes", "gallery_html", "read_download", "read_gallery"]
 
@@ -201,17 +202,13 @@ class _Scored:
         bias = mean([self.miou[first].get(c, math.nan) for c in negatives])
         positive = self.miou[last].get("positive", math.nan)
         negative = mean([self.miou[last].get(c, math.nan) for c in negatives])
-        return ClipScore(self.clip_id, self.category, bias, _harmonic(positive, 1 - negative))
+        return ClipScore(self.clip_id, self.category, bias, float(harmonic_mean(positive, 1 - negative)))
 
     def ranked_in(self, condition, first, last, negative):
         """Ranked under one condition: a negative one as `ranked`, else by the mIoU of `last` alone."""
         if negative:
             return self.ranked(first, last, [condition])
         return ClipScore(self.clip_id, self.category, math.nan, self.miou[last].get(condition, math.nan))
-
-
-def _harmonic(a, b):
-    return 2 * a * b / (a + b) if a + b != 0 else 0.0
 
 
 def _score_clip(clip, folders, conditions, known):

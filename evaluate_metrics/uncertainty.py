@@ -26,6 +26,7 @@ __all__ = [
     "bootstrap_settings",
     "common_conditions",
     "compare",
+    "harmonic_mean",
     "interval",
     "intervals",
     "paired_rows",
@@ -360,9 +361,9 @@ def _robust(means, further_negatives):
             continue
         if defined:
             mean = np.mean([means[f"{key}_{c}"] for c in defined], axis=0)
-            scores[f"g_{key}"] = _harmonic_mean(positive, 1 - mean)
+            scores[f"g_{key}"] = harmonic_mean(positive, 1 - mean)
         for condition in [*defined, *further]:
-            scores[f"g_{key}_{condition}"] = _harmonic_mean(positive, 1 - means[f"{key}_{condition}"])
+            scores[f"g_{key}_{condition}"] = harmonic_mean(positive, 1 - means[f"{key}_{condition}"])
     if negatives:
         scores["g_fpr"] = np.mean([means[f"fpr_{c}"] for c in negatives], axis=0)
     if "miou_positive" in means:
@@ -370,8 +371,9 @@ def _robust(means, further_negatives):
     return scores
 
 
-def _harmonic_mean(a, b):
-    total = a + b
+def harmonic_mean(a, b):
+    """Harmonic mean of scores in [0, 1], element by element; 0 where both are 0, NaN where one is."""
+    total = np.asarray(a + b, float)
     return np.divide(2 * a * b, total, out=np.zeros_like(total), where=~(total <= 0))
 
 

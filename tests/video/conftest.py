@@ -8,15 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_avsegformer import (
-    AVSegFormerConfig,
-    AVSegFormerForSegmentation,
-    AVSegFormerImageProcessor,
-    AVSegFormerProcessor,
-    VGGishConfig,
-    VGGishFeatureExtractor,
-)
-
 # 3x3 matrices of an mp4 track's header, 16.16 fixed point; degrees clockwise
 MATRICES = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
 
@@ -30,31 +21,9 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory) -> str:
+def tiny_model(write_model) -> str:
     """A `from_pretrained` folder of a model without training: its masks mean nothing."""
-    folder = tmp_path_factory.mktemp("video_model")
-    torch.manual_seed(0)
-    config = AVSegFormerConfig(
-        backbone="test_resnet",
-        audio_config=VGGishConfig(conv_channels=[4, 4, 8, 8], fc_size=32),
-        hidden_size=32,
-        num_attention_heads=4,
-        norm_groups=8,
-        num_queries=8,
-        query_generator_layers=1,
-        query_generator_ffn_size=32,
-        encoder_layers=1,
-        encoder_ffn_size=32,
-        decoder_layers=1,
-        decoder_ffn_size=32,
-        mask_mlp_size=32,
-        prediction_channels=[16, 8],
-        deform_attn_backend="reference",
-    )
-    AVSegFormerForSegmentation(config).save_pretrained(folder)
-    image_processor = AVSegFormerImageProcessor(size={"height": 64, "width": 64})
-    AVSegFormerProcessor(image_processor, VGGishFeatureExtractor()).save_pretrained(folder)
-    return str(folder)
+    return write_model(deform_attn_backend="reference")
 
 
 @pytest.fixture(scope="session")
