@@ -29,8 +29,9 @@ install: $(VENV)/.installed
 demo: install
 	$(BIN)/python examples/demo.py --out $(OUT) --subset $(SUBSET) $(if $(DATA),--data_dir $(DATA))
 
+# One process per core, a test file in one of them; `.venv/bin/python -m pytest tests/metric` runs a part in one process.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # transformers' and evaluate's own test suites, of the installed versions, on our classes; fetched into $(PEERS).
 test-peers: install

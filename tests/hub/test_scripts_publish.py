@@ -49,7 +49,7 @@ def card_of(hub, name: str) -> ModelCard:
     return ModelCard(hub.read(name, "README.md").decode())
 
 
-def test_train_then_evaluate(client, tiny, tmp_path, capsys):
+def test_train_then_evaluate(client, tiny, demo_tree, tmp_path, capsys):
     run = tmp_path / "tiny-run"
     train = [*tiny, "--output_dir", str(run), "--max_steps", "1", "--batch_size", "2", "--frames_per_clip", "1"]
     train_accelerate.main([*train, "--push_to_hub", "--hub_token", "hf_fake"])
@@ -57,7 +57,8 @@ def test_train_then_evaluate(client, tiny, tmp_path, capsys):
     (commit,) = client.repositories()["models/me/tiny-run"]["commits"][1:]
     assert {"model.safetensors", "processor_config.json", "README.md", "modeling_avsegformer.py"} <= set(commit[2])
     text = card_of(client, "me/tiny-run").text
-    assert "train_accelerate.py --subset demo --data_dir demo_tree0 --cpu --model start --output_dir tiny-run" in text
+    command = f"train_accelerate.py --subset demo --data_dir {Path(demo_tree).name} --cpu --model start"
+    assert f"{command} --output_dir tiny-run" in text
     assert "hf_fake" not in text and str(tmp_path) not in text
     assert "`demo`, 1 steps; the weights are those of the best validation G-mIoU" in text
     assert "hf_fake" not in (run / "trainer_state.json").read_text()
