@@ -39,6 +39,8 @@ def explained(repo_id: str) -> Iterator[None]:
         if not isinstance(cause, HTTPError):
             raise
         raise _explanation(cause, repo_id) from error
+    except (ConnectionError, TimeoutError) as error:  # hf_xet's, which carries large files
+        raise _not_published(repo_id, f"could not be reached ({error})") from error
 
 
 def _explanation(error: HTTPError, repo_id: str) -> OSError | ValueError:
@@ -53,6 +55,10 @@ def _explanation(error: HTTPError, repo_id: str) -> OSError | ValueError:
     if status is not None and status < 500 and status not in (408, 429):
         return ValueError(f"The Hub refused {repo_id} ({status}): {error}")
     what = f"answered with {status}" if status else f"could not be reached ({type(error).__name__})"
+    return _not_published(repo_id, what)
+
+
+def _not_published(repo_id: str, what: str) -> ConnectionError:
     return ConnectionError(
         f"{repo_id} was not published: the Hub {what}. A commit appears whole or not at all, so nothing is half "
         "there. Repeat the same call: large files that have arrived are not sent again."

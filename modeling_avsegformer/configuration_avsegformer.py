@@ -169,5 +169,15 @@ class AVSegFormerConfig(PreTrainedConfig):
                     "come from `from_backbone_pretrained`."
                 )
 
+    @property
+    def custom_pipelines(self) -> dict:
+        """Where `pipeline` finds its code in a checkpoint's folder; empty where this package has registered it."""
+        from transformers.pipelines import PIPELINE_REGISTRY
+
+        if "audio-visual-segmentation" in PIPELINE_REGISTRY.supported_tasks:
+            return {}
+        implementation = {"impl": "pipeline_avsegformer.AudioVisualSegmentationPipeline", "pt": ["AutoModel"]}
+        return {"audio-visual-segmentation": implementation | {"type": "multimodal"}}
+
 
 __all__ = ["AVSegFormerConfig", "VGGishConfig"]

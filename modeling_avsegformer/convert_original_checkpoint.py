@@ -13,18 +13,19 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import logging
 
+from .checkpoint_reader import read_tensors
 from .configuration_avsegformer import AVSegFormerConfig
-from .modeling_vggish import read_tensors
 
 logger = logging.get_logger(__name__)
 
@@ -167,14 +168,14 @@ def convert_original_checkpoint(
 
     Args:
         checkpoint: a `.pth` or `.safetensors` file.
-        out_dir: is made; nothing is left there if anything fails.
+        out_dir: is made, whole or not at all; left as it is if it has this conversion of this file already.
         backbone (`str`, *optional*): timm name; found out from the checkpoint if not given.
         image_size (`int`, defaults to 224): pixels of the processor's frames. The weights do not tell: the released
             configurations use 224 and 512.
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        FileExistsError: `out_dir` has content.
+        FileExistsError: `out_dir` has other content, or another process is converting into it.
         ValueError: not an original checkpoint, another backbone, or masks that are not finite or not the same after
             reading the folder again.
     """
@@ -183,12 +184,16 @@ def convert_original_checkpoint(
     from .modeling_avsegformer import SMALLEST_IMAGE, AVSegFormerForSegmentation
     from .processing_avsegformer import AVSegFormerProcessor
 
-    out_dir = Path(out_dir)
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise FileExistsError(f"Expected a new or empty folder, but {out_dir} has content. Name another.")
+    checkpoint, out_dir = Path(checkpoint), Path(out_dir)
     if image_size < SMALLEST_IMAGE:
         raise ValueError(f"Expected an `image_size` of at least {SMALLEST_IMAGE} pixels, got {image_size}.")
     state_dict = read_tensors(checkpoint)
+    with open(checkpoint, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    made_from = {"file": checkpoint.name, "sha256": digest, "image_size": image_size}
+    if _has_conversion(out_dir, made_from):
+        print(f"{out_dir}: has been converted from {checkpoint} already")
+        return
     config = AVSegFormerConfig(
         backbone=backbone or detect_backbone(state_dict) or AVSegFormerConfig.backbone,
         use_similarity_head="cosine_sim.audio_proj.weight" in state_dict,
@@ -207,38 +212,68 @@ def convert_original_checkpoint(
     if not logits.isfinite().all():
         raise ValueError(f"Expected finite masks from the converted model, but {checkpoint} gives NaN or infinity.")
 
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}."))
-    try:
-        model.save_pretrained(temporary)
+    matched = state_dict.keys() - {*report.unused, *report.unknown}
+    with _new_folder(out_dir) as partial:
+        model.save_pretrained(partial)
         image_processor = AVSegFormerImageProcessor(size={"height": image_size, "width": image_size})
-        AVSegFormerProcessor(image_processor, VGGishFeatureExtractor()).save_pretrained(temporary)
-        with open(checkpoint, "rb") as file:
-            made_from = {"file": Path(checkpoint).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-        (temporary / "conversion.json").write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
-        del model, converted
+        AVSegFormerProcessor(image_processor, VGGishFeatureExtractor()).save_pretrained(partial)
+        (partial / "conversion.json").write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
+        del model, converted, state_dict  # room for the model that is read again
         with torch.no_grad():
-            again = AVSegFormerForSegmentation.from_pretrained(temporary).eval()(**inputs).logits
+            again = AVSegFormerForSegmentation.from_pretrained(partial).eval()(**inputs).logits
         difference = (again - logits).abs().max().item()
         # Sums over tensors at other addresses may differ in their last bits.
         if not difference <= 1e-4 * max(1.0, logits.abs().max().item()):
             raise ValueError(f"The written model differs from {checkpoint} by {difference} in its logits.")
-        os.chmod(temporary, 0o755)  # mkdtemp's folders are private
-        os.replace(temporary, out_dir)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    matched = len(state_dict) - len(report.unused) - len(report.unknown)
-    print(f"matched: {_by_part(set(state_dict) - {*report.unused, *report.unknown})}")
+    print(f"matched: {_by_part(matched)}")
     print(f"dropped, never used by the original: {_by_part(report.unused)}")
     print(f"dropped, unknown: {', '.join(report.unknown) or 'none'}")
     print(
         f"verified: a forward at {image_size}x{image_size}; the largest difference after reading is {difference:.1g}"
     )
     print(
-        f"{out_dir}: {matched} tensors, backbone {config.backbone}, "
+        f"{out_dir}: {len(matched)} tensors, backbone {config.backbone}, "
         f"{'with' if config.use_similarity_head else 'without'} the similarity head; {len(report.unused)} tensors "
         f"that the original never uses and {len(report.unknown)} unknown ones were left out."
     )
+
+
+def _has_conversion(out_dir: Path, made_from: dict) -> bool:
+    """Whether `out_dir` has what is to be made; False if it is new or empty."""
+    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
+        return False
+    record = out_dir / "conversion.json"
+    whole = record.is_file() and (out_dir / "model.safetensors").is_file()
+    if whole and record.read_text(encoding="utf-8") == json.dumps(made_from, indent=2) + "\n":
+        return True
+    raise FileExistsError(f"Expected a new or empty folder, but {out_dir} has content. Name another.")
+
+
+@contextmanager
+def _new_folder(out_dir: Path) -> Iterator[Path]:
+    """A folder beside `out_dir` that becomes it at the end, unless something fails. A killed run's is used again."""
+    import fcntl
+
+    partial = out_dir.parent / f".{out_dir.name}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    folder = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+        except BlockingIOError as error:
+            raise FileExistsError(
+                f"Expected no other process that converts into {out_dir}, but there is one."
+            ) from error
+        try:
+            for path in partial.iterdir():
+                path.unlink()
+            yield partial
+            os.replace(partial, out_dir)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(folder)
 
 
 def _by_part(names: Collection[str]) -> str:
@@ -256,7 +291,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     try:
         convert_original_checkpoint(arguments.checkpoint, arguments.out_dir, arguments.backbone, arguments.image_size)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:  # the last for a full disk, too
         raise SystemExit(f"error: {error}") from error
 
 

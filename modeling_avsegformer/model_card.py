@@ -4,6 +4,8 @@ Text between two markers is one evaluation and is replaced by the next one of th
 wrote into a card stays.
 """
 
+import html
+import math
 import re
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -31,7 +33,7 @@ the backbone `{{ backbone }}`{{ similarity }}, for clips of {{ frames }} frames,
 
 ## Use
 
-Needs `transformers` and `timm`; the code comes with this repository, read it before you trust it.
+Needs `transformers` 5.23 and `timm` 1.0.31 or newer; the code comes with this repository, read it before you trust it.
 
 ```python
 from transformers import AutoModel, AutoProcessor
@@ -156,7 +158,17 @@ def with_results(card: ModelCard, results: dict) -> ModelCard:
 
 
 def evaluation_results(results: dict) -> list[EvalResult]:
-    """One `EvalResult` for each score, fractions in [0, 1]; further conditions' scores are `miou_unseen` and so on."""
+    """One `EvalResult` for each score, fractions in [0, 1]; further conditions' scores are `miou_unseen` and so on.
+
+    Raises:
+        ValueError: `results` lacks what every `results.json` has.
+    """
+    missing = [name for name in ("subset", "split", "scores") if not results.get(name)]
+    if missing:
+        raise ValueError(
+            "Expected `results` to be the content of an evaluation's results.json (of evaluate_accelerate.py), but it "
+            f"has no {' and no '.join(missing)}."
+        )
     subset, split, settings = results["subset"], results["split"], results.get("settings", {})
     # What distinguishes one evaluation of the same clips from another.
     names = ("seed", "max_clips", "unseen_sha256")
@@ -180,7 +192,7 @@ def evaluation_results(results: dict) -> list[EvalResult]:
             metric_value=value,
         )
         for name, value in scores.items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and math.isfinite(value)
     ]
 
 
@@ -251,16 +263,17 @@ def _training_section(training: dict) -> str:
         media = "The clips of this subset are drawn and synthesised: scores on them say nothing about real videos."
     lines = [f"{text}. {media}"]
     if training.get("command"):
-        lines += ["", "```", training["command"], "```"]
+        # In a line of its own, so that nothing in it ends the block.
+        lines += ["", "```", " ".join(training["command"].split()), "```"]
     lines += ["", "| setting | value |", "| --- | --- |"]
-    lines += [f"| {name} | {_plain(value)} |" for name, value in settings.items() if value is not None]
+    lines += [f"| {plain(name)} | {plain(value)} |" for name, value in settings.items() if value is not None]
     versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
     lines += ["", f"Versions: {versions}. SHA-256 of clips and sounds: `{training['data']}`."]
     return "\n".join(lines)
 
 
-def _plain(value) -> str:
-    """{"silence": 1.0} as "silence 1.0"."""
+def plain(value) -> str:
+    """{"silence": 1.0} as "silence 1.0"; nothing in it is taken for Markdown or HTML."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {entry}" for name, entry in value.items())
-    return str(value)
+        value = ", ".join(f"{name} {entry}" for name, entry in value.items())
+    return re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))

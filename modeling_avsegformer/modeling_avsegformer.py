@@ -11,13 +11,16 @@ Shapes: B clips of T frames, N = B * T, C = `hidden_size`, Q queries, S tokens o
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, logging
 
@@ -131,16 +134,22 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """`PreTrainedModel.from_pretrained`, but weights of another backbone are an error, never a silent
-        re-initialisation.
+        """`PreTrainedModel.from_pretrained`, but weights of another backbone, or with holes, are an error, never a
+        silent re-initialisation. A head may be new.
 
         Raises:
-            ValueError: the checkpoint's backbone is not the configuration's.
+            ValueError: the checkpoint's backbone is not the configuration's; tensors are missing or unknown; a file is
+                damaged.
         """
         try:
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
+        except (SafetensorError, UnpicklingError) as error:
+            raise ValueError(
+                f"Expected the weights of an AVSegFormer in {pretrained_model_name_or_path}, but a file is damaged or "
+                f"holds more than tensors: {str(error).splitlines()[0]} Fetch or save it again."
+            ) from error
         except RuntimeError as error:
             if "ignore_mismatched_sizes" not in str(error):  # transformers' advice where shapes disagree
                 raise
@@ -149,19 +158,17 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
                 "other shapes (listed in the log): they are of another backbone or of other sizes. Leave the "
                 "configuration out to use the checkpoint's own."
             ) from error
-        # A head may be new (fine-tuning); a backbone or an audio encoder with holes never is.
-        encoders = ("backbone.", "audio_encoder.")
+        # A head may be new (fine-tuning), or left out by the bare model.
         wrong = sorted(
             key
             for key in [*info["missing_keys"], *info["unexpected_keys"]]
-            if key.removeprefix("model.").startswith(encoders)
+            if not key.startswith(("mask_head.", "similarity_head."))
         )
         if wrong:
             raise ValueError(
-                f"Expected the weights of the backbone {model.config.backbone!r} and of the audio encoder in "
-                f"{pretrained_model_name_or_path}, but {len(wrong)} of their tensors are missing or unknown, e.g. "
-                f"{', '.join(wrong[:3])}. Load the checkpoint with its own configuration, or choose a checkpoint of "
-                "this backbone."
+                f"Expected the weights of an AVSegFormer with the backbone {model.config.backbone!r} in "
+                f"{pretrained_model_name_or_path}, but {len(wrong)} tensors are missing or unknown, e.g. "
+                f"{', '.join(wrong[:3])}. Load the checkpoint with its own configuration, or choose another one."
             )
         model._freeze_audio_encoder()  # loading makes every parameter learn again
         return (model, info) if output_loading_info else model
@@ -195,6 +202,36 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
             model.load_vggish_weights(vggish)
         return model
 
+    def save_pretrained(
+        self, save_directory, is_main_process: bool = True, state_dict=None, push_to_hub: bool = False, **kwargs
+    ):
+        """See `PreTrainedModel.save_pretrained`.
+
+        With `push_to_hub=True` the model is then published with the arguments of `push_to_hub`; `repo_id` is by
+        default the folder's name and `processor` the one that is in the folder.
+
+        Raises:
+            ValueError: `push_to_hub` with a `state_dict`; what is published are the model's own weights.
+        """
+        if push_to_hub and state_dict is not None:
+            raise ValueError("Expected no `state_dict` with push_to_hub=True. Load it into the model first.")
+        hub_names = ("repo_id", "processor", "results", "commit_message", "commit_description", "private", "token")
+        hub_names += ("revision", "create_pr", "tags")
+        of_hub = {name: kwargs.pop(name) for name in hub_names if name in kwargs}
+        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+        if is_main_process and self._auto_class is not None:  # a checkpoint that carries its code
+            from .pipeline_avsegformer import AudioVisualSegmentationPipeline
+
+            custom_object_save(AudioVisualSegmentationPipeline, save_directory)
+        if push_to_hub and is_main_process:
+            from .publishing import processor_in
+
+            if of_hub.get("processor") is None:
+                of_hub["processor"] = processor_in(save_directory)
+            if "max_shard_size" in kwargs:
+                of_hub["max_shard_size"] = kwargs["max_shard_size"]
+            self.push_to_hub(of_hub.pop("repo_id", None) or Path(save_directory).name, **of_hub)
+
     def push_to_hub(
         self,
         repo_id: str,
@@ -223,7 +260,7 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
                 `model-index` and a table.
             private (`bool`, *optional*): True never writes to a public repository.
             token (`str`, *optional*): with write permission; if not given, that of `hf auth login` or `HF_TOKEN`.
-            revision (`str`, *optional*): an existing branch.
+            revision (`str`, *optional*): a branch, made where it does not exist.
             commit_message, commit_description, create_pr, max_shard_size, tags: as in `transformers`.
 
         Returns:
@@ -232,7 +269,8 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
         Raises:
             PermissionError: no token, one that is not valid, or one that may not write there.
             ConnectionError: the connection was lost or the Hub failed; repeat the call.
-            ValueError: a name that no repository can have, or a public repository with `private=True`.
+            ValueError: a name that no repository can have, a public repository with `private=True`, or a model, a
+                processor or results of another kind.
         """
         from .publishing import push_checkpoint
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .checkpoint_reader import read_tensors
 from .configuration_avsegformer import VGGishConfig
 
 CONVOLUTIONS_PER_STAGE = (1, 1, 2, 2)  # VGG configuration "A" without its last stage
@@ -128,61 +129,6 @@ class VGGishModel(PreTrainedModel):
                 "with."
             )
         self.load_state_dict(state_dict)
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` or a torch file by name, on the CPU, never running code from the file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is neither, or holds more than tensors; the message names it.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a checkpoint file, but {path} does not exist.")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"Expected a safetensors file, but {path} cannot be read: {error}") from error
-    import pickle
-    import struct
-    import zipfile
-
-    # What torch's reader raises for damaged and for foreign files, besides UnpicklingError for code.
-    damaged = (
-        EOFError,
-        RuntimeError,
-        LookupError,
-        AssertionError,
-        AttributeError,
-        TypeError,
-        ValueError,
-        struct.error,
-    )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, *damaged) as error:
-        raise ValueError(
-            f"Expected a torch file that holds tensors only, but {path} cannot be read so ({type(error).__name__}). "
-            "It is damaged, no torch file, or holds code, which is never run here: open it where you trust it and "
-            "save its state dict alone."
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"Expected a state dict in {path}, got {type(content).__name__}.")
-    content = {
-        key: value
-        for key, value in content.items()
-        if isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
-    }
-    # nn.DataParallel, with which the original trains, puts "module." before every name.
-    return {key.removeprefix("module."): value for key, value in content.items()}
 
 
 def _download(repo_id: str, filename: str) -> Path:

@@ -10,13 +10,16 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import Pipeline
-from transformers.utils import requires_backends
+from transformers.utils import logging, requires_backends
 
 from .log_mel import SAMPLE_RATE, log_mel
 from .modeling_avsegformer import AVSegFormerOutput
 
+logger = logging.get_logger(__name__)
+
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
 BATCH = 5  # frames that pass the model together, AVSBench's clip; frames are independent of each other
+CUT_OFF = 0.5  # seconds; a video that ends so much earlier than it says is reported
 NOISE_GAIN = 0.1  # the noise that the model hears is as loud as can be; who watches the result hears a tenth of it
 
 
@@ -26,12 +29,12 @@ class AudioVisualSegmentationPipeline(Pipeline):
     The model runs on `masks_per_second` frames a second, each with the 0.975 s of sound around it. Between two of them
     the mask of a frame comes from the logits of both, interpolated linearly in time; after the last one it stays.
     Times, size and rotation of the video are kept, and a few frames at most are held in memory. A video without a
-    sound track is heard as silence. Sounds of videos pass VGGish's log-mel, in every condition and whatever the
+    sound track is heard as silence. Every sound passes VGGish's log-mel, in every condition and whatever the
     processor's `front_end`.
 
     Args of a call:
         inputs: the path of a video; or a clip as the data set has it, `{"frames": [image, …], "audio": waveform,
-            "sampling_rate": Hz}`, one frame a second; or a list of either.
+            "sampling_rate": Hz}`, one frame a second, any number of them; or a list or an iterator of either.
         output (path, *optional*): the video with the mask drawn over it (.mp4, .mov, .mkv, .webm), with the sound that
             the model heard.
         masks (path, *optional*): the masks, opaque on transparent ground: a video (.webm, .mov) or a new folder, which
@@ -42,12 +45,13 @@ class AudioVisualSegmentationPipeline(Pipeline):
         audio (path, *optional*): the off-screen sound, repeated until the video ends. Without it, it is a siren.
         threshold (`float`, defaults to 0.5): a pixel belongs to the mask above this probability.
         masks_per_second (`float`, defaults to 4): how often the model looks; above the video's rate, at every frame.
+        batch_size (`int`, defaults to 5): frames of a video that pass the model together.
         progress (`bool`, defaults to False): shows a progress bar.
 
     Returns:
         For a video: a dict of the paths that were asked for; without any, a list with `{"timestamp": seconds,
         "mask": PIL image, 0 or 255, of the video's size}` for each of its frames (for long videos use `stream`).
-        For a clip: the same list, one mask a frame.
+        For a clip: the same list, one mask a frame. For a list, a list of these, and for an iterator a generator.
 
     Raises:
         FileNotFoundError, ValueError: no such video, one that cannot be read, or an argument that does not fit. Then
@@ -95,22 +99,36 @@ class AudioVisualSegmentationPipeline(Pipeline):
         panels: str | os.PathLike | None = None,
         condition: str | None = None,
         audio: str | os.PathLike | None = None,
+        threshold: float | None = None,
         masks_per_second: float = 4.0,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
         progress: bool = False,
-        **kwargs,
     ):
         outputs = {
             name: Path(path)
             for name, path in (("output", output), ("masks", masks), ("panels", panels))
             if path is not None
         }
+        options = {
+            "audio": audio,
+            "threshold": threshold,
+            "masks_per_second": masks_per_second,
+            "batch_size": batch_size,
+            "progress": progress,
+        }
+        if isinstance(inputs, list | tuple | Iterator):
+            if outputs:
+                raise ValueError("Expected one video with `output`, `masks` or `panels`; call once for each video.")
+            results = (self(item, condition=condition, **options) for item in inputs)
+            return results if isinstance(inputs, Iterator) else list(results)
         if not isinstance(inputs, str | os.PathLike):
             if outputs or audio is not None or condition is not None:
-                raise ValueError("Expected one video's path with `output`, `masks`, `panels`, `condition` or `audio`.")
-            if isinstance(inputs, list | tuple):
-                return [self(item, masks_per_second=masks_per_second, progress=progress, **kwargs) for item in inputs]
-            return super().__call__(inputs, **kwargs)
-        options = {"audio": audio, "masks_per_second": masks_per_second, "progress": progress, **kwargs}
+                raise ValueError(
+                    "Expected a video's path with `output`, `masks`, `panels`, `condition` or `audio`; a clip has its "
+                    "sound with it."
+                )
+            return super().__call__(inputs, threshold=threshold, batch_size=1, num_workers=num_workers)
         condition = _condition(condition, audio)
         if audio is not None and condition != "off_screen" and panels is None:
             raise ValueError(f"Expected condition='off_screen', which hears `audio`, or none; got {condition!r}.")
@@ -128,9 +146,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
         *,
         condition: str | None = None,
         audio: str | os.PathLike | None = None,
-        masks_per_second: float = 4.0,
-        progress: bool = False,
-        **kwargs,
+        **options,
     ) -> Iterator[dict]:
         """Each frame of a video with its mask, held in memory one at a time; arguments as in a call.
 
@@ -141,8 +157,13 @@ class AudioVisualSegmentationPipeline(Pipeline):
         from .video import read_info
 
         sounds = _open_sounds(read_info(video), [_condition(condition, audio)], audio)
-        for time, frame, (mask,) in self._masks(video, sounds, masks_per_second, progress, **kwargs):
+        for time, frame, (mask,) in self._masks(video, sounds, **options):
             yield {"timestamp": time, "frame": frame, "mask": mask}
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Saves model and processor; the pipeline's code goes with the model's."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
 
     def preprocess(self, clip):
         if not isinstance(clip, dict) or not {"frames", "audio"} <= set(clip):
@@ -153,9 +174,9 @@ class AudioVisualSegmentationPipeline(Pipeline):
             )
         audio = clip["audio"] if isinstance(clip["audio"], dict) else np.asarray(clip["audio"])
         frames = list(clip["frames"])
-        inputs = self.processor(frames=[frames], audio=[audio], sampling_rate=clip.get("sampling_rate"))
-        # A clip of fewer frames than seconds is its beginning.
-        inputs["input_features"] = inputs["input_features"][:, : len(frames)]
+        inputs = self.processor(frames=[frames])
+        extractor = type(self.processor.feature_extractor)(num_seconds=len(frames))
+        inputs |= extractor([audio], sampling_rate=clip.get("sampling_rate"), return_tensors="pt")
         return inputs | {"target_size": _size(frames[0])}
 
     def _forward(self, model_inputs):
@@ -241,9 +262,10 @@ class AudioVisualSegmentationPipeline(Pipeline):
         self,
         video,
         sounds: Sequence,
-        masks_per_second: float = 4.0,
-        progress: bool = False,
         threshold: float | None = None,
+        masks_per_second: float = 4.0,
+        batch_size: int | None = None,
+        progress: bool = False,
     ) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
         """Each frame's time, picture and masks, bool `(sounds, height, width)`.
 
@@ -255,22 +277,33 @@ class AudioVisualSegmentationPipeline(Pipeline):
         if not masks_per_second > 0:
             raise ValueError(f"Expected `masks_per_second` above 0, got {masks_per_second}.")
         parameters = self._postprocess_params | self._sanitize_parameters(threshold)[2]
+        if batch_size is None:
+            batch_size = self._batch_size or BATCH
+        if batch_size < 1:
+            raise ValueError(f"Expected a `batch_size` of at least 1, got {batch_size}.")
         info = read_info(video)
-        samples = self._sampled_logits(info, sounds, masks_per_second)
+        samples = self._sampled_logits(info, sounds, masks_per_second, batch_size)
         before = after = next(samples)
-        frames = tqdm(read_frames(info), Path(video).name, info.num_frames, unit=" frames", disable=not progress)
-        for time, frame in frames:
-            while after[0] < time and (following := next(samples, None)) is not None:
-                before, after = after, following
-            if after[0] < time:
-                before = after
-            span = after[0] - before[0]
-            weight = (time - before[0]) / span if span else 1.0
-            logits = torch.lerp(before[1], after[1], weight)
-            masks = self._threshold(logits[:, None], (info.height, info.width), parameters.get("threshold", 0.5))
-            yield time, to_rgb(frame, info), masks[:, 0]
+        with tqdm(desc=Path(video).name, total=info.num_frames, unit=" frames", disable=not progress) as bar:
+            for time, frame in read_frames(info):
+                while after[0] < time and (following := next(samples, None)) is not None:
+                    before, after = after, following
+                if after[0] < time:
+                    before = after
+                span = after[0] - before[0]
+                weight = (time - before[0]) / span if span else 1.0
+                logits = torch.lerp(before[1], after[1], weight)
+                masks = self._threshold(logits[:, None], (info.height, info.width), parameters.get("threshold", 0.5))
+                yield time, to_rgb(frame, info), masks[:, 0]
+                bar.update()
+            bar.total = bar.n  # `num_frames` is often an estimate
+        over = time + max(float(1 / info.rate), float((frame.duration or 0) * info.time_base))
+        if info.end is not None and over < info.end - CUT_OFF:
+            logger.warning(f"{video} ends after {over:.1f} s but says {info.end:.1f} s: it may be cut off.")
 
-    def _sampled_logits(self, info, sounds: Sequence, rate: float) -> Iterator[tuple[float, torch.Tensor]]:
+    def _sampled_logits(
+        self, info, sounds: Sequence, rate: float, batch_size: int
+    ) -> Iterator[tuple[float, torch.Tensor]]:
         """Time and logits `(sounds, height, width)` of the first frame of each `1 / rate` seconds."""
         from .sounds import hear
         from .video import read_frames, to_rgb
@@ -292,7 +325,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
             times.append(time)
             frames.append(to_rgb(frame, info))
             features.append(np.concatenate([log_mel(hear(sound, time)) for sound in sounds]))
-            if len(times) == BATCH:
+            if len(times) == batch_size:
                 yield from run()
                 times, frames, features = [], [], []
         if times:

@@ -1,5 +1,7 @@
 """AVSegFormer's processor: frames and sound to tensors, logits to masks."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -139,10 +141,44 @@ class AVSegFormerProcessor(ProcessorMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """See `ProcessorMixin.save_pretrained`; the processor itself stays as it is."""
-        files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        """See `ProcessorMixin.save_pretrained`; the processor itself stays as it is.
+
+        With `push_to_hub=True` it is then published, with the arguments of `push_to_hub`; `repo_id` is by default the
+        name of the folder.
+        """
+        files = super().save_pretrained(save_directory)
         self.__dict__.pop("auto_map", None)  # where its code lies in that folder; left behind by transformers
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return files
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ):
+        """Publish the processor and its code alone; `AVSegFormerForSegmentation.push_to_hub` sends it with a model.
+
+        Arguments, return value and errors are as there.
+        """
+        from .publishing import push_processor
+
+        return push_processor(
+            self,
+            repo_id,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
     def post_process_segmentation(
         self, outputs, threshold: float = 0.5, target_sizes: list[tuple[int, int]] | None = None

@@ -1,4 +1,4 @@
-"""A checkpoint on the Hub: weights, processor, code and card in one commit, or nothing."""
+"""A checkpoint on the Hub: weights, processor, code and card in one commit, or nothing; or a processor alone."""
 
 import json
 import tempfile
@@ -12,7 +12,7 @@ from transformers.utils import logging
 from .feature_extraction_vggish import VGGishFeatureExtractor
 from .hub_access import check_hub_access, explained
 from .image_processing_avsegformer import AVSegFormerImageProcessor
-from .model_card import is_own_card, model_card, with_results
+from .model_card import evaluation_results, is_own_card, model_card, plain, with_results
 from .processing_avsegformer import AVSegFormerProcessor
 
 logger = logging.get_logger(__name__)
@@ -37,15 +37,15 @@ def push_checkpoint(
     tags: list[str] | None = None,
 ) -> CommitInfo:
     """See `AVSegFormerForSegmentation.push_to_hub`."""
+    _check_class("model", model, "AVSegFormerForSegmentation")
+    if processor is not None:
+        _check_class("processor", processor, "AVSegFormerProcessor")
+    if results is not None:
+        evaluation_results(results)  # raises, before anything is on the Hub
     repo_id = check_hub_access(repo_id, token)
     api = HfApi(token=token)
     with explained(repo_id):
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        if private and not api.model_info(repo_id).private:
-            raise ValueError(
-                f"Expected a private repository, but {repo_id} exists and is public. Make it private in its settings, "
-                "or name another. Nothing was uploaded."
-            )
+        _open_repository(api, repo_id, private, revision)
         there = _files_on_hub(api, repo_id, revision)
         with tempfile.TemporaryDirectory(prefix="avsegformer-") as temporary:
             folder = Path(temporary)
@@ -67,6 +67,58 @@ def push_checkpoint(
                 create_pr=create_pr,
                 delete_patterns=OUTDATED,
             )
+
+
+def push_processor(
+    processor: AVSegFormerProcessor,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+) -> CommitInfo:
+    """See `AVSegFormerProcessor.push_to_hub`."""
+    repo_id = check_hub_access(repo_id, token)
+    api = HfApi(token=token)
+    with explained(repo_id), tempfile.TemporaryDirectory(prefix="avsegformer-") as folder:
+        _open_repository(api, repo_id, private, revision)
+        processor.save_pretrained(folder)
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=commit_message or "Upload AVSegFormer's processor",
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+        )
+
+
+def processor_in(folder: str | Path) -> AVSegFormerProcessor | None:
+    """The processor that was saved in a folder, None if there is none."""
+    if (Path(folder) / "processor_config.json").is_file():
+        return AVSegFormerProcessor.from_pretrained(folder)
+    return None
+
+
+def _check_class(name: str, value, expected: str) -> None:
+    # By name: a checkpoint's own code (`trust_remote_code`) defines these classes once more.
+    if expected not in [base.__name__ for base in type(value).__mro__]:
+        raise ValueError(f"Expected `{name}` to be an {expected} to publish it, got {type(value).__name__}.")
+
+
+def _open_repository(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> None:
+    """Make the repository and the branch where they do not exist; with `private`, never take a public one."""
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    if private and not api.model_info(repo_id).private:
+        raise ValueError(
+            f"Expected a private repository, but {repo_id} exists and is public. Make it private in its settings, or "
+            "name another. Nothing was uploaded."
+        )
+    if revision is not None and not revision.startswith("refs/pr/"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
 
 
 def _processor_of(model, repo_id: str, there: dict[str, str]) -> AVSegFormerProcessor | None:
@@ -110,9 +162,9 @@ def _card(
     if from_source and (source / "trainer_state.json").is_file():
         training = json.loads((source / "trainer_state.json").read_text(encoding="utf-8"))
     elif from_source and (source / "conversion.json").is_file():
-        note = "Converted from the original checkpoint `{file}` (SHA-256 `{sha256}`) without further training.".format(
-            **json.loads((source / "conversion.json").read_text(encoding="utf-8"))
-        )
+        made_from = json.loads((source / "conversion.json").read_text(encoding="utf-8"))
+        file, digest = plain(made_from["file"]), plain(made_from["sha256"])
+        note = f"Converted from the original checkpoint {file} (SHA-256 {digest}) without further training."
     base_model = model.name_or_path if getattr(model.config, "_commit_hash", None) else None
     return model_card(model, repo_id, training, note, base_model if base_model != repo_id else None)
 

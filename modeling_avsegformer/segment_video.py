@@ -10,8 +10,13 @@ with the second of sound around it; between them masks are interpolated in time.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
+
+from transformers.utils import is_av_available
+
+from .video import check_mask_output, check_suffix, read_info
 
 DEMO = Path("outputs/demo")
 
@@ -47,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("expected -o out.mp4, --masks masks.webm or both: nothing to write")
     if args.conditions and args.output is None:
         parser.error("expected -o panels.mp4 with --conditions")
+    if arguments is None:  # run as a command: `kill` leaves as little behind as Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return segment_video(args)
     except (ValueError, OSError, ImportError) as error:
@@ -59,12 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def segment_video(args: argparse.Namespace) -> int:
     """Runs the pipeline as the command line says."""
-    try:
-        from .video import check_mask_output, check_suffix, read_info
-    except ModuleNotFoundError as error:
-        if error.name != "av":
-            raise
-        raise ImportError("Expected PyAV, which reads and writes videos: pip install av") from error
+    if not is_av_available():
+        raise ImportError("Expected PyAV, which reads and writes videos: pip install av")
 
     # Before the model, which takes longer to load.
     info = read_info(args.video)
@@ -97,10 +100,12 @@ def load_pipeline(model: str | None, device: str | None = None):
 
     Args:
         model: folder or Hub id; None takes the first robust model of the demo.
+        device: as `torch` names it; None takes an accelerator if there is one.
 
     Raises:
-        ValueError: there is no such model, or it is another kind of model.
+        ValueError: there is no such model or device, or it is another kind of model.
     """
+    import torch
     from transformers import AutoConfig, pipeline
 
     from . import AVSegFormerConfig
@@ -122,6 +127,12 @@ def load_pipeline(model: str | None, device: str | None = None):
         ) from error
     if not isinstance(config, AVSegFormerConfig):
         raise ValueError(f"Expected an AVSegFormer model, but {model} is a model of type {config.model_type!r}.")
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"Expected a device of this machine for --device, got {device!r}. {reason}") from error
     return pipeline("audio-visual-segmentation", model=model, device=device)
 
 

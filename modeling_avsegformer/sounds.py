@@ -6,11 +6,14 @@ A sound is read forwards, second by second, and forgets what lies behind.
 import os
 from collections.abc import Iterator
 
-import av
 import numpy as np
+from transformers.utils import is_av_available
 
 from .log_mel import MIN_SAMPLES, SAMPLE_RATE
 from .video import decode, open_media
+
+if is_av_available():  # see video.py
+    import av
 
 MAX_GAP = 0.1  # seconds; a longer hole between the times of two audio frames becomes silence
 
@@ -75,6 +78,7 @@ class Recording:
         self._offset = 0  # of the buffer's first sample
         self._buffer = np.zeros(0, np.float32)
         self._chunks = self._decode()
+        self._next = None  # of `_chunks`, read but not yet in the buffer
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """As `Silence.read`; `start` may go back by a second, not more."""
@@ -87,10 +91,14 @@ class Recording:
 
     def _read_chunk(self) -> None:
         end = self._offset + len(self._buffer)
-        position, chunk = next(self._chunks, (None, None))
+        position, chunk = self._next or next(self._chunks, (None, None))
+        self._next = None
         if chunk is None:
             self.length = end
             return
+        if position > end + SAMPLE_RATE:  # a long hole, a second at a time
+            self._next = position, chunk
+            position, chunk = end, np.zeros(SAMPLE_RATE, np.float32)
         # A hole becomes zeros; what lies before time 0 or is there already is left out.
         gap = np.zeros(max(0, position - end), np.float32)
         self._buffer = np.concatenate([self._buffer, gap, chunk[max(0, end - position) :]])

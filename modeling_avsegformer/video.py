@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
-from av.stream import Disposition
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
+from transformers.utils import is_av_available
+
+# In this form transformers does not ask for PyAV where it loads a checkpoint's code for the model alone.
+if is_av_available():
+    import av
+    from av.stream import Disposition
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 # Suffix of an output -> its codecs of pictures and sound.
 CODECS = {
@@ -33,7 +37,9 @@ EDIT_LISTS = {".mp4", ".m4v", ".mov"}  # formats that can begin before time 0
 # Suffix of an output with transparency -> codec and pixel format. qtrle is lossless.
 ALPHA_CODECS = {".webm": ("libvpx-vp9", "yuva420p"), ".mov": ("qtrle", "argb")}
 CODEC_OPTIONS = {
-    "libx264": {"crf": "18", "preset": "veryfast"},
+    # Without B-frames packets come in the order of their times: the last one tells how long an .mp4 lasts, also where
+    # frames come at uneven times.
+    "libx264": {"crf": "18", "preset": "veryfast", "bf": "0"},
     "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"},
 }
 DEFAULT_RATE = Fraction(25)  # frames per second, where a file names neither a rate nor times
@@ -51,6 +57,7 @@ class VideoInfo:
         start: seconds; the first frame's time in the file, which is time 0 here.
         pixel_aspect: width of a pixel over its height, upright.
         num_frames: as far as the file says, else None.
+        end: seconds from the first frame until the last one is over, as far as the file says, else None.
         has_audio: whether there is a sound track.
     """
 
@@ -63,6 +70,7 @@ class VideoInfo:
     start: float
     pixel_aspect: Fraction
     num_frames: int | None
+    end: float | None
     has_audio: bool
 
 
@@ -85,6 +93,14 @@ def open_media(path: str | os.PathLike) -> Iterator["av.container.InputContainer
             "cut off or something else; if no player opens it either, copy or record it again."
         ) from error
     with container:
+        kind = container.format.name
+        if kind == "tty":  # FFmpeg draws letters
+            raise ValueError(f"Expected a video or audio file, but {path} is a text.")
+        if kind == "image2" or kind.endswith("_pipe"):  # FFmpeg shows it for 40 ms
+            raise ValueError(
+                f"Expected a video or audio file, but {path} is a still picture. The pipeline takes pictures as a "
+                "clip, {'frames': [image, …], 'audio': waveform, 'sampling_rate': Hz}, with a second of sound each."
+            )
         yield container
 
 
@@ -102,10 +118,10 @@ def decode(container, stream, path: str | os.PathLike) -> Iterator["av.VideoFram
         except StopIteration:
             return
         except (av.FFmpegError, OSError) as error:
-            advice = f", or cut it there: ffmpeg -i {Path(path).name} -t {time:.2f} cut.mp4" if time else ""
             raise ValueError(
                 f"Expected readable {stream.type} in {path}, but its data are damaged after {time:.2f} s "
-                f"({_reason(error)}). Copy it again{advice}."
+                f"({_reason(error)}). Copy it again, or leave out what cannot be read: "
+                f"ffmpeg -i {Path(path).name} repaired.mp4"
             ) from error
         time = frame.time or time
         yield frame
@@ -122,11 +138,12 @@ def read_info(path: str | os.PathLike) -> VideoInfo:
         frame = next(decode(container, stream, path), None)
         if frame is None:
             raise ValueError(
-                f"Expected a video, but {path} has a video track without a single frame. It may be cut off; record or "
-                "copy it again."
+                f"Expected a video, but {path} has a video track without a single frame. It may be cut off; copy or "
+                "record it again."
             )
         rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
-        duration = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
+        start = frame.time or 0.0
+        end = float(stream.duration * stream.time_base) if stream.duration else _matroska_end(stream, start)
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
         rotation = round(frame.rotation / 90) * 90 % 360
         turned = rotation % 180 == 90
@@ -137,9 +154,10 @@ def read_info(path: str | os.PathLike) -> VideoInfo:
             rotation=rotation,
             rate=rate,
             time_base=stream.time_base or 1 / rate,
-            start=frame.time or 0.0,
+            start=start,
             pixel_aspect=1 / pixel_aspect if turned else pixel_aspect,
-            num_frames=stream.frames or round(duration * rate) or None,
+            num_frames=stream.frames or (end and round(end * rate)) or None,
+            end=end,
             has_audio=bool(container.streams.audio),
         )
 
@@ -289,12 +307,13 @@ class VideoWriter:
             self._audio = self._transcoded_packets(container, stream)
 
     def _copied_packets(self, container, stream):
-        offset = round(self._info.start / stream.time_base)
+        offset, last = round(self._info.start / stream.time_base), -math.inf
         for packet in container.demux(stream):
-            if packet.dts is None:
-                continue  # the end of the stream
+            if packet.dts is None or packet.dts - offset <= last:
+                continue  # the end of the stream, or a time that does not go forward
             packet.pts = packet.pts - offset if packet.pts is not None else packet.dts - offset
             packet.dts -= offset
+            last = packet.dts
             if packet.pts + (packet.duration or 0) <= 0 and self.path.suffix.lower() not in EDIT_LISTS:
                 continue  # what only prepares AAC's decoder would move all times, since none may lie before 0
             packet.stream = self._sound
@@ -369,11 +388,13 @@ class MaskFolderWriter:
 
 
 def check_suffix(path: Path, alpha: bool = False) -> None:
-    """Raises ValueError where the suffix names no format that can be written."""
+    """Raises ValueError where the suffix names no format that can be written, or the path is a folder's."""
     known = ALPHA_CODECS if alpha else CODECS
     if path.suffix.lower() not in known:
         wanted = "a video with transparency" if alpha else "a video"
         raise ValueError(f"Expected {wanted} ({', '.join(known)}) as output, got {path}.")
+    if path.is_dir():
+        raise ValueError(f"Expected a file's name as output, but {path} is a folder.")
 
 
 def check_mask_output(path: Path) -> None:
@@ -383,6 +404,7 @@ def check_mask_output(path: Path) -> None:
             raise ValueError(
                 f"Expected {', '.join(ALPHA_CODECS)} (videos with transparency) or a folder for PNG files, got {path}."
             )
+        check_suffix(path, alpha=True)
     elif path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ValueError(f"Expected a new or empty folder for the masks, but {path} holds something. Name another.")
 
@@ -396,11 +418,25 @@ def _video_stream(container, path: str | os.PathLike):
     # A song's cover picture is a video stream, too.
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
-        found = "only sound" if container.streams.audio else "neither picture nor sound"
-        raise ValueError(f"Expected a video, but {path} has {found}.")
+        if container.streams.audio:
+            raise ValueError(
+                f"Expected a video, but {path} has only sound. A video may be shown with this sound: `audio` names it."
+            )
+        raise ValueError(
+            f"Expected a video, but {path} has neither picture nor sound. It may be cut off; copy or record it again."
+        )
     stream = streams[0]
     stream.thread_type = "AUTO"
     return stream
+
+
+def _matroska_end(stream, start: float) -> float | None:
+    """`VideoInfo.end` of .mkv and .webm files, which many programs tag with the time of each track's end."""
+    try:
+        hours, minutes, seconds = map(float, stream.metadata["DURATION"].split(":"))
+    except (KeyError, ValueError):
+        return None
+    return 3600 * hours + 60 * minutes + seconds - start
 
 
 def _codec_rate(rate: int) -> int:

@@ -42,7 +42,10 @@ def build(model: str | None) -> gr.Blocks:
                 progress=True,
             )
         except (ValueError, OSError) as error:
-            raise gr.Error(str(error).replace(str(folder), "").replace("/", "")) from error
+            message = str(error)
+            for path in filter(None, (video, sound)):
+                message = message.replace(path, Path(path).name)  # the server's folders help nobody
+            raise gr.Error(message) from error
         return str(written["output"]), str(written["panels"])
 
     with gr.Blocks(title="Does it listen?", delete_cache=(3600, 3600)) as page:

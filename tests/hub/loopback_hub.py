@@ -12,7 +12,10 @@ repositories of others cannot be written. For tests there are also
     POST /__fail  {"method", "path" (regular expression), "how" ("drop" or an HTTP status), "times"}: fail so often
     POST /__heal  no more failures
     GET  /__log   ["POST /api/repos/create", …], every request
-    GET  /__repos {"models/me/x": {"private": false, "commits": [[sha, title, [path, …]], …]}, …}
+    GET  /__repos {"models/me/x": {"private": false, "commits": [[sha, title, [path, …]], …]}, …}, of the main branch
+
+A pull request is acknowledged and forgotten. Large files arrive by LFS; by Xet a client gets as far as the storage
+server's address, which is this one's /cas and stores nothing.
 """
 
 import argparse
@@ -40,12 +43,15 @@ class Commit:
 @dataclass
 class Repository:
     private: bool = False
-    commits: list[Commit] = field(default_factory=lambda: [Commit("0" * 39 + "1", "initial commit", {})])
+    branches: dict[str, list[Commit]] = field(
+        default_factory=lambda: {"main": [Commit("0" * 39 + "1", "initial commit", {})]}
+    )
 
     def at(self, revision: str) -> Commit | None:
-        if revision == "main":
-            return self.commits[-1]
-        return next((commit for commit in self.commits if commit.sha == revision), None)
+        if revision in self.branches:
+            return self.branches[revision][-1]
+        commits = (commit for branch in self.branches.values() for commit in branch)
+        return next((commit for commit in commits if commit.sha == revision), None)
 
 
 class Hub(ThreadingHTTPServer):
@@ -163,7 +169,9 @@ class Handler(BaseHTTPRequestHandler):
             {
                 f"{kind}/{name}": {
                     "private": repository.private,
-                    "commits": [[commit.sha, commit.title, sorted(commit.files)] for commit in repository.commits],
+                    "commits": [
+                        [commit.sha, commit.title, sorted(commit.files)] for commit in repository.branches["main"]
+                    ],
                 }
                 for (kind, name), repository in self.server.repositories.items()
             }
@@ -251,10 +259,29 @@ class Handler(BaseHTTPRequestHandler):
                     files.pop(value["path"], None)
                 case "deletedFolder":
                     files = {path: file for path, file in files.items() if not path.startswith(value["path"])}
-        commits = self.server.repositories[kind, name].commits
-        commits.append(Commit(hashlib.sha1(self.body + b"%d" % len(commits)).hexdigest(), title, files))
-        url = f"{self.server.address}/{name}/commit/{commits[-1].sha}"
-        self.reply({"success": True, "commitOid": commits[-1].sha, "commitUrl": url, "hookOutput": ""})
+        commits = self.server.repositories[kind, name].branches[revision]
+        commit = Commit(hashlib.sha1(self.body + b"%d" % len(commits)).hexdigest(), title, files)
+        url = f"{self.server.address}/{name}/commit/{commit.sha}"
+        answer = {"success": True, "commitOid": commit.sha, "commitUrl": url, "hookOutput": ""}
+        if "create_pr" in self.query:
+            answer["pullRequestUrl"] = f"{self.server.address}/{name}/discussions/1"
+        else:
+            commits.append(commit)
+        self.reply(answer)
+
+    def create_branch(self, kind: str, name: str, branch: str) -> None:
+        commit = self.may_write(name) and self.find(kind, name)
+        if commit:
+            branches = self.server.repositories[kind, name].branches
+            known = branch in branches
+            branches.setdefault(branch, [commit])
+            self.reply({}, 409 if known else 200)
+
+    def xet_token(self, kind: str, name: str, revision: str) -> None:
+        if self.may_write(name):
+            access = {"casUrl": f"{self.server.address}/cas", "accessToken": "xet", "exp": 2**32}
+            headers = {"X_Xet_Cas_Url": access["casUrl"], "X_Xet_Access_Token": "xet"}
+            self.reply(access, X_Xet_Token_Expiration=str(2**32), **headers)
 
     def info(self, kind: str, name: str, revision: str | None) -> None:
         commit = self.find(kind, name, revision or "main")
@@ -347,6 +374,8 @@ ROUTES = [
     (REPOSITORY + r"/commit/([^/]+)", Handler.commit),
     (REPOSITORY + r"(?:/revision/([^/]+))?", Handler.info),
     (REPOSITORY + r"/refs", Handler.refs),
+    (REPOSITORY + r"/branch/([^/]+)", Handler.create_branch),
+    (REPOSITORY + r"/xet-write-token/([^/]+)", Handler.xet_token),
     (REPOSITORY + r"/tree/([^/]+)(?:/(.+))?", Handler.tree),
     (REPOSITORY + r"/paths-info/([^/]+)", Handler.paths_info),
     (r"/(datasets/|spaces/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", Handler.lfs_batch),

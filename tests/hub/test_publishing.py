@@ -4,14 +4,18 @@ The Hub here is `loopback_hub.py`: this proves the client side.
 """
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from transformers import ViTImageProcessor
 
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
 CODE = {
+    "checkpoint_reader.py",
     "configuration_avsegformer.py",
     "feature_extraction_vggish.py",
     "hub_access.py",
@@ -21,8 +25,12 @@ CODE = {
     "model_card.py",
     "modeling_avsegformer.py",
     "modeling_vggish.py",
+    "overlay.py",
+    "pipeline_avsegformer.py",
     "processing_avsegformer.py",
     "publishing.py",
+    "sounds.py",
+    "video.py",
 }
 CHECKPOINT = {"README.md", "config.json", "model.safetensors", "processor_config.json"}
 
@@ -63,6 +71,9 @@ def test_one_commit_has_weights_processor_code_and_card(client, model, processor
         "AutoConfig": "configuration_avsegformer.AVSegFormerConfig",
         "AutoModel": "modeling_avsegformer.AVSegFormerForSegmentation",
     }
+    required = Path(__file__).parents[2].joinpath("setup.cfg").read_text()
+    for package, oldest in re.findall(r"`(\w+)` ([\d.]+)", card_of(client).text.split("or newer")[0]):
+        assert f"{package} >={oldest}," in required  # what the card says is needed
     card = card_of(client)
     assert card.data.library_name == "transformers" and "audio-visual-segmentation" in card.data.tags
     assert "backbone `test_resnet`" in card.text and 'from_pretrained("me/x"' in card.text
@@ -130,11 +141,25 @@ def test_training_run_is_on_the_card(client, model, processor, tmp_path):
     size = json.loads(client.read("me/x", "processor_config.json"))["image_processor"]["size"]
     assert size == {"height": 64, "width": 96}  # the processor of the run came along
 
+    # whatever the settings say, it is text
+    state["settings"]["data_dir"] = "a|b\n<script>`c`"
+    (tmp_path / "run" / "trainer_state.json").write_text(json.dumps(state))
+    AVSegFormerForSegmentation.from_pretrained(tmp_path / "run").push_to_hub("me/y")
+    assert r"| data_dir | a\|b &lt;script&gt;\`c\` |" in card_of(client, "me/y").text.splitlines()
+
     # trained on in Python: neither the run's command nor its best validation is true of these weights
     model = AVSegFormerForSegmentation.from_pretrained(tmp_path / "run")
     model.model.query_embed.weight.data += 1
     model.push_to_hub("me/x")
     assert "train_accelerate.py" not in card_of(client).text
+
+
+def test_conversion_is_on_the_card(client, model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    (tmp_path / "conversion.json").write_text(json.dumps({"file": "S4_pvt.pth", "sha256": "ab12", "image_size": 512}))
+    AVSegFormerForSegmentation.from_pretrained(tmp_path).push_to_hub("me/x", processor=processor)
+    text = card_of(client).text
+    assert "Converted from the original checkpoint S4_pvt.pth (SHA-256 ab12) without further training." in text
 
 
 def test_processor_that_is_there_stays(client, model, processor):
@@ -168,6 +193,22 @@ def test_large_file_goes_in_parts(start_hub, client, model, processor, monkeypat
     assert weights[:8] != bytes(8)
 
 
+def test_lost_connection_to_the_storage_of_large_files(client, model, processor, monkeypatch):
+    """Xet, by which the real Hub takes large files, has errors of its own."""
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")
+    client.fail("GET", "/cas", "drop")
+    client.fail("POST", "/cas", "drop")
+    with pytest.raises(ConnectionError, match=r"me/x was not published: .*Repeat the same call"):
+        model.push_to_hub("me/x", processor=processor)
+    assert published(client) == [] and any("/cas" in entry for entry in client.log())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    model.push_to_hub("me/x", processor=processor)
+    assert len(published(client)) == 1
+
+
 def test_private(client, model, processor):
     model.push_to_hub("secret", processor=processor, private=True)
     assert client.repositories()["models/me/secret"]["private"]
@@ -175,6 +216,49 @@ def test_private(client, model, processor):
     with pytest.raises(ValueError, match="me/open exists and is public. Make it private"):
         model.push_to_hub("open", processor=processor, results=results(), private=True)
     assert len(published(client, "me/open")) == 1
+    with pytest.raises(ValueError, match="me/open exists and is public"):
+        processor.push_to_hub("me/open", private=True)
+    assert len(published(client, "me/open")) == 1
+
+
+def test_saved_and_published_in_one_call(client, model, processor, tmp_path):
+    folder = tmp_path / "two-steps"
+    processor.save_pretrained(folder, push_to_hub=True, repo_id="me/parts", private=True)
+    assert client.repositories()["models/me/parts"]["private"]
+    assert "processor_config.json" in published(client, "me/parts")[-1][2]
+    model.save_pretrained(folder, push_to_hub=True, private=True, results=results(), commit_message="First")
+    (commit,) = published(client, "me/two-steps")
+    assert commit[1] == "First" and client.repositories()["models/me/two-steps"]["private"]
+    assert set(commit[2]) == CODE | CHECKPOINT
+    assert scores_on(card_of(client, "me/two-steps"))["s4", "g_miou"] == 0.75
+    saved = json.loads((folder / "processor_config.json").read_text())
+    assert (
+        json.loads(client.read("me/two-steps", "processor_config.json"))["image_processor"] == saved["image_processor"]
+    )
+    with pytest.raises(ValueError, match="Expected no `state_dict` with push_to_hub=True"):
+        model.save_pretrained(folder, push_to_hub=True, state_dict={})
+    with pytest.raises(PermissionError, match=r"refused the token for two-steps \(401\)"):
+        processor.save_pretrained(folder, push_to_hub=True, token="hf_wrong")
+
+
+def test_branch_and_pull_request(client, model, processor):
+    model.push_to_hub("me/x", processor=processor, revision="dev")
+    assert published(client) == []
+    loaded = AVSegFormerForSegmentation.from_pretrained("me/x", revision="dev").state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
+    processor.push_to_hub("me/x", revision="dev")
+    info = model.push_to_hub("me/x", processor=processor, create_pr=True)
+    assert info.pr_url.endswith("/me/x/discussions/1") and published(client) == []
+
+
+def test_what_cannot_be_published_is_said_before(client, model, processor):
+    with pytest.raises(ValueError, match=r"Expected `results` to be the content .*no subset and no split"):
+        model.push_to_hub("me/x", processor=processor, results={"scores": {"g_miou": 0.5}})
+    with pytest.raises(ValueError, match="Expected `processor` to be an AVSegFormerProcessor to publish it, got ViT"):
+        model.push_to_hub("me/x", processor=ViTImageProcessor())
+    with pytest.raises(ValueError, match="Expected `model` to be an AVSegFormerForSegm.*got AVSegFormerModel"):
+        model.model.push_to_hub("me/x")
+    assert client.repositories() == {}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, ViTImageProcessor, Wav2Vec2FeatureExtractor
 
@@ -39,8 +40,26 @@ def test_missing_and_unexpected_keys(model, tmp_path):
     for name in [name for name in tensors if "audio_encoder.embeddings" in name]:
         tensors[name.replace("embeddings", "embedding")] = tensors.pop(name)
     save_file(tensors, weights, metadata={"format": "pt"})
-    message = "12 of their tensors are missing or unknown, e.g. .*audio_encoder.embedding"
+    message = "but 12 tensors are missing or unknown, e.g. model.audio_encoder.embedding.*choose another one"
     with pytest.raises(ValueError, match=message):
+        AVSegFormerForSegmentation.from_pretrained(tmp_path)
+
+    model.save_pretrained(tmp_path)
+    tensors = load_file(weights)
+    del tensors["model.query_embed.weight"]
+    save_file(tensors | {"epoch": torch.ones(1)}, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="2 tensors are missing or unknown, e.g. epoch, model.query_embed.weight"):
+        AVSegFormerForSegmentation.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda weights: weights[:-100], lambda weights: b"\xff" * 8 + weights[8:]])
+def test_damaged_weights(model, tmp_path, damage):
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(damage(weights.read_bytes()))
+    with pytest.raises(
+        ValueError, match=f"Expected the weights of an AVSegFormer in {tmp_path}, but a file is damaged"
+    ):
         AVSegFormerForSegmentation.from_pretrained(tmp_path)
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from modeling_avsegformer import AVSegFormerConfig, AVSegFormerForSegmentation, AVSegFormerProcessor
+from modeling_avsegformer.checkpoint_reader import read_tensors
 from modeling_avsegformer.convert_original_checkpoint import convert_original_state_dict, detect_backbone, main
-from modeling_avsegformer.modeling_vggish import read_tensors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -112,17 +113,19 @@ def test_checkpoints_that_do_not_fit(change, message):
 
 @pytest.mark.slow
 def test_command(tmp_path, weight_fill):
+    """A plain AVSegFormer, as a user converts it."""
     shapes = json.loads((FIXTURES / "original_resnet50_state_dict.json").read_text())
     checkpoint = tmp_path / "S4_res50.pth"
-    state_dict = weight_fill.state_dict(shapes) | {"head.novelty.weight": torch.zeros(2)}
+    state_dict = weight_fill.state_dict({name: shapes[name] for name in shapes if not name.startswith("cosine_sim.")})
+    state_dict["head.novelty.weight"] = torch.zeros(2)
     torch.save({f"module.{name}": value for name, value in state_dict.items()}, checkpoint)
     command = [sys.executable, "-m", "modeling_avsegformer.convert_original_checkpoint", str(checkpoint)]
     command += [str(tmp_path / "out" / "s4"), "--image_size", "96"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "670 tensors, backbone resnet50, with the similarity head; 185 tensors" in done.stdout
+    assert "668 tensors, backbone resnet50, without the similarity head; 185 tensors" in done.stdout
     assert "never used by the original: backbone.layer3_2 114, backbone.layer4_2 60, head.attn_fc 5" in done.stdout
-    assert "cosine_sim.audio_proj 2, head.fc 5" in done.stdout.split("dropped")[0]
+    assert "backbone.layer4_1 60, head.fc 5" in done.stdout.split("dropped")[0]
     assert "dropped, unknown: head.novelty.weight" in done.stdout
     assert "verified: a forward at 96x96" in done.stdout
     assert "RuntimeWarning" not in done.stderr
@@ -130,12 +133,38 @@ def test_command(tmp_path, weight_fill):
 
     model = AVSegFormerForSegmentation.from_pretrained(tmp_path / "out" / "s4")
     assert model.config.backbone == "resnet50" and model.config.loss_type == "dice"
+    assert not model.config.use_similarity_head
     assert torch.equal(model.model.query_embed.weight, state_dict["head.learnable_query.weight"])
     processor = AVSegFormerProcessor.from_pretrained(tmp_path / "out" / "s4")
     assert dict(processor.image_processor.size) == {"height": 96, "width": 96}
     made_from = json.loads((tmp_path / "out" / "s4" / "conversion.json").read_text())
     assert made_from["file"] == "S4_res50.pth"
     assert made_from["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_avsbench_robust_with_pvt_at_512(tmp_path, capsys):
+    """The largest: 184 million parameters, with the similarity head, at the larger of the released sizes."""
+    generator = torch.Generator().manual_seed(0)
+    state_dict = {}
+    for name, shape in json.loads((FIXTURES / "original_pvt_v2_b5_state_dict.json").read_text()).items():
+        if len(shape) > 1:
+            state_dict[name] = torch.rand(shape, generator=generator) - 0.5
+            state_dict[name] *= 2 / state_dict[name][0].numel() ** 0.5
+        else:
+            state_dict[name] = torch.full(shape, float(name.endswith("weight")))
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state_dict.items()}}, tmp_path / "s4.pth")
+    main([str(tmp_path / "s4.pth"), str(tmp_path / "out"), "--image_size", "512"])
+    printed = capsys.readouterr().out
+    assert "1404 tensors, backbone pvt_v2_b5, with the similarity head; 11 tensors" in printed
+    assert "verified: a forward at 512x512" in printed and "dropped, unknown: none" in printed
+
+    model = AVSegFormerForSegmentation.from_pretrained(tmp_path / "out").state_dict()
+    converted = convert_original_state_dict(state_dict, AVSegFormerConfig())
+    assert converted.keys() == model.keys()
+    assert all(torch.equal(tensor, model[name]) for name, tensor in converted.items())
+    size = AVSegFormerProcessor.from_pretrained(tmp_path / "out").image_processor.size
+    assert dict(size) == {"height": 512, "width": 512}
 
 
 class Hostile:
@@ -205,6 +234,16 @@ def test_only_named_dense_tensors_count(tmp_path):
     tensors = {"a": torch.ones(2), 1: torch.ones(2), "sparse": torch.ones(2).to_sparse(), "epoch": 3}
     torch.save(tensors, tmp_path / "x.pth")
     assert list(read_tensors(tmp_path / "x.pth")) == ["a"]
+
+
+def test_safetensors_of_data_parallel(tmp_path):
+    save_file({"module.a": torch.ones(2)}, tmp_path / "x.safetensors")
+    assert list(read_tensors(tmp_path / "x.safetensors")) == ["a"]
+
+
+def test_folder_instead_of_a_file(tmp_path):
+    with pytest.raises(SystemExit, match=f"error: Expected a checkpoint file, but {tmp_path} is a folder"):
+        main([str(tmp_path), str(tmp_path / "out")])
 
 
 def test_semantic_checkpoints_are_another_task():

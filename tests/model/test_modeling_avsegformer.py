@@ -1,6 +1,7 @@
 """A tiny AVSegFormer: shapes, what may replace what, freezing, saving, loading, errors."""
 
 import doctest
+import json
 import logging
 
 import pytest
@@ -259,6 +260,37 @@ def test_save_and_load_buffers_that_are_not_in_the_checkpoint(make_config, clips
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("test_resnet", {}),
+        ("swin_tiny_patch4_window7_224", {"img_size": (96, 64), "embed_dim": 12, "depths": (1, 2, 1, 1)}),
+    ],
+)
+def test_buffers_after_loading(make_config, clips, tmp_path, name, kwargs):
+    """Loading starts on the meta device, where no buffer has a content."""
+    model = AVSegFormerForSegmentation(make_config(backbone=name, backbone_kwargs=kwargs)).train()
+    model(**clips)  # batch norms have statistics of their own now
+    model.save_pretrained(tmp_path)
+    loaded = AVSegFormerForSegmentation.from_pretrained(tmp_path)
+    buffers, ours = dict(loaded.named_buffers()), dict(model.named_buffers())
+    assert buffers.keys() == ours.keys() and buffers
+    for buffer in buffers:
+        assert torch.equal(buffers[buffer], ours[buffer]), buffer
+    if name == "test_resnet":
+        assert max(ours[buffer].abs().max() for buffer in ours if buffer.endswith("running_mean")) > 0
+
+
+def test_saved_configuration_names_the_code(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert auto_map == {
+        "AutoConfig": "configuration_avsegformer.AVSegFormerConfig",
+        "AutoModel": "modeling_avsegformer.AVSegFormerForSegmentation",
+    }
+    assert all((tmp_path / f"{name.split('.')[0]}.py").is_file() for name in auto_map.values())
+
+
 def test_auto_model_from_a_configuration(make_config):
     assert type(AutoModel.from_config(make_config())) is AVSegFormerForSegmentation
 
@@ -334,9 +366,7 @@ def test_checkpoint_of_other_shapes(model, make_config, tmp_path, other):
 def test_checkpoint_of_a_backbone_with_other_tensors(make_config, tmp_path):
     AVSegFormerForSegmentation(make_config(backbone="resnet18")).save_pretrained(tmp_path)
     # The same widths, more blocks: no shape disagrees, some tensors are missing.
-    with pytest.raises(
-        ValueError, match="weights of the backbone 'resnet34'.* missing or unknown, e.g. model.backbone"
-    ):
+    with pytest.raises(ValueError, match="with the backbone 'resnet34'.* missing or unknown, e.g. model.backbone"):
         AVSegFormerForSegmentation.from_pretrained(tmp_path, config=make_config(backbone="resnet34"))
 
 

@@ -54,8 +54,12 @@ def write_clip(
     rotation: int = 0,
     pixel_aspect: Fraction = Fraction(1),
     start: float = 0.0,
+    group: int = 12,
 ) -> Path:
-    """A clip of red corners and a tone of 440 Hz, or `waveform` (channels, samples); `times` are the frames' own."""
+    """A clip of red corners and a tone of 440 Hz, or `waveform` (channels, samples); `times` are the frames' own.
+
+    Every `group`th frame at least can be read by itself.
+    """
     import av
 
     times = [index / rate for index in range(round(seconds * rate))] if times is None else times
@@ -63,7 +67,7 @@ def write_clip(
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         time_base = Fraction(1, rate if path.suffix == ".avi" else 1000)  # avi has nothing but a rate
-        stream.codec_context.time_base = time_base
+        stream.codec_context.time_base, stream.codec_context.gop_size = time_base, group
         stream.codec_context.sample_aspect_ratio = pixel_aspect
         sound = container.add_stream(audio, rate=audio_rate, layout="stereo") if audio else None
         for index, time in enumerate(times):

@@ -1,5 +1,7 @@
 """`pipeline("audio-visual-segmentation")`: masks of a video, its own size and rate."""
 
+import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -67,6 +69,22 @@ def test_a_clip_gives_the_models_own_masks(pipe, tiny_model):
     assert masks.shape == (5, 30, 50) and set(np.unique(masks)) == {0, 255}
     assert np.mean((masks > 0) == expected) > 0.999  # a pixel at the threshold may fall on either side
     assert len(pipe([clip, clip])) == 2
+    assert [len(masks) for masks in pipe(iter([clip, clip]), batch_size=2)] == [5, 5]
+
+
+@pytest.mark.parametrize("frames", [1, 3, 7])
+def test_a_clip_may_have_any_number_of_frames(pipe, tiny_model, frames):
+    """Frames are independent of each other, so a clip's are those of its beginning, and of clips of one frame."""
+    rng = np.random.default_rng(1)
+    images = list(rng.integers(0, 256, (7, 20, 30, 3), dtype=np.uint8))
+    waveform = rng.uniform(-1, 1, 7 * 16000).astype(np.float32)
+    clip = {"frames": images[:frames], "audio": {"array": waveform, "sampling_rate": 16000}}
+    found = [np.asarray(moment["mask"]) for moment in pipe(clip)]
+    assert len(found) == frames
+    for second, mask in enumerate(found):
+        sound = waveform[16000 * second : 16000 * (second + 1)]
+        (alone,) = pipe({"frames": [images[second]], "audio": sound, "sampling_rate": 16000})
+        assert np.mean(mask == np.asarray(alone["mask"])) > 0.95
 
 
 @needs_av
@@ -98,6 +116,33 @@ def test_at_every_frame_the_masks_are_the_models(pipe, clip, tiny_model, read):
     found = np.stack([moment["mask"] for moment in pipe.stream(path, masks_per_second=100, threshold=threshold)])
     assert found.shape == expected.shape
     assert np.mean(found == expected) > 0.999
+
+
+@needs_av
+def test_several_videos_and_several_kinds(pipe, clip):
+    """A list gives a list; what is read one after the other gives its results one after the other."""
+    short, long = clip("short.mp4", seconds=0.3), clip("long.mp4", seconds=0.5)
+    missing = short.with_name("missing.mp4")
+    frames = {"frames": [np.zeros((9, 9, 3), np.uint8)], "audio": np.zeros(16000), "sampling_rate": 16000}
+    found = pipe([short, str(long), frames], masks_per_second=2)
+    assert [len(masks) for masks in found] == [3, 5, 1]
+    results = pipe(path for path in (short, missing))
+    assert len(next(results)) == 3
+    with pytest.raises(FileNotFoundError, match="missing.mp4"):
+        next(results)
+    assert pipe([]) == []
+    with pytest.raises(ValueError, match="Expected one video with `output`, `masks` or `panels`; call once for each"):
+        pipe([short, long], output=missing)
+
+
+@needs_av
+def test_batches_of_looks(pipe, clip, marking):
+    shown = marking(lambda frame, example: 1.0)
+    path = clip(seconds=1.0)
+    list(pipe.stream(path, masks_per_second=10, batch_size=4))
+    assert shown == [(4, 1), (4, 1), (2, 1)]
+    with pytest.raises(ValueError, match="Expected a `batch_size` of at least 1, got 0"):
+        pipe(path, batch_size=0)
 
 
 @needs_av
@@ -206,6 +251,18 @@ def test_a_video_without_sound_is_heard_as_silence(pipe, clip, marking):
 
 
 @needs_av
+def test_a_video_that_ends_early_is_reported(pipe, clip, caplog):
+    """The second half is lost, as after an interrupted download."""
+    path = clip("cut.mkv", seconds=4.0, codec="mjpeg", pix_fmt="yuvj420p")
+    pipe(path, masks_per_second=1)
+    assert not caplog.records
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    pipe(path, masks_per_second=1)
+    (record,) = caplog.records
+    assert re.search(r"cut.mkv ends after (1|2)\.\d s but says 4\.0 s: it may be cut off", record.getMessage())
+
+
+@needs_av
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -261,6 +318,51 @@ def test_a_foreign_processor_is_said(pipe):
 
     with pytest.raises(ValueError, match="Expected an AVSegFormerProcessor .* got VGGishFeatureExtractor"):
         AudioVisualSegmentationPipeline(pipe.model, processor=pipe.processor.feature_extractor, device="cpu")
+
+
+def test_save_pretrained_keeps_model_and_processor(pipe, tmp_path):
+    from transformers import pipeline
+
+    pipe.save_pretrained(tmp_path)
+    again = pipeline("audio-visual-segmentation", model=str(tmp_path), device="cpu")
+    assert again.processor.to_dict() == pipe.processor.to_dict()
+    clip = {"frames": [np.full((9, 9, 3), 99, np.uint8)], "audio": np.ones(16000), "sampling_rate": 16000}
+    np.testing.assert_array_equal(again(clip)[0]["mask"], pipe(clip)[0]["mask"])
+
+
+REMOTE = """
+import sys
+sys.path[:] = [path for path in sys.path if path != sys.argv[3]]
+sys.modules["modeling_avsegformer"] = None
+import numpy as np
+from transformers import pipeline
+clip = {"frames": [np.full((9, 9, 3), 99, np.uint8)], "audio": np.ones(16000), "sampling_rate": 16000}
+for task in ("audio-visual-segmentation", None):
+    segment = pipeline(task, model=sys.argv[1], trust_remote_code=True, device="cpu")
+    assert type(segment).__module__.startswith("transformers_modules."), type(segment)
+    print(np.asarray(segment(clip)[0]["mask"]).mean())
+    if len(sys.argv[2]):
+        print(len(segment(sys.argv[2])))
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_carries_its_pipeline(pipe, clip, tiny_model, tmp_path):
+    """In a process without this package, from the folder alone."""
+    found = find_spec("av") is not None
+    path = str(clip(seconds=0.2)) if found else ""
+    done = subprocess.run(
+        [sys.executable, "-c", REMOTE, tiny_model, path, os.getcwd()],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HOME": str(tmp_path / "hf_home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    frames = {"frames": [np.full((9, 9, 3), 99, np.uint8)], "audio": np.ones(16000), "sampling_rate": 16000}
+    mean = np.asarray(pipe(frames)[0]["mask"]).mean()
+    assert [float(line) for line in done.stdout.split()] == pytest.approx(2 * ([mean, 2] if found else [mean]))
 
 
 def test_without_pyav_the_package_imports_and_says_what_is_missing(tiny_model, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,13 @@ def test_a_model_that_is_none_is_said(clip, tiny_model, tmp_path, monkeypatch, c
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "clip.mp4"])
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_said(clip, tiny_model, tmp_path, capsys, device):
+    out = tmp_path / "out.mp4"
+    assert main([str(clip(seconds=0.2)), "-o", str(out), "--model", tiny_model, "--device", device]) == 2
+    assert f"Expected a device of this machine for --device, got '{device}'" in capsys.readouterr().err
+
+
 def test_the_demos_model_is_the_default(clip, tiny_model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("outputs/demo/robust_seed0").mkdir(parents=True)
@@ -76,6 +84,45 @@ def test_the_demos_model_is_the_default(clip, tiny_model, tmp_path, monkeypatch,
     clip(seconds=0.2)
     assert main(["clip.mp4", "--masks", "masks"]) == 0
     assert sorted(path.name for path in Path("masks").iterdir()) == ["000000.png", "000001.png"]
+
+
+def test_ctrl_c_leaves_nothing(clip, tiny_model, tmp_path, monkeypatch, capsys):
+    from modeling_avsegformer import overlay
+
+    def draw_until_stopped(frame, mask, drawn=[]):  # noqa: B006
+        drawn.append(1)
+        if len(drawn) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return frame
+
+    monkeypatch.setattr(overlay, "draw_overlay", draw_until_stopped)
+    path = clip()
+    assert (
+        main([str(path), "-o", str(tmp_path / "out.mp4"), "--masks", str(tmp_path / "m"), "--model", tiny_model])
+        == 130
+    )
+    assert capsys.readouterr().err.endswith("avs-segment: stopped, nothing was written\n")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_leaves_nothing(clip, tiny_model, tmp_path):
+    path = clip(seconds=20, size=(320, 240))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modeling_avsegformer.segment_video", path, "-o", "out.mp4", "--model", tiny_model],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    seen = ""
+    while "| 2" not in seen:  # two frames or more of 200 are done
+        seen += process.stderr.read(1)
+        assert process.poll() is None, seen
+    process.terminate()
+    assert process.communicate(timeout=60)[1].endswith("avs-segment: stopped, nothing was written\n")
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,23 @@ def test_a_hole_in_the_sound_is_silence(tmp_path):
     np.testing.assert_allclose(heard, expected, atol=1e-6)
 
 
+def test_a_long_hole_is_not_held_in_memory(tmp_path):
+    """A wrong time, ten hours late, would be 2.3 GB of zeros."""
+    import av
+
+    with av.open(str(tmp_path / "hole.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        for begin in (0, 36000 * 16000):
+            frame = av.AudioFrame.from_ndarray(np.full((1, 8000), 8192, np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = 16000, begin
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    sound = Recording(tmp_path / "hole.mkv")
+    heard = [sound.read(start, start + 16000) for start in range(0, 80000, 16000)]
+    np.testing.assert_allclose(np.concatenate(heard), np.repeat([0.25, 0], [8000, 72000]))
+    assert len(sound._buffer) < 10 * SAMPLE_RATE
+
+
 def test_a_file_without_sound_is_refused(clip):
     with pytest.raises(ValueError, match="Expected a file with sound, but .*mute.mp4 has no audio track"):
         Recording(clip("mute.mp4", audio=None))

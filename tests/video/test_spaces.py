@@ -1,7 +1,9 @@
-"""The two gradio pages, each started as a user does and driven in a headless browser."""
+"""The two gradio pages, each started as a user does, used over HTTP and in a headless browser."""
 
+import json
 import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -9,21 +11,19 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MISSING = [name for name in ("gradio", "playwright", "av") if find_spec(name) is None] + ["chromium"] * (not CHROMIUM)
+pytest.importorskip("gradio", reason="needs gradio, which serves the pages: pip install -e '.[space]'")
+pytest.importorskip("av", reason="needs PyAV, which reads and writes videos: pip install av")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        bool(MISSING), reason=f"needs {', '.join(MISSING)} (pip install gradio playwright av; a Chromium)"
-    ),
-]
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.slow
 
 
 def free_port() -> int:
@@ -67,17 +67,46 @@ def running(script: Path, *arguments: str, cwd: Path):
         process.wait(30)
 
 
-@contextmanager
-def browser_page(address: str):
-    from playwright.sync_api import sync_playwright
+@pytest.fixture(scope="module")
+def space(tiny_model, tmp_path_factory):
+    with running(
+        ROOT / "examples/space/app.py", "--model", tiny_model, cwd=tmp_path_factory.mktemp("space")
+    ) as address:
+        yield address
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+@pytest.fixture(scope="module")
+def metric_page(tmp_path_factory):
+    with running(ROOT / "evaluate_metrics/avs_robust/app.py", cwd=tmp_path_factory.mktemp("metric")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium: playwright's own, else the system's."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright, which drives a browser")
+    with api.sync_playwright() as playwright:
+        names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+        found = [playwright.chromium.executable_path, *filter(None, map(shutil.which, names))]
+        path = next((path for path in found if Path(path).exists()), None)
+        if path is None:
+            pytest.skip("needs a Chromium: the system's, or `playwright install chromium`")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """open_page(address): a page of the browser."""
+
+    def open_page(address: str):
         page = browser.new_page()
         page.set_default_timeout(90_000)
         page.goto(address)
-        yield page
-        browser.close()
+        return page
+
+    return open_page
 
 
 SIZES = """['heard', 'conditions'].map(id => {
@@ -86,40 +115,64 @@ SIZES = """['heard', 'conditions'].map(id => {
 })"""
 
 
-def test_upload_choose_and_see_four_panels(clip, tiny_model, tmp_path):
-    path = clip(seconds=1.0)
-    with running(ROOT / "examples/space/app.py", "--model", tiny_model, cwd=tmp_path) as address:
-        with browser_page(address) as page:
-            page.set_input_files("input[type=file] >> nth=0", str(path))
-            page.wait_for_selector("video")
-            page.get_by_label("silence").check()
-            page.get_by_role("button", name="Segment", exact=True).click()
-            page.wait_for_function(f"{SIZES}.every(Boolean)")  # the browser plays both
-            heard, conditions = page.evaluate(SIZES)
-            assert heard[:2] == [64, 48] and conditions[:2] == [4 * 64, 48 + 16]
-            assert heard[2] == pytest.approx(1, abs=0.1)
+def test_upload_choose_and_see_four_panels(space, open_page, clip):
+    page = open_page(space)
+    page.set_input_files("input[type=file] >> nth=0", str(clip(seconds=1.0)))
+    page.wait_for_selector("video")
+    page.get_by_label("silence").check()
+    page.get_by_role("button", name="Segment", exact=True).click()
+    page.wait_for_function(f"{SIZES}.every(Boolean)")  # the browser plays both
+    heard, conditions = page.evaluate(SIZES)
+    assert heard[:2] == [64, 48] and conditions[:2] == [4 * 64, 48 + 16]
+    assert heard[2] == pytest.approx(1, abs=0.1)
 
 
-def test_the_metrics_page_computes_its_example(tmp_path):
+def test_the_space_answers_over_http(space, clip, tmp_path, read, read_sound):
+    """What the browser does, without one: upload, choose, download."""
+    client = Client(space, download_files=tmp_path, verbose=False)
+    upload, sound = (handle_file(clip(name, seconds=0.5)) for name in ("clip.mp4", "other.mkv"))
+    heard, panels = client.predict(upload, "another sound", sound, api_name="/segment")
+    assert read(heard)[1].shape == (5, 48, 64, 3)
+    assert read(panels)[1].shape == (5, 64, 256, 3)
+    assert read_sound(heard)[1] == 16000  # what the model heard
+
+    (tmp_path / "note.mp4").write_text("no video")
+    for wrong, message in (
+        (None, "Upload a clip first"),
+        (handle_file(tmp_path / "note.mp4"), r"FFmpeg cannot open note\.mp4 \(Invalid data"),
+    ):
+        with pytest.raises(AppError, match=message):
+            client.predict(wrong, "silence", None, api_name="/segment")
+
+
+def test_the_metrics_page_computes_its_example(metric_page, open_page):
     """The example of the metric's documentation: IoU 0.5 heard, 0 in silence, harmonic mean of 0.5 and 1: 0.667."""
-    with running(ROOT / "evaluate_metrics/avs_robust/app.py", cwd=tmp_path) as address:
-        with browser_page(address) as page:
-            page.get_by_role("button", name="Compute", exact=True).click()
-            page.wait_for_function("document.querySelector('#scores').innerText.includes('audio_blind_floor')")
-            text = page.inner_text("#scores")
+    page = open_page(metric_page)
+    page.get_by_role("button", name="Compute", exact=True).click()
+    page.wait_for_function("document.querySelector('#scores').innerText.includes('audio_blind_floor')")
+    text = page.inner_text("#scores")
     assert re.search(r'"?g_miou"?\s*:\s*0\.666', text), text
     assert re.search(r'"?miou_silence"?\s*:\s*0\b', text), text
 
 
-def test_a_missing_model_is_one_sentence(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples/space/app.py")],
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != "MODEL"}
-        | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("app.py: Expected --model, a folder or a Hub id")
+def test_the_metrics_page_answers_over_http(metric_page):
+    """Half of the object found, nothing marked in silence: 2 * 0.5 * 1 / 1.5."""
+    client = Client(metric_page, verbose=False)
+    clips = {"predictions": [[[[0.9, 0]]], [[[0, 0]]]], "references": 2 * [[[[1, 1]]]]}
+    clips |= {"conditions": ["positive", "silence"], "clip_ids": ["a", "a"]}
+    scores = client.predict(json.dumps(clips), api_name="/compute")
+    assert scores["miou_positive"] == 0.5 and scores["miou_silence"] == 0
+    assert scores["g_miou"] == pytest.approx(2 / 3)
+    for text, message in (("{", "Expected JSON"), ("[]", "Expected one JSON object with predictions, references")):
+        with pytest.raises(AppError, match=message):
+            client.predict(text, api_name="/compute")
+
+
+def test_a_missing_model_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MODEL", raising=False)
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "examples/space/app.py"), run_name="__main__")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("app.py: Expected --model, a folder or a Hub id")

@@ -55,6 +55,25 @@ def test_frames_keep_their_own_times(clip):
     assert len(frames) == 6
 
 
+def test_a_recording_that_was_cut_begins_with_its_first_whole_frame(clip):
+    """Frames that lean on what is missing are left out; the next one that can be read by itself is time 0."""
+    path = clip("cut.ts", group=5, audio=None)
+    with av.open(str(path)) as container:
+        second = sorted(packet.pos for packet in container.demux(video=0) if packet.pos)[1]
+    path.write_bytes(path.read_bytes()[second // 188 * 188 :])
+    _, times, frames = frames_of(path)
+    assert 5 <= len(frames) < 10
+    np.testing.assert_allclose(times, np.arange(len(frames)) / 10, atol=1e-6)
+    np.testing.assert_allclose(frames[:, 8, 8, 2], 10 * np.arange(10)[-len(frames) :], atol=4)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_the_end_is_known(clip, suffix):
+    """Ten frames from 7.5 s on, the last one over a second after the first began."""
+    info = read_info(clip(f"clip.{suffix}", start=7.5))
+    assert info.end == pytest.approx(1.0, abs=0.002) and info.num_frames == 10
+
+
 @pytest.mark.parametrize(("degrees", "corner"), [(90, (False, True)), (180, (True, True)), (270, (True, False))])
 def test_a_rotated_video_is_upright(clip, degrees, corner):
     """The red corner is stored at the top left; turned clockwise by 90 degrees it is at the top right."""
@@ -91,6 +110,34 @@ def test_what_is_written_is_there(clip, tmp_path, read, read_sound, suffix, soun
         assert abs(len(samples) / 48000 - 1) < 0.05
         assert np.sqrt(np.mean(samples[5000:40000] ** 2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.05)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "webm"])
+def test_an_output_lasts_until_its_last_frame_is_over(clip, tmp_path, suffix):
+    """Players stop where the file says that it ends. Five frames in 9 s are 1.8 s each."""
+    info, times, frames = frames_of(clip(times=[0, 0.1, 0.2, 0.3, 9], audio=None))
+    writer = VideoWriter(tmp_path / f"out.{suffix}", info, (64, 48))
+    for time, frame in zip(times, frames, strict=True):
+        writer.write(frame, time)
+    writer.finish()
+    writer.publish()
+    with av.open(str(tmp_path / f"out.{suffix}")) as container:
+        assert container.duration / av.time_base >= 9.03
+
+
+def test_sound_that_goes_back_in_time_is_left_out(clip, tmp_path, read_sound):
+    """Two recordings of a second in one file, the second one from 0.5 s on."""
+    first = clip("first.ts", start=1.0)
+    both = tmp_path / "both.ts"
+    both.write_bytes(first.read_bytes() + clip("second.ts", start=1.5).read_bytes())
+    info, times, frames = frames_of(both)
+    writer = VideoWriter(tmp_path / "out.mp4", info, (64, 48), copy_audio=True)
+    for time, frame in zip(times, frames, strict=True):
+        writer.write(frame, time)
+    writer.finish()
+    writer.publish()
+    assert times == pytest.approx(np.arange(15) / 10)
+    assert len(read_sound(tmp_path / "out.mp4")[2]) / 44100 == pytest.approx(1.5, abs=0.1)
 
 
 def test_colours_say_how_they_are_meant(clip, tmp_path, read):
@@ -214,6 +261,8 @@ def write_no_frames(path):
         ("song.m4a", write_audio_only, "Expected a video, but .*song.m4a has only sound"),
         ("cover.mp4", write_song_with_cover, "Expected a video, but .*cover.mp4 has only sound"),
         ("no_frames.avi", write_no_frames, "video track without a single frame"),
+        ("text.txt", lambda path: path.write_text(100 * "no video\n"), "Expected a video or audio file, .* is a text"),
+        ("photo.jpg", lambda path: Image.new("RGB", (64, 48)).save(path), "photo.jpg is a still picture"),
     ],
 )
 def test_what_is_no_video_is_said(tmp_path, name, make, message):
@@ -240,6 +289,12 @@ def test_damage_is_said_with_its_time(clip):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"clip.mov, but its data are damaged after 0\.40 s .*Copy it again"):
         list(read_frames(read_info(path)))
+
+
+def test_a_folder_is_no_output(clip, tmp_path):
+    (tmp_path / "out.mp4").mkdir()
+    with pytest.raises(ValueError, match="Expected a file's name as output, but .*out.mp4 is a folder"):
+        VideoWriter(tmp_path / "out.mp4", read_info(clip()), (64, 48))
 
 
 @pytest.mark.parametrize("name", ["out.gif", "out"])

@@ -1,0 +1,62 @@
+"""What `kill_at` of conftest.py runs in a forked process: one command, cut short by SIGKILL at a chosen moment.
+
+Not a test module. `run(...)` is called through `runpy`, because pytest's importlib mode gives test folders no module
+name that another process could import.
+"""
+
+import importlib
+import os
+import signal
+import sys
+
+# Events of CPython's audit table that change the file system; `open` counts where it is for writing.
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree"}
+
+
+def run(entry, arguments, log, folder, environment, kill_before_change=None, before=""):
+    """Calls `entry` ("module:function") with `arguments` as the command line; output goes to the file `log`.
+
+    With `kill_before_change=k` the process kills itself right before its k-th change (from 0) of the file system.
+    `before` is Python code to run first, for example to limit what the process may do.
+    """
+    os.setsid()  # one process group with its workers: the harness kills them together, as a power cut does
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.chdir(folder)
+    os.environ.update(environment)
+    # torch and datasets were imported before this process was forked
+    if "HF_DATASETS_CACHE" in environment:
+        importlib.import_module("datasets").config.HF_DATASETS_CACHE = environment["HF_DATASETS_CACHE"]
+    importlib.import_module("torch").set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    exec(before, {})
+    module, function = entry.split(":")
+    main = getattr(importlib.import_module(module), function)
+    sys.argv = [module, *arguments]
+    owner, changes = os.getpid(), 0
+
+    def count(event, details):
+        nonlocal changes
+        writes = event == "open" and isinstance(details[2], int) and details[2] & (os.O_WRONLY | os.O_RDWR)
+        if os.getpid() != owner or not (writes or event in CHANGES):
+            return
+        if changes == kill_before_change:
+            os.killpg(0, signal.SIGKILL)
+        changes += 1
+
+    sys.addaudithook(count)
+    try:
+        code = main()
+    except SystemExit as exit:
+        code = exit.code
+    with open(f"{log}.changes", "w", encoding="utf-8") as file:
+        file.write(str(changes))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if isinstance(code, str):
+        print(code, file=sys.stderr, flush=True)
+        code = 1
+    os._exit(code or 0)
+
+
+run(**globals()["request"])
