@@ -104,15 +104,13 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from .export import FORBIDDEN, export, push
+    from .export import FORBIDDEN, check_repository, export, push
     from .synthetic import available_cpus
 
     if args.public and args.push_to_hub is None:
         raise ValueError("Expected --public together with --push_to_hub REPO, got it alone. Nothing was written.")
     if args.push_to_hub is not None:
-        from .hub_access import check_hub_access
-
-        check_hub_access(args.push_to_hub)  # before the work, not after it
+        check_repository(args.push_to_hub, [args.subset], args.public)  # before the work, not after it
     num_proc = args.num_proc or min(8, available_cpus())
     out = export(args.subset, args.out, args.data_dir, args.seed, args.draw, num_proc, args.max_shard_size)
     print(f"Wrote {out}. Beside it: load_dataset({out.name!r}, {args.subset!r})")

@@ -9,16 +9,18 @@ are cut at the same rows, and so their image columns are the same bytes, which t
 README.md has the figures.
 """
 
+import errno
 import hashlib
 import itertools
 import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import datasets
@@ -27,16 +29,18 @@ import pyarrow.parquet as pq
 import yaml
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
+from filelock import FileLock, Timeout
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, DatasetCardData, HfApi
-from tqdm.auto import tqdm
 
 from .builder import FEATURES, AvsbenchRobust
 from .conditions import CONDITIONS, SAMPLES
 from .draw import Pair
+from .hub_access import check_hub_access, explained
+from .progress import progress_bar
 from .sources import media_files
 from .subsets import SPLITS, SUBSETS
 
-__all__ = ["export", "push"]
+__all__ = ["check_repository", "export", "push"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,17 +77,19 @@ class _Shard:
     path: Path
 
 
-def _write_shard(shard: _Shard) -> tuple[int, str]:
-    """(bytes of its rows in Arrow, SHA-256 of the file)."""
-    rows = shard.builder._generate_examples(shard.condition, [shard.pairs])
-    num_bytes = 0
-    with pq.ParquetWriter(shard.path, FEATURES.arrow_schema, **PARQUET) as writer:
-        while group := [FEATURES.encode_example(example) for _, example in itertools.islice(rows, ROWS_PER_GROUP)]:
-            table = pa.Table.from_pylist(group, schema=FEATURES.arrow_schema)
-            num_bytes += table.nbytes
-            writer.write_table(table)
+def _write_shard(shard: _Shard) -> str:
+    """SHA-256 of the file. It is whole where it bears its name, and then not written again."""
+    if not shard.path.exists():
+        partial = shard.path.with_name(f".{shard.path.name}.{os.getpid()}")
+        rows = shard.builder._generate_examples(shard.condition, [shard.pairs])
+        with pq.ParquetWriter(partial, FEATURES.arrow_schema, **PARQUET) as writer:
+            while group := [FEATURES.encode_example(example) for _, example in itertools.islice(rows, ROWS_PER_GROUP)]:
+                writer.write_table(pa.Table.from_pylist(group, schema=FEATURES.arrow_schema))
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # else the name may outlive a power cut, and the content not
+        partial.rename(shard.path)
     with shard.path.open("rb") as file:
-        return num_bytes, hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int) -> list[_Shard]:
@@ -96,7 +102,9 @@ def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int) -> list[_S
             frames, masks, _ = media_files(subset, builder._root, pair.clip)
             size += sum(path.stat().st_size for path in (*frames, *masks)) + 4 * SAMPLES
         count = SHARDS * -(-size // (SHARDS * max_shard_size))
-        edges = [len(pairs) * k // count for k in range(count + 1)]  # fewer clips than files: some have no rows
+        # The first files have one row more: nodes take every n-th file, and so get equally many rows, up to one.
+        rows, more = divmod(len(pairs), count)  # fewer clips than files: some have no rows
+        edges = [k * rows + min(k, more) for k in range(count + 1)]
         shards += [
             _Shard(
                 builder,
@@ -110,13 +118,23 @@ def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int) -> list[_S
     return shards
 
 
-def _write_all(shards: list[_Shard], num_proc: int) -> list[tuple[int, str]]:
-    progress = {"total": len(shards), "desc": "files", "disable": None, "leave": False}
+def _end_with_parent() -> None:
+    """In a process of the pool: when its parent is killed it would wait for work for ever."""
+
+    def wait():
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _write_all(shards: list[_Shard], num_proc: int) -> list[str]:
+    progress = {"total": len(shards), "desc": "Writing Parquet", "unit": " files", "leave": False}
     if num_proc == 1:
-        return [_write_shard(shard) for shard in tqdm(shards, **progress)]
-    with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
+        return [_write_shard(shard) for shard in progress_bar(shards, **progress)]
+    with ProcessPoolExecutor(num_proc, get_context("spawn"), _end_with_parent) as pool:
         try:
-            return list(tqdm(pool.map(_write_shard, shards), **progress))
+            return list(progress_bar(pool.map(_write_shard, shards), **progress))
         except BaseException:
             pool.shutdown(cancel_futures=True)  # else all others are written before the error is seen
             raise
@@ -125,15 +143,18 @@ def _write_all(shards: list[_Shard], num_proc: int) -> list[tuple[int, str]]:
 def _write_subset(
     builder: AvsbenchRobust, folder: Path, num_proc: int, max_shard_size: int
 ) -> tuple[dict, datasets.DatasetInfo]:
-    """Writes folder/*.parquet; returns the config and the `dataset_info` of the card."""
-    folder.mkdir()
+    """Completes folder/*.parquet; returns the config and the `dataset_info` of the card."""
+    folder.mkdir(parents=True, exist_ok=True)
     shards = _plan(builder, folder, max_shard_size)
-    written = _write_all(shards, num_proc)
+    for path in set(folder.iterdir()) - {shard.path for shard in shards}:
+        path.unlink()  # half a file of a killed run
+    digests = _write_all(shards, num_proc)
     splits, listing = datasets.SplitDict(), []
-    for shard, (num_bytes, digest) in zip(shards, written, strict=True):
+    for shard, digest in zip(shards, digests, strict=True):
+        metadata = pq.read_metadata(shard.path)
         info = splits.setdefault(shard.split, datasets.SplitInfo(shard.split, num_bytes=0, num_examples=0))
-        info.num_bytes += num_bytes
-        info.num_examples += len(shard.pairs)
+        info.num_bytes += sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
+        info.num_examples += metadata.num_rows
         listing.append(f"{digest}  {shard.path.name}\n")
     content = hashlib.sha256("".join(sorted(listing, key=lambda line: line.split()[1])).encode()).hexdigest()
     config = {
@@ -188,6 +209,12 @@ def _read_card(folder: Path) -> DatasetCard:
     return card
 
 
+def _earlier_card(out: Path) -> DatasetCard | None:
+    """`_read_card`, None where `out` is new or empty."""
+    is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    return None if is_new else _read_card(out)
+
+
 def _parse_card(text: str, name: str) -> DatasetCard | None:
     """The card, None if `export` did not write it."""
     try:
@@ -206,20 +233,47 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One export at a time into `out`; what a killed one left half done there is put right."""
+    lock = FileLock(out.with_name(f".{out.name}.lock"), blocking=False)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(
+            f"Expected no other export into {out}, but one is running: it holds {lock.lock_file}. Wait for it, or "
+            "name another folder."
+        ) from None
+    except OSError as error:
+        expected = f"Expected a folder that can be written to ({error.strerror}). Name another one"
+        raise OSError(error.errno, expected, str(out.parent)) from error
+    try:
+        old = _aside(out)
+        if old.exists() and not out.exists():  # killed between the two steps of `_replace`
+            old.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _aside(out: Path) -> Path:
+    return out.with_name(f".{out.name}.old")
+
+
 def _replace(new: Path, out: Path) -> None:
     """Puts `new` in the place of `out`; at no time is there a mixture of both."""
-    if not out.exists():
-        new.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
-    out.rename(old / out.name)
+    old = _aside(out)
+    if out.exists():
+        out.rename(old)
     try:
         new.rename(out)
     except BaseException:
-        (old / out.name).rename(out)
-        old.rmdir()
+        if old.exists():
+            old.rename(out)
         raise
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def export(
@@ -232,6 +286,9 @@ def export(
     max_shard_size: str | int = "500MB",
 ) -> Path:
     """Writes a subset as Parquet into `out`, all at once or not at all; other subsets that are there stay.
+
+    A run that is interrupted leaves the files it has finished in `.<out>.partial-…` beside `out`, from where the same
+    call goes on; the earlier content of `out` is kept until the end.
 
     The rows are those of `load_dataset` with this package, cell by cell, in the same order. The files depend on the
     data, the seed, the draw and the version of pyarrow only: the same bytes for every `num_proc`.
@@ -249,6 +306,8 @@ def export(
     Raises:
         FileExistsError: `out` is something else.
         FileNotFoundError, ValueError: the data lacks files or has broken ones; a bad argument.
+        BlockingIOError: another export into `out` is running.
+        OSError: the disk is full, or the folder of `out` cannot be written to.
     """
     out = Path(out).expanduser().resolve()
     if num_proc < 1:
@@ -259,28 +318,48 @@ def export(
         size = 0
     if size < 1:
         raise ValueError(f"Expected a size as 500MB for `max_shard_size`, got {max_shard_size!r}.")
-    is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    card = None if is_new else _read_card(out)
+    _earlier_card(out)  # refuses a wrong folder before anything else
     builder = AvsbenchRobust(config_name=subset, data_dir=data_dir, seed=seed, draw=draw)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in out.parent.iterdir():
-        if leftover.name.startswith((f".{out.name}.partial-", f".{out.name}.old-")):
-            logger.warning("%s is of an export that still runs or was killed; if it was killed, remove it.", leftover)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
-        configs, infos = MetadataConfigs(), DatasetInfosDict()
-        if card is not None:
-            configs, infos = (kind.from_dataset_card_data(card.data) for kind in (MetadataConfigs, DatasetInfosDict))
-        configs[subset], infos[subset] = _write_subset(builder, partial / subset, num_proc, size)
-        for name in set(configs) - {subset}:
-            shutil.copytree(out / name, partial / name, copy_function=_link_or_copy)
-        (partial / "README.md").write_text(str(_card(configs, infos)), encoding="utf-8")
-        partial.chmod(0o755)  # mkdtemp's folders are private
-        _replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with _alone(out):
+        card = _earlier_card(out)
+        partial = _partial_folder(out, f"{builder.config_id} {size} {pa.__version__}", subset)
+        try:
+            configs, infos = MetadataConfigs(), DatasetInfosDict()
+            if card is not None:
+                configs = MetadataConfigs.from_dataset_card_data(card.data)
+                infos = DatasetInfosDict.from_dataset_card_data(card.data)
+            configs[subset], infos[subset] = _write_subset(builder, partial / subset, num_proc, size)
+            for name in set(configs) - {subset}:
+                shutil.rmtree(partial / name, ignore_errors=True)
+                shutil.copytree(out / name, partial / name, copy_function=_link_or_copy)
+            (partial / "README.md").write_text(str(_card(configs, infos)), encoding="utf-8")
+            _replace(partial, out)
+        except (FileNotFoundError, ValueError):  # of the data: what is to be exported has to change first
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise OSError(
+                error.errno,
+                f"{os.strerror(error.errno)}: {out} could not be written and is as it was before. The files that are "
+                f"complete stay in {partial}; make room and repeat the same command to go on from there.",
+            ) from error
     return out
+
+
+def _partial_folder(out: Path, work: str, subset: str) -> Path:
+    """Where this work is done; those who begin the same work again find it under the same name."""
+    prefix = f".{out.name}.partial-"
+    partial = out.with_name(f"{prefix}{subset}-{hashlib.sha256(work.encode()).hexdigest()[:16]}")
+    for other in out.parent.iterdir():
+        if other.name.startswith(f"{prefix}{subset}-") and other != partial:
+            shutil.rmtree(other)  # the data, the arguments or this program have changed since
+        elif other == partial:
+            logger.warning("Going on with the export that was interrupted in %s.", partial)
+        elif other.name.startswith(prefix):
+            logger.warning("%s is of an interrupted export: repeat that to go on, or remove it.", other)
+    return partial
 
 
 # --- the card ---
@@ -384,6 +463,36 @@ The off-screen sounds and the noise are drawn with the seed above; figures of an
 # --- the upload ---
 
 
+def check_repository(
+    repo_id: str, subsets: Iterable[str], public: bool = False, token: str | None = None
+) -> tuple[str, set[str] | None]:
+    """The repository's whole name and its files, None if there is none yet; changes nothing on the Hub.
+
+    Raises:
+        PermissionError, ConnectionError, ValueError: as `push` of these subsets would.
+    """
+    repo_id = check_hub_access(repo_id, token)
+    api = HfApi(token=token)
+    with explained(repo_id):
+        if not api.repo_exists(repo_id, repo_type="dataset"):
+            return repo_id, None
+        about = api.dataset_info(repo_id)
+        if not (public or about.private or _is_free(subsets)):
+            raise ValueError(
+                f"Expected a private repository, but {repo_id} exists and is public. {FORBIDDEN} Make it private in "
+                "its settings, name another, or pass --public if you have the permission. Nothing was uploaded."
+            )
+        there = {file.rfilename for file in about.siblings}
+        if there - {".gitattributes", "README.md"}:
+            readme = "README.md" in there and api.hf_hub_download(repo_id, "README.md", repo_type="dataset")
+            if not readme or _parse_card(Path(readme).read_text(encoding="utf-8"), repo_id) is None:
+                raise ValueError(
+                    f"Expected an empty repository or an earlier export in {repo_id}, got other files. Name another "
+                    "one. Nothing was uploaded."
+                )
+        return repo_id, there
+
+
 def push(folder: str | os.PathLike, repo_id: str, public: bool = False, token: str | None = None) -> CommitInfo:
     """Uploads what `export` wrote to a dataset repository on the Hub, as one commit; then it holds just that.
 
@@ -398,30 +507,12 @@ def push(folder: str | os.PathLike, repo_id: str, public: bool = False, token: s
         PermissionError, ConnectionError, ValueError: the Hub refuses or cannot be reached; the repository holds other
             data, or is public. It is then as it was before; a repetition does not send again what has arrived.
     """
-    from .hub_access import check_hub_access, explained
-
     folder = Path(folder).expanduser().resolve()
     infos = DatasetInfosDict.from_dataset_card_data(_read_card(folder).data)
-    repo_id = check_hub_access(repo_id, token)
+    repo_id, there = check_repository(repo_id, infos, public, token)
     api = HfApi(token=token)
     with explained(repo_id):
-        there: set[str] = set()
-        if api.repo_exists(repo_id, repo_type="dataset"):
-            about = api.dataset_info(repo_id)
-            if not (public or about.private or _is_free(infos)):
-                raise ValueError(
-                    f"Expected a private repository, but {repo_id} exists and is public. {FORBIDDEN} Make it private "
-                    "in its settings, name another, or pass --public if you have the permission. Nothing was uploaded."
-                )
-            there = {file.rfilename for file in about.siblings}
-            if there - {".gitattributes", "README.md"}:
-                readme = "README.md" in there and api.hf_hub_download(repo_id, "README.md", repo_type="dataset")
-                if not readme or _parse_card(Path(readme).read_text(encoding="utf-8"), repo_id) is None:
-                    raise ValueError(
-                        f"Expected an empty repository or an earlier export in {repo_id}, got other files. Name "
-                        "another one. Nothing was uploaded."
-                    )
-        else:
+        if there is None:
             api.create_repo(repo_id, repo_type="dataset", private=not public)
         files = {f"{name}/{path.name}": path for name in infos for path in sorted((folder / name).glob("*.parquet"))}
         additions = {name: CommitOperationAdd(name, path) for name, path in files.items()}
@@ -430,7 +521,7 @@ def push(folder: str | os.PathLike, repo_id: str, public: bool = False, token: s
             batch = [addition for name, addition in additions.items() if f"_{condition}-" in name]
             if batch:
                 api.preupload_lfs_files(repo_id, batch, repo_type="dataset")
-        outdated = sorted(name for name in there - set(files) if name.endswith(".parquet"))
+        outdated = sorted(name for name in (there or set()) - set(files) if name.endswith(".parquet"))
         return api.create_commit(
             repo_id,
             [
