@@ -46,7 +46,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
         threshold (`float`, defaults to 0.5): a pixel belongs to the mask above this probability.
         masks_per_second (`float`, defaults to 4): how often the model looks; above the video's rate, at every frame.
         batch_size (`int`, defaults to 5): frames of a video that pass the model together.
-        progress (`bool`, defaults to False): shows a progress bar.
+        progress (`bool` or a class like `tqdm`, defaults to False): shows a progress bar, of that class.
 
     Returns:
         For a video: a dict of the paths that were asked for; without any, a list with `{"timestamp": seconds,
@@ -103,7 +103,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
         masks_per_second: float = 4.0,
         batch_size: int | None = None,
         num_workers: int | None = None,
-        progress: bool = False,
+        progress: bool | type[tqdm] = False,
     ):
         outputs = {
             name: Path(path)
@@ -265,7 +265,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
         threshold: float | None = None,
         masks_per_second: float = 4.0,
         batch_size: int | None = None,
-        progress: bool = False,
+        progress: bool | type[tqdm] = False,
     ) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
         """Each frame's time, picture and masks, bool `(sounds, height, width)`.
 
@@ -284,7 +284,8 @@ class AudioVisualSegmentationPipeline(Pipeline):
         info = read_info(video)
         samples = self._sampled_logits(info, sounds, masks_per_second, batch_size)
         before = after = next(samples)
-        with tqdm(desc=Path(video).name, total=info.num_frames, unit=" frames", disable=not progress) as bar:
+        show = progress if isinstance(progress, type) else tqdm
+        with show(desc=Path(video).name, total=info.num_frames, unit=" frames", disable=not progress) as bar:
             for time, frame in read_frames(info):
                 while after[0] < time and (following := next(samples, None)) is not None:
                     before, after = after, following

@@ -14,6 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
+from tqdm.auto import tqdm
 from transformers.utils import is_av_available
 
 from .video import check_mask_output, check_suffix, read_info
@@ -53,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     if args.conditions and args.output is None:
         parser.error("expected -o panels.mp4 with --conditions")
     if arguments is None:  # run as a command: `kill` leaves as little behind as Ctrl-C
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
     try:
         return segment_video(args)
     except (ValueError, OSError, ImportError) as error:
@@ -62,6 +64,23 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("avs-segment: stopped, nothing was written", file=sys.stderr)
         return 130
+
+
+class _Bar(tqdm):
+    """Stops at the next frame where Python dropped the interrupt, as it does with all that is raised while it frees
+    an object."""
+
+    stopped = False
+
+    def update(self, n=1):
+        if self.stopped:
+            raise KeyboardInterrupt
+        return super().update(n)
+
+
+def _stop(number, frame):
+    _Bar.stopped = True
+    raise KeyboardInterrupt
 
 
 def segment_video(args: argparse.Namespace) -> int:
@@ -88,7 +107,7 @@ def segment_video(args: argparse.Namespace) -> int:
         audio=args.audio,
         threshold=args.threshold,
         masks_per_second=args.masks_per_second,
-        progress=True,
+        progress=_Bar,
     )
     for path in written.values():
         print(f"wrote {path}")
