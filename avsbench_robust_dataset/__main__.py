@@ -98,8 +98,9 @@ def _check(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from .synthetic import write_demo
 
-    write_demo(args.out, seed=args.seed)
-    print(f"Wrote {args.out}. Load it with load_dataset('avsbench_robust', 'demo', data_dir={args.out!r}).")
+    is_new = write_demo(args.out, seed=args.seed)
+    how = f"load_dataset('avsbench_robust', 'demo', data_dir={args.out!r})"
+    print(f"{'Wrote' if is_new else 'This demo is there already:'} {args.out}. Load it with {how}.")
     return 0
 
 

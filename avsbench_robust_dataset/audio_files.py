@@ -1,18 +1,19 @@
 """Each condition's sounds as files in AVSBench's own layout, for code bases that read files."""
 
+import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import soundfile
-from tqdm.auto import tqdm
 
-from .conditions import CONDITIONS, SAMPLING_RATE, further_condition, generator
+from .conditions import CONDITIONS, further_condition, generator
 from .draw import draw_off_screen
 from .further import draw_unseen
+from .progress import progress
 from .sources import media_files, read_clips, read_waveform
 from .subsets import SPLITS, Subset
+from .writing import encode_wav, write_bytes
 
 __all__ = ["write_audio"]
 
@@ -65,32 +66,37 @@ def write_audio(
         if unseen:
             drawn = draw_unseen([clip.clip_id for clip in of_split], unseen, seed, subset.name, split)
             partners |= {("unseen", clip_id): path for clip_id, path in drawn.items()}
-    for clip in tqdm(clips, desc="clips", disable=None, leave=False):
+    for clip in progress(clips, len(clips), "audio"):
         own = read_waveform(media_files(subset, root, clip)[2])
         place = subset.wav.format(split=clip.split, category=clip.category, clip_id=clip.clip_id)
         for name, (make, partner, key) in makers.items():
             other = read_waveform(partners[partner, clip.clip_id]) if partner else None
             waveform = make(own, generator(seed, subset.name, clip.split, key, clip.clip_id), other)
             media = out / name / subset.folder / subset.media
-            _write(media / place, _write_wav, waveform)
+            _write(media / place, _wav(waveform))
             if log_mel:
                 mel = media / place.replace("audio_wav", "audio_log_mel", 1)
-                _write(mel.with_suffix(".npy"), np.save, front_end(waveform))
+                _write(mel.with_suffix(".npy"), _npy(front_end(waveform)))
     return len(clips) * len(makers)
 
 
-def _write_wav(file, waveform: np.ndarray) -> None:
+def _wav(waveform: np.ndarray) -> bytes:
     # As libsndfile reads them, 32768 is 1: what was read from 16 bits is written as it was.
     samples = np.clip(np.round(waveform.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
-    soundfile.write(file, samples, SAMPLING_RATE, format="WAV", subtype="PCM_16")
+    return encode_wav(samples)
 
 
-def _write(path: Path, write, content: np.ndarray) -> None:
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("wb") as file:
-            write(file, content)
+        write_bytes(partial, content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

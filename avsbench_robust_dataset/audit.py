@@ -9,18 +9,23 @@ under the ROC curve says how well it tells the condition from positive: 0.5 is c
 import hashlib
 import json
 import os
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import datasets
 import numpy as np
-from tqdm.auto import tqdm
 
 from modeling_avsegformer.log_mel import MIN_SAMPLES, log_mel, released_log_mel
 
+from .builder import locate
 from .conditions import SAMPLING_RATE
 from .draw import DRAWS
-from .subsets import SUBSETS, Subset
+from .progress import progress
+from .sources import read_clips
+from .subsets import SPLITS, SUBSETS, Subset
+from .writing import write_bytes
 
 __all__ = ["FRONT_ENDS", "Audit", "Comparison", "Estimate", "audit", "format_audit", "write_audit"]
 
@@ -119,7 +124,10 @@ def audio_statistics(examples: np.ndarray) -> np.ndarray:
 def row_features(position: int, frames: list[dict], masks: list[dict]) -> np.ndarray:
     """float64 array in the order of `ROW_KINDS`, from a row's place in its split and its stored images."""
     images = frames + masks
-    sizes = [[len(image["bytes"]) for image in of_kind] for of_kind in (frames, masks)]
+    sizes = [
+        [os.path.getsize(image["path"]) if image["bytes"] is None else len(image["bytes"]) for image in of_kind]
+        for of_kind in (frames, masks)
+    ]
     paths = sum(image["path"] is not None for image in images)
     return np.array([position, len(frames), len(masks), sum(sizes[0]), sum(sizes[1]), paths], dtype=np.float64)
 
@@ -142,29 +150,23 @@ class Reader:
         self.subset, self.front_end = subset, front_end
         self._measured: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
 
-    def read(self, splits: list[datasets.IterableDataset], condition: str) -> Rows:
-        """The rows of one condition in the splits, in their order."""
+    def read(self, splits: list[Iterable[dict]], condition: str) -> Rows:
+        """The rows of one condition in the splits, in their order; images as they are stored."""
         rows = Rows()
         for split in splits:
-            tables = tqdm(split.with_format("arrow").iter(batch_size=1), desc=condition, unit=" rows", leave=False)
-            for position, table in enumerate(tables):
-                clip_id, source, audio, frames, masks = (
-                    table[name][0] for name in ("clip_id", "audio_source", "audio", "frames", "masks")
-                )
-                clip_id, source = clip_id.as_py(), source.as_py()
+            for position, row in enumerate(split):
+                clip_id, source = row["clip_id"], row["audio_source"]
                 rows.clips.append(self.subset.source_video(clip_id))
                 # Silence and noise come from no clip; they stand with the clip whose own sound they replace.
                 rows.sounds.append(self.subset.source_video(source or clip_id))
-                sound, statistics = self._measure(
-                    audio["array"].values, audio["sampling_rate"].as_py(), condition == "positive"
-                )
+                sound, statistics = self._measure(**row["audio"], positive=condition == "positive")
                 rows.sound.append(sound)
                 rows.audio.append(statistics)
-                rows.row.append(row_features(position, frames.as_py(), masks.as_py()))
+                rows.row.append(row_features(position, row["frames"], row["masks"]))
         return rows
 
-    def _measure(self, samples, sampling_rate: int, positive: bool) -> tuple[np.ndarray, np.ndarray]:
-        waveform, bits = samples.to_numpy(zero_copy_only=False), samples.type.bit_width
+    def _measure(self, array: np.ndarray, sampling_rate: int, positive: bool) -> tuple[np.ndarray, np.ndarray]:
+        waveform, bits = array, 8 * array.itemsize
         released = self.front_end == "released" and not positive
         key = (hashlib.sha256(waveform.tobytes()).digest(), sampling_rate, bits, released)
         if key not in self._measured:
@@ -352,6 +354,7 @@ def audit(
         FileNotFoundError, ValueError: as the builder; a split without clips, fewer than two sounds.
     """
     reader = Reader(SUBSETS[subset], front_end)
+    counts = Counter(clip.split for clip in read_clips(SUBSETS[subset], locate(SUBSETS[subset], data_dir)))
     positive, comparisons = None, []
     for draw in draws:
         stream = datasets.load_dataset(
@@ -361,8 +364,14 @@ def audit(
         if absent:
             raise ValueError(f"Expected clips in the split {absent[0]} of {subset}, but there are none.")
 
-        def read(condition: str, stream=stream) -> Rows:
-            return reader.read([stream[f"{split}_{condition}"] for split in splits], condition)
+        def read(condition: str, stream=stream, draw=draw) -> Rows:
+            rows = []
+            for split in splits:
+                of_split = stream[f"{split}_{condition}"]
+                for column in ("frames", "masks"):
+                    of_split = of_split.cast_column(column, datasets.List(datasets.Image(decode=False)))
+                rows.append(progress(of_split, counts[SPLITS[split]], f"audit {split} {condition}, {draw} draw"))
+            return reader.read(rows, condition)
 
         if positive is None:
             positive = read("positive")
@@ -417,5 +426,8 @@ def write_audit(result: Audit, path: Path) -> None:
     content |= {"folds": FOLDS, "resamples": RESAMPLES, "kinds": SOUND_KINDS | ROW_KINDS}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        write_bytes(partial, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

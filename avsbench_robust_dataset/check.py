@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from .progress import progress
 from .sources import media_files, objects_table, read_clips, read_frames, read_masks, read_waveform
 from .subsets import SPLITS, Clip, Subset
 
@@ -61,7 +62,7 @@ def check(subset: Subset, root: Path) -> tuple[list[str], bool]:
         of_split = [clip for clip in clips if clip.split == split]
         missing: dict[str, list[Path]] = {"frames": [], "masks": [], "wavs": []}
         faults: list[str] = []
-        for clip in of_split:
+        for clip in progress(of_split, len(of_split), f"check {split}"):
             missing_of_clip, faults_of_clip = _faults(subset, root, clip)
             for kind, paths in missing_of_clip.items():
                 missing[kind] += paths

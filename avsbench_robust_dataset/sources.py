@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import io
 import logging
+import math
 import os
 import struct
 import zlib
@@ -28,6 +29,7 @@ __all__ = [
     "demo_root",
     "find_root",
     "media_files",
+    "media_folder",
     "missing_files",
     "objects_table",
     "read_clips",
@@ -45,7 +47,22 @@ HOW_TO_GET_IT = (
     "`data_dir='data_demo'` with the subset `demo`."
 )
 # What Pillow raises on a file that is no image, or a broken or truncated one.
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+BROKEN_IMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,  # no IDAT
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+MAX_PIXELS = 2**25  # of an image, AVSBench's have 50,176: 100 MB decoded
+MAX_TABLE_BYTES = 2**24  # of a CSV; S4's has 200 kB
+MAX_CLIPS = 20_000  # of a CSV; the draw takes memory by the square of it
+MAX_ID_LENGTH = 200  # characters; file names end at 255 bytes
+MAX_CHANNELS, MAX_RATE = 8, 384_000  # of a sound; Hz
+MAX_FILTER = 2**24  # entries of the resampling filter: 70,560 from 44,100 Hz, 700 million from 44,099 Hz
 PNG_END = b"IEND\xaeB\x60\x82"  # the last chunk's name and checksum
 
 logger = logging.getLogger(__name__)
@@ -102,11 +119,7 @@ def demo_root(cache_dir: str | os.PathLike) -> Path:
     root = Path(cache_dir).expanduser().resolve() / f"avsbench_robust_demo-{demo_digest()[:16]}"
     if not (root / "Single-source").is_dir():
         logger.warning("Writing the demo subset's clips to %s, once.", root)
-        try:
-            synthetic.write_demo(root, num_proc=1)  # more would spawn, which a script without a main guard forbids
-        except OSError:
-            if not (root / "Single-source").is_dir():  # else another process was faster
-                raise
+        synthetic.write_demo(root, num_proc=1)  # more would spawn, which a script without a main guard forbids
     return root
 
 
@@ -128,9 +141,14 @@ def _annotates_all_of_train(subset: Subset, root: Path) -> bool:
     return clip is not None and media_files(subset, root, clip)[1][-1].is_file()
 
 
+def media_folder(subset: Subset, root: Path) -> Path:
+    """The folder of all media files of a subset."""
+    return _table(subset, root).parent / subset.media
+
+
 def media_files(subset: Subset, root: Path, clip: Clip) -> tuple[list[Path], list[Path], Path]:
     """A clip's five frames, its masks (of the first frames) and its wav."""
-    base = _table(subset, root).parent / subset.media
+    base = media_folder(subset, root)
     names = {"split": clip.split, "category": clip.category, "clip_id": clip.clip_id}
     frames = [base / subset.frame.format(**names, number=k) for k in range(1, FRAMES_PER_CLIP + 1)]
     masks = [base / subset.mask.format(**names, number=k) for k in range(1, subset.masks_of(clip.split) + 1)]
@@ -187,33 +205,42 @@ def code_digest() -> str:
 
 def _read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row) of a CSV, by column name; order, further columns, BOM and line ends do not matter."""
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        raise ValueError(
+            f"Expected a table of at most {MAX_TABLE_BYTES} bytes at {path}, got {path.stat().st_size}. Download it "
+            "again."
+        )
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            header = [(name or "").strip() for name in reader.fieldnames or []]
+            reader = csv.reader(file, skipinitialspace=True)
+            header = [name.strip() for name in next(reader, [])]
             absent = [column for column in columns if column not in header]
             if absent:
                 raise ValueError(
-                    f"Expected the columns {', '.join(columns)} in {path}, got {', '.join(header) or 'an empty file'}."
-                    f" Add {', '.join(absent)} to its first line."
+                    f"Expected the columns {', '.join(columns)} in {path}, got "
+                    f"{_shortened(', '.join(header)) or 'an empty file'}. Add {', '.join(absent)} to its first line."
                 )
-            reader.fieldnames = header
-            for row in reader:
-                values = {column: row[column] for column in columns}
-                if None in values.values():
+            places = {column: header.index(column) for column in columns}
+            for row in filter(None, reader):
+                if len(row) <= max(places.values()):
                     raise ValueError(
                         f"Expected {len(header)} values in {path}, line {reader.line_num}, got fewer. Complete them."
                     )
-                yield reader.line_num, {column: value.strip() for column, value in values.items()}
+                yield reader.line_num, {column: row[place].strip() for column, place in places.items()}
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"Expected comma-separated UTF-8 text in {path}: {error}. Download it again.") from error
 
 
+def _shortened(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
+
+
 def _check_clip_id(clip_id: str, where: str) -> None:
-    if not clip_id or not clip_id.isprintable() or ".." in clip_id or clip_id == "." or set(clip_id) & set("/\\"):
+    is_plain = clip_id.isprintable() and ".." not in clip_id and clip_id != "." and not set(clip_id) & set("/\\")
+    if not clip_id or not is_plain or len(clip_id.encode()) > MAX_ID_LENGTH:
         raise ValueError(
-            f"Expected a plain file name as clip id in {where}, got {clip_id!r}. Clip ids become paths: correct the "
-            "row; no path separators, no '..', not empty."
+            f"Expected a plain file name as clip id in {where}, got {_shortened(repr(clip_id))}. Clip ids become "
+            "paths: correct the row; no path separators, no '..', not empty."
         )
 
 
@@ -235,7 +262,8 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
         _check_clip_id(clip_id, where)
         if split not in SPLITS.values():
             raise ValueError(
-                f"Expected one of {', '.join(SPLITS.values())} as split in {where}, got {split!r}. Correct the row."
+                f"Expected one of {', '.join(SPLITS.values())} as split in {where}, got {_shortened(repr(split))}. "
+                "Correct the row."
             )
         if clip_id in clips:
             raise ValueError(
@@ -249,6 +277,8 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
             labels = objects.get(clip_id) or objects.get(source) or ()
             unlabelled += [] if labels else [clip_id]
         clips[clip_id] = Clip(clip_id, split, "_".join(labels), labels, source)
+        if len(clips) > MAX_CLIPS:
+            raise ValueError(f"Expected at most {MAX_CLIPS} clips in {table}, got more. Download it again.")
     if not clips:
         raise ValueError(f"Expected clips in {table}, got its first line only. Download it again.")
     if objects and unlabelled:
@@ -261,10 +291,10 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
 
 def _check_category(category: str, subset: Subset, where: str) -> None:
     if category not in subset.groups:
-        near = difflib.get_close_matches(category, subset.groups, n=3) or sorted(subset.groups)
+        near = difflib.get_close_matches(category[:100], subset.groups, n=3) or sorted(subset.groups)
         raise ValueError(
-            f"Expected one of {subset.name}'s {len(subset.groups)} categories in {where}, got {category!r}. "
-            f"Correct the row; did you mean {', '.join(near)}?"
+            f"Expected one of {subset.name}'s {len(subset.groups)} categories in {where}, got "
+            f"{_shortened(repr(category))}. Correct the row; did you mean {', '.join(near)}?"
         )
 
 
@@ -317,14 +347,24 @@ def _read_bytes(path: Path) -> bytes:
         ) from None
 
 
-def _open_image(path: Path, data: bytes) -> Image.Image:
-    """An image whose file is whole: every chunk up to the end is there and its checksum right. Pixels not decoded."""
+def _check_image(path: Path, data: bytes) -> tuple[int, int]:
+    """(width, height) of a file that is whole: every chunk is there and its checksum right. Pixels are not decoded.
+
+    What AVSBench's files are, PNG, or JPEG by that name; no other format, of which some run programs.
+    """
     try:
-        Image.open(io.BytesIO(data)).verify()
-        image = Image.open(io.BytesIO(data))
-        if image.format == "PNG" and PNG_END not in data:  # Pillow does not look at the very last checksum
-            raise ValueError("no end")
-        return image
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+        if image.format == "PNG":
+            if not data.endswith(PNG_END) and PNG_END not in data:  # Pillow does not look at the very last checksum
+                raise ValueError("no end")
+            image.verify()
+        else:
+            image.load()
+        if b"eXIf" in data or b"exif" in data:  # which `datasets` reads, to turn the image as it says
+            Image.open(io.BytesIO(data)).getexif()  # decodes it
+        return image.size
     except BROKEN_IMAGE as error:
         raise ValueError(
             f"Expected a complete PNG at {path}, got {len(data)} bytes that are not one ({error}). Download it again."
@@ -341,7 +381,7 @@ def read_frames(paths: list[Path]) -> tuple[list[bytes], tuple[int, int]]:
     files, sizes = [], []
     for path in paths:
         files.append(_read_bytes(path))
-        sizes.append(_open_image(path, files[-1]).size)
+        sizes.append(_check_image(path, files[-1]))
         if sizes[-1] != sizes[0]:
             raise ValueError(
                 f"Expected {sizes[0][0]} x {sizes[0][1]} pixels at {path}, as in {paths[0].name}, got "
@@ -388,13 +428,14 @@ def read_masks(paths: list[Path], size: tuple[int, int] | None = None) -> list[b
     files = []
     for path in paths:
         data = _read_bytes(path)
-        image = _open_image(path, data)
-        if size is not None and image.size != size:
+        own_size = _check_image(path, data)
+        if size is not None and own_size != size:
             raise ValueError(
-                f"Expected a mask of {size[0]} x {size[1]} pixels at {path}, as its frame, got {image.size[0]} x "
-                f"{image.size[1]}. Download mask and frame again."
+                f"Expected a mask of {size[0]} x {size[1]} pixels at {path}, as its frame, got {own_size[0]} x "
+                f"{own_size[1]}. Download mask and frame again."
             )
         try:
+            image = Image.open(io.BytesIO(data))
             image.load()
         except BROKEN_IMAGE as error:
             raise ValueError(f"Expected a complete PNG at {path}, got {error}. Download it again.") from error
@@ -422,6 +463,17 @@ def read_waveform(path: Path) -> np.ndarray:
     try:
         with soundfile.SoundFile(path) as file:
             rate = file.samplerate
+            common = math.gcd(rate, SAMPLING_RATE)
+            if (
+                file.channels > MAX_CHANNELS
+                or rate > MAX_RATE
+                or SAMPLING_RATE // common * (rate // common) > MAX_FILTER
+            ):
+                raise ValueError(
+                    f"Expected sound of at most {MAX_CHANNELS} channels at a common rate (16,000, 22,050, 44,100, "
+                    f"48,000 Hz, …) at {path}, got {file.channels} channels at {rate} Hz. Resample it to "
+                    f"{SAMPLING_RATE} Hz, mono."
+                )
             # A tenth of a second more than a clip, so that the resampling filter does not see where we cut.
             channels = file.read(frames=round(5.1 * rate), dtype="float64", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:

@@ -11,7 +11,10 @@ Nothing here is AVSBench media.
 """
 
 import csv
+import functools
 import hashlib
+import io
+import logging
 import math
 import os
 import shutil
@@ -21,10 +24,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from PIL import Image
 
+from .progress import progress
+from .writing import encode_wav, write_bytes
+
 __all__ = ["DEMO_CATEGORIES", "DEMO_SIZES", "coloured_noise", "draw_scene", "make_sound", "write_demo"]
+
+logger = logging.getLogger(__name__)
 
 SAMPLING_RATE = 16000  # Hz
 SECONDS = 5  # a clip: five frames, one a second
@@ -317,19 +324,60 @@ def draw_scene(
 # --- the tree ---
 
 
-def _write_clip(task: tuple[Path, int, str, str, str]) -> None:
-    root, seed, split, category, clip_id = task
+def _plan(seed: int, sizes: dict[str, int]) -> list[tuple[str, str, str]]:
+    """(split, category, clip id) of each clip."""
+    tasks = []
+    for split, count in sizes.items():
+        for number in range(count):
+            # eleven characters, as YouTube's ids in AVSBench have
+            clip_id = "d" + hashlib.sha256(f"{seed}/{split}/{number}".encode()).hexdigest()[:10]
+            tasks.append((split, DEMO_CATEGORIES[number % len(DEMO_CATEGORIES)], clip_id))
+    return tasks
+
+
+def _table(tasks: list[tuple[str, str, str]]) -> bytes:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["name", "start", "category", "split"])
+    writer.writerows(sorted((clip_id, 0, category, split) for split, category, clip_id in tasks))
+    return file.getvalue().encode()
+
+
+def _files(root: Path, split: str, category: str, clip_id: str) -> tuple[list[Path], list[Path], Path]:
+    """Frames, masks and wav of a clip."""
+    frames, masks = (
+        [root / kind / split / category / clip_id / f"{clip_id}_{number}.png" for number in range(1, SECONDS + 1)]
+        for kind in ("visual_frames", "gt_masks")
+    )
+    return frames, masks, root / "audio_wav" / split / category / f"{clip_id}.wav"
+
+
+def _check_same(final: Path, table: bytes, tasks: list[tuple[str, str, str]]) -> None:
+    path = final / "s4_meta_data.csv"
+    if path.is_file() and path.read_bytes() == table:
+        media = (_files(final / "s4_data", *task) for task in tasks)
+        if all(path.is_file() for frames, masks, wav in media for path in (*frames, *masks, wav)):
+            return
+    raise FileExistsError(
+        f"Expected no `Single-source` folder in {final.parent}, or this very demo, but there is another one or a part "
+        "of it. Choose another folder or remove it."
+    )
+
+
+def _write_clip(root: Path, seed: int, task: tuple[str, str, str]) -> None:
+    split, category, clip_id = task
     rng = _generator("demo", seed, split, clip_id)
     visible = [category] + ([LOOKS[category][0]] if rng.random() < DISTRACTOR_SHARE else [])
     frames, masks = draw_scene(visible, rng)
-    for folder, images in (("visual_frames", frames), ("gt_masks", masks)):
-        target = root / folder / split / category / clip_id
-        target.mkdir(parents=True)
-        for number, image in enumerate(images, start=1):
-            Image.fromarray(image).save(target / f"{clip_id}_{number}.png", compress_level=1)
-    wav = root / "audio_wav" / split / category / f"{clip_id}.wav"
+    *paths, wav = _files(root, *task)
+    for targets, images in zip(paths, (frames, masks), strict=True):
+        targets[0].parent.mkdir(parents=True)
+        for target, image in zip(targets, images, strict=True):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
+            write_bytes(target, buffer.getvalue())
     wav.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(wav, make_sound(category, rng), SAMPLING_RATE, subtype="PCM_16")
+    write_bytes(wav, encode_wav(make_sound(category, rng)))
 
 
 def available_cpus() -> int:
@@ -339,50 +387,52 @@ def available_cpus() -> int:
 
 def write_demo(
     out_dir: str | Path, seed: int = 0, sizes: dict[str, int] | None = None, num_proc: int | None = None
-) -> None:
+) -> bool:
     """Writes the demo tree, `out_dir/Single-source/{s4_meta_data.csv, s4_data/…}`, all at once or not at all.
 
     Args:
-        out_dir: must not hold a demo tree yet.
+        out_dir: must not hold another tree.
         seed: the same seed writes the same files.
         sizes: clips per split, e.g. `{"train": 8, "val": 4, "test": 4}`; `DEMO_SIZES` when None. Categories take
             turns.
         num_proc: processes; as many as it may use processors, at most 8, when None. Does not change what is written.
 
+    Returns:
+        Whether it was written: False where this very tree was there already.
+
     Raises:
-        FileExistsError: `out_dir` already holds a `Single-source` folder.
+        FileExistsError: `out_dir` already holds another `Single-source` folder, or one that lacks files.
     """
     out_dir = Path(out_dir)
-    sizes = DEMO_SIZES if sizes is None else sizes
     final = out_dir / "Single-source"
+    tasks = _plan(seed, DEMO_SIZES if sizes is None else sizes)
+    table = _table(tasks)
     if final.exists():
-        raise FileExistsError(
-            f"Expected no `Single-source` folder in {out_dir}, but there is one. Choose another folder or remove it."
-        )
+        _check_same(final, table, tasks)
+        return False
     out_dir.mkdir(parents=True, exist_ok=True)
+    for leftover in out_dir.glob(".demo-*"):
+        logger.warning("%s is of a demo that is still written or was killed; if it was killed, remove it.", leftover)
     partial = Path(tempfile.mkdtemp(prefix=".demo-", dir=out_dir))
     try:
-        rows, tasks = [], []
-        for split, count in sizes.items():
-            for number in range(count):
-                category = DEMO_CATEGORIES[number % len(DEMO_CATEGORIES)]
-                # eleven characters, as YouTube's ids in AVSBench have
-                clip_id = "d" + hashlib.sha256(f"{seed}/{split}/{number}".encode()).hexdigest()[:10]
-                rows.append({"name": clip_id, "start": 0, "category": category, "split": split})
-                tasks.append((partial / "s4_data", seed, split, category, clip_id))
-        with (partial / "s4_meta_data.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["name", "start", "category", "split"])
-            writer.writeheader()
-            writer.writerows(sorted(rows, key=lambda row: row["name"]))
+        write_bytes(partial / "s4_meta_data.csv", table)
+        write = functools.partial(_write_clip, partial / "s4_data", seed)
         workers = num_proc or min(8, available_cpus())
         if workers == 1:
-            for task in tasks:
-                _write_clip(task)
+            for task in progress(tasks, len(tasks), "demo"):
+                write(task)
         else:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                list(pool.map(_write_clip, tasks, chunksize=16))
+                for _ in progress(pool.map(write, tasks, chunksize=16), len(tasks), "demo"):
+                    pass
         partial.chmod(0o755)  # mkdtemp's folders are private
-        partial.rename(final)
-    except BaseException:
+        try:
+            partial.rename(final)
+        except OSError:
+            if not final.is_dir():
+                raise
+            _check_same(final, table, tasks)  # another process was faster
+            return False
+        return True
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise

@@ -1,52 +1,26 @@
 """AVSegFormer for the Hugging Face ecosystem: configuration, model, processor, and their Auto classes."""
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoProcessor
-from transformers.pipelines import PIPELINE_REGISTRY
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from .configuration_avsegformer import AVSegFormerConfig, VGGishConfig
-from .feature_extraction_vggish import VGGishFeatureExtractor
-from .image_processing_avsegformer import AVSegFormerImageProcessor
-from .modeling_avsegformer import (
-    AVSegFormerForSegmentation,
-    AVSegFormerImageEmbeddings,
-    AVSegFormerModel,
-    AVSegFormerModelOutput,
-    AVSegFormerOutput,
-    AVSegFormerPreTrainedModel,
-)
-from .modeling_vggish import VGGishModel, VGGishOutput
-from .pipeline_avsegformer import AudioVisualSegmentationPipeline
-from .processing_avsegformer import AVSegFormerProcessor
+from . import registration
 
-# transformers finds the parts of a saved model by these, in every process that imports this package.
-AutoConfig.register(AVSegFormerConfig.model_type, AVSegFormerConfig)
-AutoConfig.register(VGGishConfig.model_type, VGGishConfig)
-# Not the bare model: a checkpoint is of use for its masks.
-AutoModel.register(AVSegFormerConfig, AVSegFormerForSegmentation)
-AutoModel.register(VGGishConfig, VGGishModel)
-AutoImageProcessor.register(AVSegFormerConfig, image_processor_classes={"torchvision": AVSegFormerImageProcessor})
-AutoFeatureExtractor.register(AVSegFormerConfig, VGGishFeatureExtractor)
-AutoProcessor.register(AVSegFormerConfig, AVSegFormerProcessor)
-PIPELINE_REGISTRY.register_pipeline(
-    "audio-visual-segmentation", AudioVisualSegmentationPipeline, pt_model=AutoModel, type="multimodal"
-)
-
-# Checkpoints carry their code, so that `trust_remote_code=True` loads them without this package.
-AVSegFormerConfig.register_for_auto_class()
-AVSegFormerForSegmentation.register_for_auto_class("AutoModel")
-AVSegFormerImageProcessor.register_for_auto_class("AutoImageProcessor")
-VGGishFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
-AVSegFormerProcessor.register_for_auto_class("AutoProcessor")
-
-
-def __getattr__(name: str):
-    # Not imported above: `python -m modeling_avsegformer.convert_original_checkpoint` must find it unimported.
-    if name == "convert_original_state_dict":
-        from .convert_original_checkpoint import convert_original_state_dict
-
-        return convert_original_state_dict
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
+if TYPE_CHECKING:
+    from .configuration_avsegformer import AVSegFormerConfig, VGGishConfig
+    from .convert_original_checkpoint import convert_original_state_dict
+    from .feature_extraction_vggish import VGGishFeatureExtractor
+    from .image_processing_avsegformer import AVSegFormerImageProcessor
+    from .modeling_avsegformer import (
+        AVSegFormerForSegmentation,
+        AVSegFormerImageEmbeddings,
+        AVSegFormerModel,
+        AVSegFormerModelOutput,
+        AVSegFormerOutput,
+        AVSegFormerPreTrainedModel,
+    )
+    from .modeling_vggish import VGGishModel, VGGishOutput
+    from .pipeline_avsegformer import AudioVisualSegmentationPipeline
+    from .processing_avsegformer import AVSegFormerProcessor
 
 __all__ = [
     "AVSegFormerConfig",
@@ -65,3 +39,37 @@ __all__ = [
     "VGGishOutput",
     "convert_original_state_dict",
 ]
+
+# Imported when they are first asked for: transformers' model code takes seconds. The names above again, by module.
+_NAMES = {
+    "configuration_avsegformer": ["AVSegFormerConfig", "VGGishConfig"],
+    "convert_original_checkpoint": ["convert_original_state_dict"],
+    "feature_extraction_vggish": ["VGGishFeatureExtractor"],
+    "image_processing_avsegformer": ["AVSegFormerImageProcessor"],
+    "modeling_avsegformer": [
+        "AVSegFormerForSegmentation",
+        "AVSegFormerImageEmbeddings",
+        "AVSegFormerModel",
+        "AVSegFormerModelOutput",
+        "AVSegFormerOutput",
+        "AVSegFormerPreTrainedModel",
+    ],
+    "modeling_vggish": ["VGGishModel", "VGGishOutput"],
+    "pipeline_avsegformer": ["AudioVisualSegmentationPipeline"],
+    "processing_avsegformer": ["AVSegFormerProcessor"],
+}
+
+
+def __getattr__(name: str):
+    for module, names in _NAMES.items():
+        if name in names:
+            globals()[name] = getattr(import_module(f".{module}", __name__), name)
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+registration.register()

@@ -180,4 +180,6 @@ class AVSegFormerConfig(PreTrainedConfig):
         return {"audio-visual-segmentation": implementation | {"type": "multimodal"}}
 
 
+AVSegFormerConfig._auto_class = "AutoConfig"  # checkpoints carry their code, for `trust_remote_code=True`
+
 __all__ = ["AVSegFormerConfig", "VGGishConfig"]

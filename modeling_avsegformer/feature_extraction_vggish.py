@@ -25,6 +25,7 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
             with. The input then says by itself whether the sound is a positive one; a warning repeats this.
     """
 
+    _auto_class = "AutoFeatureExtractor"  # checkpoints carry their code, for `trust_remote_code=True`
     model_input_names = ["input_features"]
 
     def __init__(

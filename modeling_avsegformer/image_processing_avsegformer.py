@@ -8,6 +8,7 @@ class AVSegFormerImageProcessor(TorchvisionBackend):
     """Resizes frames with an antialiased bilinear filter (as PIL, within one grey level of 255), scales them to [0, 1]
     and normalises them. `size={"height": …, "width": …}` here or in the call chooses another size."""
 
+    _auto_class = "AutoImageProcessor"  # checkpoints carry their code, for `trust_remote_code=True`
     resample = PILImageResampling.BILINEAR
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD

@@ -27,28 +27,37 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return 1 - 2 * overlap / denominator
 
 
-def bce_dice_loss(logits: Tensor, targets: Tensor, bce_weight: float) -> Tensor:
+def bce_dice_loss(
+    logits: Tensor, targets: Tensor, bce_weight: float, num_masks: Tensor | float | None = None
+) -> Tensor:
     """`bce_weight` times the binary cross-entropy over every pixel, plus the mean Dice loss of the targets that are
     not empty. An empty target thus pulls every pixel towards the background; without any target that is not empty
     the Dice part is zero.
 
-    Args and returns as `dice_loss`, but one number for the batch.
+    Args and returns as `dice_loss`, but one number for the batch. `num_masks` replaces the number of targets that are
+    not empty: where processes average their losses, each gives the mean of their numbers, and the average is the loss
+    of the whole batch.
     """
     not_empty = (targets.flatten(1).sum(1) > 0).to(logits.dtype)
-    dice = (dice_loss(logits, targets) * not_empty).sum() / not_empty.sum().clamp(min=1)
+    count = not_empty.sum().clamp(min=1) if num_masks is None else num_masks
+    dice = (dice_loss(logits, targets) * not_empty).sum() / count
     return bce_weight * F.binary_cross_entropy_with_logits(logits, targets) + dice
 
 
-def mask_loss(logits: Tensor, targets: Tensor, loss_type: str, bce_weight: float) -> Tensor:
+def mask_loss(
+    logits: Tensor, targets: Tensor, loss_type: str, bce_weight: float, num_masks: Tensor | float | None = None
+) -> Tensor:
     """The loss named `loss_type` ("dice", "bce", "bce_dice") between logits and targets, both of shape `(N, H, W)`."""
     if loss_type == "dice":
         return dice_loss(logits, targets).mean()
     if loss_type == "bce":
         return F.binary_cross_entropy_with_logits(logits, targets)
-    return bce_dice_loss(logits, targets, bce_weight)
+    return bce_dice_loss(logits, targets, bce_weight, num_masks)
 
 
-def mix_loss(mask_features: Tensor, targets: Tensor, loss_type: str, bce_weight: float) -> Tensor:
+def mix_loss(
+    mask_features: Tensor, targets: Tensor, loss_type: str, bce_weight: float, num_masks: Tensor | float | None = None
+) -> Tensor:
     """`mask_loss` of the mask features averaged over their channels, which makes them tell the object by themselves.
 
     Args:
@@ -58,7 +67,7 @@ def mix_loss(mask_features: Tensor, targets: Tensor, loss_type: str, bce_weight:
     """
     mixed = mask_features.mean(1, keepdim=True)
     mixed = F.interpolate(mixed, size=targets.shape[-2:], mode="bilinear", align_corners=False)
-    return mask_loss(mixed[:, 0], targets, loss_type, bce_weight)
+    return mask_loss(mixed[:, 0], targets, loss_type, bce_weight, num_masks)
 
 
 def similarity_loss(similarity: Tensor, audio_labels: Tensor) -> Tensor:
@@ -79,6 +88,7 @@ def avsegformer_loss(
     labels: Tensor | None,
     audio_labels: Tensor | None,
     config,
+    num_masks: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of the parts, and the parts before weighting, under "mask", "mix" and "similarity".
 
@@ -89,6 +99,7 @@ def avsegformer_loss(
         labels (`Tensor` of shape `(B, K, H, W)`, *optional*): masks of the first K <= T frames.
         audio_labels (`Tensor` of shape `(B,)`, *optional*)
         config (`AVSegFormerConfig`): `loss_type` and the weights.
+        num_masks (`Tensor` or `float`, *optional*): see `bce_dice_loss`; at least 1 over the number of processes.
     """
     parts: dict[str, Tensor] = {}
     if labels is not None:
@@ -97,9 +108,9 @@ def avsegformer_loss(
         targets = labels.flatten(0, 1).float()
         # float32: sums over all pixels of a mask lose too much in half precision
         parts["mask"] = mask_loss(
-            logits[:, :supervised].flatten(0, 1).float(), targets, config.loss_type, config.bce_weight
+            logits[:, :supervised].flatten(0, 1).float(), targets, config.loss_type, config.bce_weight, num_masks
         )
-        parts["mix"] = mix_loss(features.float(), targets, config.loss_type, config.bce_weight)
+        parts["mix"] = mix_loss(features.float(), targets, config.loss_type, config.bce_weight, num_masks)
     if audio_labels is not None and similarity is not None:
         parts["similarity"] = similarity_loss(similarity.float(), audio_labels)
     weights = {"mask": config.mask_weight, "mix": config.mix_weight, "similarity": config.similarity_weight}

@@ -218,26 +218,29 @@ def _title(text: str) -> str:
 def _block_markers(result: EvalResult) -> tuple[str, str]:
     arguments = ", ".join(f"{name} {value}" for name, value in (result.dataset_args or {}).items())
     key = f"{result.dataset_config} {result.dataset_split}" + (f" ({arguments})" if arguments else "")
-    return f"<!-- results of {key} -->", f"<!-- end of {key} -->"
+    return f"<!-- results of {plain(key)} -->", f"<!-- end of {plain(key)} -->"
 
 
 def _results_section(results: dict) -> str:
     """The scores as a table, and what they were made with."""
     scores, intervals, settings = results["scores"], results.get("intervals") or {}, results.get("settings", {})
-    rows = {_sound(condition): _cells(scores, intervals, condition) for condition in settings.get("conditions", [])}
+    rows = {
+        plain(_sound(condition)): _cells(scores, intervals, condition) for condition in settings.get("conditions", [])
+    }
     for condition, of_condition in (results.get("extra_conditions") or {}).items():
-        rows[_sound(condition)] = [_cell(of_condition.get(name)) for name in QUANTITIES]
+        rows[plain(_sound(condition))] = [_cell(of_condition.get(name)) for name in QUANTITIES]
     rows["**G**, all negatives"] = [_cell(scores.get(f"g_{q}"), intervals.get(f"g_{q}")) for q in QUANTITIES]
     rows["audio-blind floor"] = [_cell(scores.get("audio_blind_floor")), "", ""]
     clips = f", {results['clips']} clips" if "clips" in results else ""
-    lines = [f"### {results['subset']}, {results['split']} split{clips}", ""]
+    lines = [f"### {plain(results['subset'])}, {plain(results['split'])} split{clips}", ""]
     lines += ["| sound | mIoU | F | FPR |", "| --- | --- | --- | --- |"]
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
     made_with = {name: settings.get(name) for name in ("seed", "max_clips", "front_end", "mixed_precision")}
     made_with = [f"{name} {value}" for name, value in made_with.items() if value is not None]
     made_with += [f"{name} {version}" for name, version in results.get("versions", {}).items()]
     brackets = " In brackets: 95 % of resamples of the clips." if intervals else ""
-    return "\n".join([*lines, "", f"Made with {', '.join(made_with) or 'unrecorded settings'}.{brackets}"])
+    made_with = plain(", ".join(made_with)) or "unrecorded settings"
+    return "\n".join([*lines, "", f"Made with {made_with}.{brackets}"])
 
 
 def _cells(scores: dict, intervals: dict, condition: str) -> list[str]:
@@ -268,7 +271,7 @@ def _training_section(training: dict) -> str:
     lines += ["", "| setting | value |", "| --- | --- |"]
     lines += [f"| {plain(name)} | {plain(value)} |" for name, value in settings.items() if value is not None]
     versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
-    lines += ["", f"Versions: {versions}. SHA-256 of clips and sounds: `{training['data']}`."]
+    lines += ["", f"Versions: {plain(versions)}. SHA-256 of clips and sounds: `{training['data']}`."]
     return "\n".join(lines)
 
 

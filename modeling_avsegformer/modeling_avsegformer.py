@@ -293,6 +293,10 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
         if self.config.freeze_audio_encoder:
             self.get_audio_encoder().requires_grad_(False)
 
+    def get_input_embeddings(self) -> None:
+        """None: neither frames nor spectrograms are tokens. Asked for where processes share out the weights (FSDP)."""
+        return None
+
     def get_backbone(self) -> "TimmFeatures":
         return self.base_model.backbone
 
@@ -574,7 +578,9 @@ class QueryGeneratorLayer(GradientCheckpointingLayer):
 
     def forward(self, queries: Tensor, audio_tokens: Tensor) -> Tensor:
         queries = self.norm1(queries + self.self_attn(queries, queries, queries, need_weights=False)[0])
-        queries = self.norm2(queries + self.cross_attn(queries, audio_tokens, audio_tokens, need_weights=False)[0])
+        # One key: whatever asks, the answer is the token's value. The token asks once for all queries.
+        heard = self.cross_attn(audio_tokens, audio_tokens, audio_tokens, need_weights=False)[0]
+        queries = self.norm2(queries + heard)
         return self.norm3(queries + self.ffn(queries))
 
 
@@ -625,7 +631,9 @@ class PixelDecoder(nn.Module):
         super().__init__()
         size, groups = config.hidden_size, config.norm_groups
         self.lateral_conv = nn.Sequential(nn.Conv2d(size, size, 1), nn.GroupNorm(groups, size))
-        self.out_conv = nn.Sequential(nn.Conv2d(size, size, 3, padding=1), nn.GroupNorm(groups, size), nn.ReLU())
+        self.out_conv = nn.Sequential(
+            nn.Conv2d(size, size, 3, padding=1), nn.GroupNorm(groups, size), nn.ReLU(inplace=True)
+        )
 
     def forward(self, encoded: Tensor, fine: Tensor) -> Tensor:
         """`(N, C, H / 4, W / 4)` from `encoded (N, C, H / 8, W / 8)` and `fine (N, C, H / 4, W / 4)`."""
@@ -683,20 +691,33 @@ class AVSegFormerModel(AVSegFormerPreTrainedModel):
             self.audio_encoder.eval()
         return self
 
-    def get_image_embeddings(self, pixel_values: Tensor) -> AVSegFormerImageEmbeddings:
+    def get_image_embeddings(
+        self, pixel_values: Tensor, frames_to_segment: int | None = None
+    ) -> AVSegFormerImageEmbeddings:
         """All that depends on the frames alone: backbone, deformable encoder and pixel decoder, most of the work.
 
         Args:
             pixel_values (`Tensor` of shape `(B, T, 3, H, W)`): H and W at least 32; multiples of 4 avoid a last
                 resize of the logits.
+            frames_to_segment (`int`, *optional*): K, as in `AVSegFormerForSegmentation.forward`. `memory` and
+                `mask_features` then are of the first K frames, `pooled` is of all.
 
         Raises:
-            ValueError: another shape, no frames, or an image that is too small.
+            ValueError: another shape, no frames, an image that is too small, or no K from 1 to T.
         """
         _check_pixel_values(pixel_values)
+        if frames_to_segment is not None and not 1 <= frames_to_segment <= pixel_values.shape[1]:
+            raise ValueError(
+                f"Expected `frames_to_segment` from 1 to the {pixel_values.shape[1]} frames of a clip, got "
+                f"{frames_to_segment}."
+            )
         clips, height, width = pixel_values.shape[:2], pixel_values.shape[-2], pixel_values.shape[-1]
         images = pixel_values.flatten(0, 1).to(self.audio_projection.weight.dtype)
         maps = self.backbone(images)
+        pooled = maps[-1].mean((-2, -1)).unflatten(0, clips)
+        if frames_to_segment is not None:
+            clips = (clips[0], frames_to_segment)
+            maps = [feature.unflatten(0, pooled.shape[:2])[:, :frames_to_segment].flatten(0, 1) for feature in maps]
         fine, *coarse = (project(feature) for project, feature in zip(self.input_projections, maps, strict=True))
         memory = self.encoder(coarse)
         rows, columns = coarse[0].shape[-2:]
@@ -704,7 +725,7 @@ class AVSegFormerModel(AVSegFormerPreTrainedModel):
         return AVSegFormerImageEmbeddings(
             memory=memory.unflatten(0, clips),
             mask_features=self.pixel_decoder(encoded, fine).unflatten(0, clips),
-            pooled=maps[-1].mean((-2, -1)).unflatten(0, clips),
+            pooled=pooled,
             image_size=(height, width),
         )
 
@@ -733,19 +754,20 @@ class AVSegFormerModel(AVSegFormerPreTrainedModel):
         input_features: Tensor | None = None,
         image_embeddings: AVSegFormerImageEmbeddings | None = None,
         audio_embeddings: Tensor | None = None,
+        frames_to_segment: int | None = None,
         return_dict: bool | None = None,
     ) -> AVSegFormerModelOutput | tuple:
         """See `AVSegFormerForSegmentation.forward`."""
         image = _exactly_one("pixel_values", pixel_values, "image_embeddings", image_embeddings)
         audio = _exactly_one("input_features", input_features, "audio_embeddings", audio_embeddings)
-        if audio.shape[:2] != (image if image_embeddings is None else image.memory).shape[:2]:
-            image_shape = (image if image_embeddings is None else image.memory).shape
+        image_shape = (image if image_embeddings is None else image.pooled).shape
+        if audio.shape[:2] != image_shape[:2]:
             raise ValueError(
                 "Expected as many clips and frames of sound as of images, but the images begin with "
                 f"{tuple(image_shape[:2])} and the sound with {tuple(audio.shape[:2])}."
             )
         if image_embeddings is None:
-            image_embeddings = self.get_image_embeddings(pixel_values)
+            image_embeddings = self.get_image_embeddings(pixel_values, frames_to_segment)
         if audio_embeddings is None:
             audio_embeddings = self.get_audio_embeddings(input_features)
 
@@ -753,17 +775,43 @@ class AVSegFormerModel(AVSegFormerPreTrainedModel):
             audio_embeddings.flatten(0, 1)[:, None].to(self.audio_projection.weight.dtype)
         )  # (N, 1, C)
         memory = image_embeddings.memory.flatten(0, 1)
-        queries = self.query_generator(audio_tokens) + self.query_embed.weight
+        segmented = audio_tokens.unflatten(0, audio.shape[:2])[:, : image_embeddings.memory.shape[1]].flatten(0, 1)
+        queries = self.query_generator(segmented) + self.query_embed.weight
         for layer in self.decoder:
             queries = layer(queries, memory)
         output = AVSegFormerModelOutput(
             queries=queries,
-            mask_features=self.audio_gate(image_embeddings.mask_features.flatten(0, 1), audio_tokens),
+            mask_features=self.audio_gate(image_embeddings.mask_features.flatten(0, 1), segmented),
             audio_tokens=audio_tokens,
             image_embeddings=image_embeddings,
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
+
+
+def upsampled_conv(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`conv2d(interpolate(features, scale_factor=4, mode="bilinear"), weight, bias, padding=1)` without the large map.
+
+    Both steps are linear, so their order may change: channels are mixed at the small size, once for each tap of the
+    kernel, and one matrix product a direction upsamples, shifts and adds the taps. A third of the arithmetic and of
+    the memory at 128 to 32 channels; equal up to rounding.
+
+    features (`Tensor` of shape `(N, channels, h, w)`), weight (`Tensor` of shape `(out, channels, 3, 3)`), bias
+    (`Tensor` of shape `(out,)`). Returns `(N, out, 4 * h, 4 * w)`.
+    """
+    batch, channels, height, width = features.shape
+    mix = weight.permute(2, 0, 3, 1).reshape(-1, channels)  # of (row of the tap, out, column of the tap)
+    mixed = (mix @ features.flatten(2)).view(batch, 3, -1, 3, height, width)
+    mixed = mixed.permute(0, 2, 1, 4, 3, 5).reshape(batch, -1, 3 * height, 3 * width)
+    rows, columns = (_upsample_taps(size, mixed) for size in (height, width))
+    return rows.T @ (mixed @ columns) + bias[:, None, None]
+
+
+def _upsample_taps(size: int, like: Tensor) -> Tensor:
+    """`(3 * size, 4 * size)`: to output i, tap d of the kernel brings the upsampled line at i + d - 1, 0 outside."""
+    upsample = F.interpolate(torch.eye(size, device=like.device)[None], scale_factor=4, mode="linear")[0]
+    padded = F.pad(upsample, (1, 1)).to(like.dtype)  # eighths: exact in bfloat16 too
+    return torch.cat([padded[:, tap : tap + 4 * size] for tap in range(3)])
 
 
 class MaskHead(nn.Module):
@@ -775,23 +823,22 @@ class MaskHead(nn.Module):
         wide, narrow = config.prediction_channels
         self.mlp = nn.Sequential(
             nn.Conv2d(config.num_queries, hidden, 1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(hidden, hidden, 1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(hidden, size, 1),
         )
         # No activation between the first convolution and the upsampling, as the original.
         self.reduce = nn.Conv2d(size, wide, 3, padding=1)
         self.predict = nn.Sequential(
-            nn.Conv2d(wide, narrow, 3, padding=1), nn.ReLU(), nn.Conv2d(narrow, 1, 1, bias=False)
+            nn.Conv2d(wide, narrow, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(narrow, 1, 1, bias=False)
         )
 
     def forward(self, queries: Tensor, mask_features: Tensor) -> Tensor:
         """Logits `(N, 4 * h, 4 * w)` of `queries (N, Q, C)` and `mask_features (N, C, h, w)`."""
         query_maps = (queries @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])  # (N, Q, h, w)
         features = self.reduce(mask_features + self.mlp(query_maps))
-        features = F.interpolate(features, scale_factor=4, mode="bilinear", align_corners=False)
-        return self.predict(features)[:, 0]
+        return self.predict[1:](upsampled_conv(features, self.predict[0].weight, self.predict[0].bias))[:, 0]
 
 
 class SimilarityHead(nn.Module):
@@ -812,6 +859,8 @@ class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
 
     Frames are independent of each other; any number of them makes a clip.
     """
+
+    _auto_class = "AutoModel"  # checkpoints carry their code, for `trust_remote_code=True`
 
     def __init__(self, config: AVSegFormerConfig):
         super().__init__(config)
@@ -838,6 +887,8 @@ class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
         audio_labels: Tensor | None = None,
         image_embeddings: AVSegFormerImageEmbeddings | None = None,
         audio_embeddings: Tensor | None = None,
+        frames_to_segment: int | None = None,
+        num_masks: Tensor | float | None = None,
         return_dict: bool | None = None,
     ) -> AVSegFormerOutput | tuple:
         """Segment what is heard.
@@ -853,6 +904,11 @@ class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
                 `pixel_values`.
             audio_embeddings (`Tensor` of shape `(B, T, embedding_size)`, *optional*): from `get_audio_embeddings`,
                 instead of `input_features`.
+            frames_to_segment (`int`, *optional*): segment the first K <= T frames only; the logits are of shape
+                `(B, K, H, W)`, the similarity stays `(B, T)`. Frames do not see each other: with labels of K frames,
+                loss and gradients are those of all T, dropout aside, without the transformer's work on the others.
+            num_masks (`Tensor` or `float`, *optional*): by what the sum in the Dice part of the loss "bce_dice" is
+                divided, instead of the batch's number of masks that are not empty; see `avsegformer_loss`.
 
         Returns:
             `AVSegFormerOutput`
@@ -879,6 +935,7 @@ class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
             input_features=input_features,
             image_embeddings=image_embeddings,
             audio_embeddings=audio_embeddings,
+            frames_to_segment=frames_to_segment,
             return_dict=True,
         )
         image_embeddings = output.image_embeddings
@@ -895,7 +952,7 @@ class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
         if labels is not None or audio_labels is not None:
             _check_labels(labels, audio_labels, logits, similarity)
             loss, loss_dict = avsegformer_loss(
-                logits, output.mask_features, similarity, labels, audio_labels, self.config
+                logits, output.mask_features, similarity, labels, audio_labels, self.config, num_masks
             )
         result = AVSegFormerOutput(
             loss=loss, loss_dict=loss_dict, logits=logits, similarity=similarity, mask_features=output.mask_features

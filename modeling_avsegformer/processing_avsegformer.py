@@ -36,6 +36,7 @@ class AVSegFormerProcessor(ProcessorMixin):
         ValueError: a feature extractor of another front end.
     """
 
+    _auto_class = "AutoProcessor"  # checkpoints carry their code, for `trust_remote_code=True`
     valid_processor_kwargs = AVSegFormerProcessorKwargs
 
     def __init__(self, image_processor=None, feature_extractor=None, front_end: str | None = None, **kwargs):

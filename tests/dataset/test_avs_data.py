@@ -177,7 +177,9 @@ def test_demo_writes_a_tree_that_check_accepts(tmp_path, monkeypatch, capsys):
     assert main(["demo", "--out", str(tmp_path / "data_demo")]) == 0
     for subset in ("demo", "s4"):
         assert main(["check", "--subset", subset, "--data_dir", str(tmp_path / "data_demo")]) == 0
-    assert main(["demo", "--out", str(tmp_path / "data_demo")]) == 1  # never over another tree
+    assert main(["demo", "--out", str(tmp_path / "data_demo")]) == 0  # after a kill at the very end, say
+    assert "This demo is there already: " in capsys.readouterr().out
+    assert main(["demo", "--out", str(tmp_path / "data_demo"), "--seed", "1"]) == 1  # never over another tree
     assert "Single-source" in capsys.readouterr().err
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 from datasets import get_dataset_config_names, get_dataset_split_names, load_dataset, load_dataset_builder
@@ -16,6 +17,7 @@ from avsbench_robust_dataset import CONDITIONS, SUBSETS, AvsbenchRobust, sources
 from avsbench_robust_dataset.conditions import generator, noise
 from avsbench_robust_dataset.draw import draw_off_screen
 from avsbench_robust_dataset.sources import media_files, read_clips
+from avsbench_robust_dataset.waveform import Waveform
 
 REAL_MINI = Path(__file__).resolve().parents[3] / "shared" / "real_mini"
 SPLITS = [f"{s}_{c}" for s in ("train", "validation", "test") for c in ("positive", "silence", "noise", "off_screen")]
@@ -23,10 +25,15 @@ COLUMNS = ["clip_id", "category", "condition", "frames", "masks", "audio", "audi
 
 
 def undecoded(dataset):
-    """The rows with the images' files instead of pictures."""
+    """The rows with the images' files instead of pictures, and waveforms as lists: what `==` compares."""
     for column in ("frames", "masks"):
         dataset = dataset.cast_column(column, datasets.List(datasets.Image(decode=False)))
-    return list(dataset)
+    rows = list(dataset)
+    for row in rows:
+        for column in ("frames", "masks"):
+            row[column] = [image["bytes"] or Path(image["path"]).read_bytes() for image in row[column]]
+        row["audio"]["array"] = row["audio"]["array"].tolist()
+    return rows
 
 
 def check_contract(subset, root, loaded, seed=42, draw="matched"):
@@ -44,8 +51,8 @@ def check_contract(subset, root, loaded, seed=42, draw="matched"):
                 assert list(row) == COLUMNS
                 assert row["category"] == pair.clip.category
                 assert row["condition"] == list(CONDITIONS).index(condition)
-                assert [image["bytes"] for image in row["frames"]] == [path.read_bytes() for path in frames]
-                assert [image["bytes"] for image in row["masks"]] == [path.read_bytes() for path in masks]
+                assert row["frames"] == [path.read_bytes() for path in frames]
+                assert row["masks"] == [path.read_bytes() for path in masks]
                 heard = {"positive": pair.clip, "off_screen": pair.partner}.get(condition)
                 assert row["audio_source"] == (heard.clip_id if heard else "")
                 assert row["audio_category"] == (heard.category if heard else "")
@@ -102,8 +109,9 @@ def test_features_and_decoding(write_s4, load, tmp_path):
     assert dataset.features["condition"] == datasets.ClassLabel(names=["positive", "silence", "noise", "off_screen"])
     assert dataset.features["frames"] == datasets.List(datasets.Image(mode="RGB"))
     assert dataset.features["masks"] == datasets.List(datasets.Image(mode="L"))
-    assert dataset.features["audio"]["array"] == datasets.List(datasets.Value("float32"))
+    assert dataset.features["audio"] == Waveform()
     row = dataset[0]
+    assert row["audio"]["array"].dtype == np.float32 and row["audio"]["array"].shape == (80000,)
     assert [image.mode for image in row["frames"]] == ["RGB"] * 5 and row["frames"][0].size == (6, 4)
     assert [image.mode for image in row["masks"]] == ["L"] * 5
     clip = next(clip for clip in read_clips(SUBSETS["s4"], root) if clip.clip_id == row["clip_id"])
@@ -126,16 +134,47 @@ def test_conditions_differ_in_the_waveform_only(write_s4, load, tmp_path):
             assert all((a != b).any() for i, a in enumerate(waveforms) for b in waveforms[:i])
 
 
-def test_bytes_are_stored_even_where_a_file_of_that_name_lies_in_the_working_directory(
-    write_s4, load, tmp_path, monkeypatch
-):
+def test_the_working_directory_does_not_matter(write_s4, load, tmp_path, monkeypatch):
     root = write_s4(tmp_path / "data")
-    clip = read_clips(SUBSETS["s4"], root)[0]
-    frames, _, _ = media_files(SUBSETS["s4"], root, clip)
-    monkeypatch.chdir(frames[0].parent)
-    dataset = load("s4", root)
-    before = undecoded(dataset[{"val": "validation"}.get(clip.split, clip.split) + "_positive"])
-    assert all(image["bytes"] for row in before for image in row["frames"])
+    monkeypatch.chdir(root.parent)
+    dataset = load("s4", "data")
+    monkeypatch.chdir("/")
+    check_contract(SUBSETS["s4"], root, dataset)
+
+
+def test_a_moved_download_is_built_anew(write_s4, load, tmp_path):
+    """The same files, times included, elsewhere: rows name files by their whole path."""
+    root = write_s4(tmp_path / "data")
+    load("s4", root)
+    root = root.rename(tmp_path / "moved")
+    check_contract(SUBSETS["s4"], root, load("s4", root))
+
+
+def test_what_leaves_the_machine_holds_frames_and_sounds(write_s4, load, tmp_path):
+    root = write_s4(tmp_path / "data")
+    rows = {condition: undecoded(load("s4", root, split=f"test_{condition}")) for condition in CONDITIONS}
+    for condition in CONDITIONS:
+        load("s4", root, split=f"test_{condition}").save_to_disk(tmp_path / condition)
+    shutil.rmtree(root)
+    for condition in CONDITIONS:
+        assert undecoded(datasets.load_from_disk(tmp_path / condition)) == rows[condition]
+
+
+def test_formats_and_maps_see_the_sound(write_s4, load, tmp_path):
+    dataset = load("s4", write_s4(tmp_path / "data"), split="test_noise")
+    expected = np.stack([row["audio"]["array"] for row in dataset])
+    for style in ("numpy", "torch"):
+        of_style = dataset.with_format(style)
+        assert (np.stack([np.asarray(row["audio"]["array"]) for row in of_style]) == expected).all()
+    doubled = dataset.map(
+        lambda row: {"audio": {**row["audio"], "array": 2 * row["audio"]["array"]}}, keep_in_memory=True
+    )
+    assert doubled.features == dataset.features and (doubled[1]["audio"]["array"] == 2 * expected[1]).all()
+    assert (dataset.select([2, 0])["audio"][0]["array"] == expected[2]).all()
+    other = {"array": [0.0], "sampling_rate": 8000}
+    for store in (Waveform().encode_example, lambda value: Waveform().cast_storage(pa.array([value]))):
+        with pytest.raises(ValueError, match="sound at 16000 Hz, got 8000 Hz"):
+            store(other)
 
 
 def test_a_dark_palette_mask_keeps_its_object(write_s4, load, tmp_path):
@@ -308,7 +347,7 @@ def test_a_changed_wav_is_heard(write_s4, load, tmp_path, built):
     clip = read_clips(SUBSETS["s4"], root)[0]
     soundfile.write(media_files(SUBSETS["s4"], root, clip)[2], np.full(80000, 0.25), 16000)
     rows = load("s4", root)[{"val": "validation"}.get(clip.split, clip.split) + "_positive"]
-    assert next(row for row in rows if row["clip_id"] == clip.clip_id)["audio"]["array"] == [0.25] * 80000
+    assert next(row for row in rows if row["clip_id"] == clip.clip_id)["audio"]["array"].tolist() == [0.25] * 80000
     assert len(built()) == 2
 
 

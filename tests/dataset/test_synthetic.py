@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from avsbench_robust_dataset import synthetic
+from avsbench_robust_dataset import writing
 from avsbench_robust_dataset.synthetic import DEMO_CATEGORIES, LOOKS, draw_scene, make_sound, write_demo
 
 SIZES = {"train": 9, "val": 2, "test": 3}
@@ -72,13 +72,22 @@ def test_existing_tree_is_never_touched(tree):
     with pytest.raises(FileExistsError, match="Choose another folder or remove it"):
         write_demo(tree, seed=5, sizes=SIZES)
     assert digest(tree) == before
+    assert write_demo(tree, seed=3, sizes=SIZES) is False
+    assert digest(tree) == before
+
+
+def test_a_tree_that_lacks_a_file_is_not_taken_for_whole(tmp_path):
+    assert write_demo(tmp_path, sizes={"test": 2}, num_proc=1) is True
+    next(tmp_path.rglob("*_3.png")).unlink()
+    with pytest.raises(FileExistsError, match="a part of it"):
+        write_demo(tmp_path, sizes={"test": 2}, num_proc=1)
 
 
 def test_nothing_half_written_is_left_behind(tmp_path, monkeypatch):
     def fails(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(synthetic.soundfile, "write", fails)
+    monkeypatch.setattr(writing.soundfile, "write", fails)
     with pytest.raises(OSError, match="No space left"):
         write_demo(tmp_path, sizes=SIZES, num_proc=1)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,42 @@
+"""What a card takes from results and settings is text in it: no HTML, no link, no further cell."""
+
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+
+from modeling_avsegformer.model_card import MARKER, with_results
+
+EVIL = [
+    "<script>alert(1)</script>",
+    "a --> <img src=x onerror=alert(1)>",
+    "[click](javascript:alert(1))",
+    "a | b\n| c",
+]
+
+
+def card_with(**changes) -> str:
+    card = ModelCard(f"---\nlibrary_name: transformers\n---\n\n# x\n\n{MARKER}\n", ignore_metadata_errors=True)
+    scores = {"miou_positive": 0.5, "g_miou": 0.6}
+    results = {"subset": "s4", "split": "test", "scores": scores, "settings": {"conditions": ["positive"]}, "clips": 3}
+    return with_results(card, results | changes).text
+
+
+@pytest.mark.parametrize("evil", EVIL)
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda evil: {"subset": evil},
+        lambda evil: {"split": evil},
+        lambda evil: {"settings": {"conditions": [evil], "seed": evil}},
+        lambda evil: {"extra_conditions": {evil: {"miou": 0.1}}},
+        lambda evil: {"versions": {evil: evil}},
+    ],
+)
+def test_hostile_text_is_shown(where, evil):
+    text = card_with(**where(evil))
+    body = text[: text.index(MARKER)]
+    assert "<script" not in body and "<img" not in body and not re.search(r"(?<!\\)\]\(", body)
+    assert body.count("-->") == body.count("<!--") == 2  # the two markers, which nothing closes before their end
+    rows = [line for line in body.splitlines() if line.startswith("| ") and "---" not in line]
+    assert {line.replace("\\|", "").count("|") for line in rows} == {5}

@@ -1,0 +1,106 @@
+"""What importing a package loads, and that lazy names and registrations are there when they are asked for."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ["avsbench_robust_dataset", "evaluate_metrics", "modeling_avsegformer", "ms_deform_attn"]
+LAZY = ["avsbench_robust_dataset", "modeling_avsegformer", "ms_deform_attn"]
+HEAVY = (
+    "accelerate av datasets evaluate librosa matplotlib pandas PIL pyarrow scipy soundfile timm torchaudio torchvision"
+    " transformers torch._dynamo sympy"
+)
+# What a program may import first: each way our classes must be known to the Auto classes afterwards. Some of these
+# import Auto classes while they are half done themselves.
+FIRST = [
+    "import transformers.modeling_layers",
+    "from transformers import AutoProcessor",
+    "from modeling_avsegformer import AVSegFormerForSegmentation",
+    "import modeling_avsegformer.pipeline_avsegformer",
+]
+KNOWN = """
+import os, sys
+import torch, torchvision, accelerate, timm
+for first in sys.argv[1:]:
+    if os.fork():
+        assert os.wait()[1] == 0, first
+        continue
+    import modeling_avsegformer
+    exec(first)
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoProcessor
+    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers.pipelines import PIPELINE_REGISTRY
+    from modeling_avsegformer import *
+    assert type(AutoConfig.for_model("avsegformer")) is AVSegFormerConfig
+    assert AutoModel._model_mapping[AVSegFormerConfig] is AVSegFormerForSegmentation
+    assert AutoModel._model_mapping[VGGishConfig] is VGGishModel
+    assert AVSegFormerImageProcessor in IMAGE_PROCESSOR_MAPPING[AVSegFormerConfig].values()
+    assert FEATURE_EXTRACTOR_MAPPING[AVSegFormerConfig] is VGGishFeatureExtractor
+    assert PROCESSOR_MAPPING[AVSegFormerConfig] is AVSegFormerProcessor
+    assert "audio-visual-segmentation" in PIPELINE_REGISTRY.get_supported_tasks()
+    os._exit(0)
+"""
+
+
+def run(code: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_importing_a_package_loads_nothing_heavy():
+    """Where it does, the import takes seconds (`benchmarks/benchmark_imports.py`)."""
+    code = """
+import os, sys, torch
+for package in sys.argv[1:]:
+    if os.fork() == 0:
+        before = set(sys.modules)
+        __import__(package)
+        print(package, *set(sys.modules) - before, *dir(sys.modules[package]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    seen = {line.split()[0]: set(line.split()[1:]) for line in run(code, *PACKAGES).splitlines()}
+    assert list(seen) == PACKAGES
+    for package, names in seen.items():
+        assert package in names and not names & set(HEAVY.split())
+        assert package not in LAZY or set(importlib.import_module(package).__all__) <= names  # what dir() then knows
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_lazy_names_are_those_that_type_checkers_see(package):
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = {alias.name: statement.module for statement in block.body for alias in statement.names}
+    assert sorted(seen) == sorted(module.__all__)
+    for name, place in seen.items():
+        source = importlib.import_module(f"{package}.{place}" if place else f"{package}.{name}")
+        assert getattr(module, name) is (getattr(source, name) if place else source)
+    assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'CONDITION'"):
+        module.CONDITION  # noqa: B018
+
+
+def test_the_auto_classes_know_our_parts_whatever_is_imported_first():
+    run(KNOWN, *FIRST)
+
+
+@pytest.mark.parametrize("first", ["import avsbench_robust_dataset", "import avsbench_robust_dataset.builder", "pass"])
+def test_datasets_knows_the_builder_whatever_is_imported_first(first):
+    code = f"{first}; import datasets; import avsbench_robust_dataset; from datasets import packaged_modules as known"
+    assert run(code + "; print(known._PACKAGED_DATASETS_MODULES['avsbench_robust'][0])").split() == [
+        "avsbench_robust_dataset.builder"
+    ]
+
+
+def test_both_copies_of_post_import_are_the_same():
+    copies = [(ROOT / package / "post_import.py").read_text(encoding="utf-8") for package in LAZY[:2]]
+    assert copies[0] == copies[1]
