@@ -20,19 +20,27 @@ and off-screen sound), `noise_snr_<dB>` (own sound and noise).
 `--push_to_hub` publishes the model of `--model` with these scores in its card.
 
 `results.json` holds the scores and breakdowns, `clips.jsonl` the statistics of every clip that they are made from;
-`--save_predictions` writes the probability masks beside them. An interrupted run goes on where it stopped.
+`--save_predictions` writes the probability masks beside them. An interrupted run goes on where it stopped, and ends
+with the scores of an undisturbed one to the last digit; SIGTERM ends it with exit code 0. A second run in the same
+output folder is refused. The number of processes does not change a digit either, if each has as many threads.
 """
 
 import argparse
 import importlib
+import io
 import itertools
 import json
 import math
 import operator
 import os
 import platform
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,18 +52,19 @@ from datasets import Dataset, load_dataset
 from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from avsbench_robust_dataset import CONDITIONS, SPLITS, SUBSETS, Subset
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.conditions import SAMPLING_RATE, further_condition
 from avsbench_robust_dataset.further import FurtherSounds, find_wavs, unseen_digest
+from avsbench_robust_dataset.progress import progress_bar
 from avsbench_robust_dataset.sources import media_files, read_clips, read_masks
 from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP, Clip
 from evaluate_metrics.avs_robust.avs_robust import as_numpy
 from evaluate_metrics.clip_rows import clip_row, results, scores, write_rows
 from evaluate_metrics.journal import Journal
+from evaluate_metrics.output_folder import OutputError, only_run_in, write_whole, writing
 from evaluate_metrics.predictions import PredictionsError, Target, score_predictions
 from evaluate_metrics.uncertainty import shared_source_videos
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
@@ -109,6 +118,8 @@ def encode_sounds(
     encoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
     device: torch.device | str = "cpu",
     progress: bool = False,
+    wanted: Collection[int] | None = None,
+    accelerator: Accelerator | None = None,
 ) -> dict[str, torch.Tensor]:
     """The features of every distinct sound of `splits`, keyed as in `sound_keys`.
 
@@ -118,20 +129,31 @@ def encode_sounds(
     Args:
         encoder: log-mel (N, T, 1, 96, 64) on `device` -> embeddings (N, T, 128), run without gradients and in the
             precision of its weights. None keeps the log-mel.
+        wanted: the clips whose sounds are needed; others may be missing. All by default.
+        accelerator: its processes share the work, and each has all the features; None works alone.
 
     Returns:
         Tensors on the CPU: (T, 128) with an encoder, (T, 1, 96, 64) without.
     """
     by_condition = processor.feature_extractor.front_end == "released"
     places: dict[str, tuple[str, int]] = {}
+    needed: set[str] = set()
     for condition, split in splits.items():
-        for index, key in enumerate(sound_keys(condition, split, by_condition)):
+        keys = sound_keys(condition, split, by_condition)
+        for index, key in enumerate(keys):
             places.setdefault(key, (condition, index))
+        needed.update(keys if wanted is None else map(keys.__getitem__, wanted))
     audio = {condition: sounds_of(split) for condition, split in splits.items()}
-    sounds = {}
     keys = list(places)
-    for start in tqdm(range(0, len(keys), SOUND_BATCH), desc="sounds", disable=not progress, leave=False):
-        batch = keys[start : start + SOUND_BATCH]
+    # The same batches whatever is wanted and however many processes there are: an embedding's last bits may depend on
+    # what it was computed with.
+    batches = [keys[start : start + SOUND_BATCH] for start in range(0, len(keys), SOUND_BATCH)]
+    batches = [batch for batch in batches if not needed.isdisjoint(batch)]
+    is_shared = accelerator is not None and accelerator.num_processes > 1
+    if is_shared:
+        batches = batches[accelerator.process_index :: accelerator.num_processes]
+    sounds = {}
+    for batch in progress_bar(batches, desc="sounds", show=progress, leave=False):
         rows = [audio[condition][index]["audio"] for condition, index in map(places.get, batch)]
         conditions = [condition for condition, _ in map(places.get, batch)]
         features = processor(audio=rows, conditions=conditions).input_features
@@ -139,41 +161,47 @@ def encode_sounds(
             with torch.no_grad():
                 features = encoder(features.to(device)).float().cpu()
         sounds.update(zip(batch, features, strict=True))
+    if is_shared:
+        sounds = dict(itertools.chain.from_iterable(part.items() for part in gather_object([sounds])))
     return sounds
 
 
 class DecodedClips(torch.utils.data.Dataset):
-    """The clips at `indices` of a split, decoded: (index, frames, masks)."""
+    """The clips of a split, decoded: (index, frames, masks)."""
 
-    def __init__(self, split: Dataset, indices: Sequence[int]):
+    def __init__(self, split: Dataset):
         self.split = split.select_columns(["frames", "masks"])  # the waveforms are read once, by `encode_sounds`
-        self.indices = indices
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.split)
 
-    def __getitem__(self, item: int) -> tuple[int, np.ndarray, np.ndarray]:
-        return (self.indices[item], *decode_clip(self.split[self.indices[item]]))
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
+        return (index, *decode_clip(self.split[index]))
 
 
 def batches_of(
     split: Dataset, accelerator: Accelerator, batch_size: int, num_workers: int, done: Collection[str]
 ) -> tuple[list[int], Iterator[list[tuple[int, np.ndarray, np.ndarray]]]]:
-    """This process's share of the clips that are not `done`: their indices, and decoded batches of them.
+    """The clips that are not `done`: the indices of all of them, and decoded batches of this process's share.
 
-    Every process has the same number of batches; the last ones may be empty.
+    Every process has the same number of batches; the last ones may be empty. A clip has the same neighbours in its
+    batch whatever is done and however many processes there are, since its last bits may depend on them: a batch comes
+    as a whole, with clips that are done already.
     """
-    left = [index for index, clip_id in enumerate(split["clip_id"][:]) if clip_id not in done]
+    clip_ids = split["clip_id"][:]
+    batches = [range(start, min(start + batch_size, len(clip_ids))) for start in range(0, len(clip_ids), batch_size)]
+    left = [list(batch) for batch in batches if not all(clip_ids[index] in done for index in batch)]
     share = left[accelerator.process_index :: accelerator.num_processes]
     loader = DataLoader(
-        DecodedClips(split, share),
-        batch_size=batch_size,
+        DecodedClips(split),
+        batch_sampler=share,
         num_workers=num_workers,
         collate_fn=list,
         generator=torch.Generator(),  # else the loader draws from the global generator, which a training run owns
     )
-    rounds = math.ceil(math.ceil(len(left) / accelerator.num_processes) / batch_size)
-    return share, itertools.islice(itertools.chain(loader, itertools.repeat([])), rounds)
+    rounds = math.ceil(len(left) / accelerator.num_processes)
+    indices = [index for batch in left for index in batch]
+    return indices, itertools.islice(itertools.chain(loader, itertools.repeat([])), rounds)
 
 
 def predict(
@@ -191,15 +219,20 @@ def predict(
     A clip is a dict: `clip_id`, `category`, `masks` (K, H, W) uint8, `probabilities` (C, K, H, W) float32 in [0, 1],
     of the C conditions in the order of `splits` and the K frames that have a mask, and `similarity`, condition -> a
     number a frame, None without the similarity head; the logits are resized bilinearly to the masks' resolution.
-    Clips whose id is in `done` are left out.
+    Batches of clips whose ids are all in `done` are left out.
     """
     first = next(iter(splits.values()))
     clip_ids, categories = first["clip_id"][:], first["category"][:]
-    share, batches = batches_of(first, accelerator, batch_size, num_workers, done)
+    left, batches = batches_of(first, accelerator, batch_size, num_workers, done)
     if sounds is None:
-        mine = {condition: split.select(share) for condition, split in splits.items()}
         sounds = encode_sounds(
-            processor, mine, model.get_audio_embeddings, accelerator.device, accelerator.is_main_process
+            processor,
+            splits,
+            model.get_audio_embeddings,
+            accelerator.device,
+            accelerator.is_main_process,
+            left,
+            accelerator,
         )
     by_condition = processor.feature_extractor.front_end == "released"
     keys = {condition: sound_keys(condition, split, by_condition) for condition, split in splits.items()}
@@ -224,12 +257,13 @@ def predict(
                         resized = F.interpolate(
                             clip_logits[None, :count], size=size, mode="bilinear", align_corners=False
                         )
-                        clip["probabilities"].append(resized[0].sigmoid().cpu().numpy())
+                        clip["probabilities"].append(resized[0].sigmoid())
                         if output.similarity is not None:
-                            clip["similarity"][condition] = output.similarity[place].float().tolist()
-            for clip in clips:
-                clip["probabilities"] = np.stack(clip["probabilities"])
-                clip["similarity"] = clip["similarity"] or None
+                            clip["similarity"][condition] = output.similarity[place].float()
+            for clip in clips:  # only now: a GPU is asked once all conditions are on their way
+                clip["probabilities"] = torch.stack(clip["probabilities"]).cpu().numpy()
+                similarity = {condition: values.tolist() for condition, values in clip["similarity"].items()}
+                clip["similarity"] = similarity or None
         yield clips
 
 
@@ -348,13 +382,16 @@ def score(
 
     Args:
         subset: tells groups and source videos; without it a row has no group and is of a video of its own.
-        journal: receives the rows as they come.
+        journal: receives the rows as they come; a clip that it has already is left out.
     """
     rows = []
-    bar = tqdm(total=total, desc="clips", disable=not accelerator.is_main_process, leave=False)
+    known_ids = set() if journal is None else set(journal.rows)
+    bar = progress_bar(total=total, desc="clips", unit="clip", show=accelerator.is_main_process, leave=False)
     for clips in batches:
         reduced = []
         for clip in clips:
+            if clip["clip_id"] in known_ids:
+                continue
             known = {"clip_id": clip["clip_id"], "category": clip["category"], "group": None}
             known["source_video"] = clip["clip_id"]
             if subset is not None:
@@ -382,9 +419,12 @@ def save_predictions(batches: Iterable[list[dict]], conditions: Sequence[str], f
         for clip in clips:
             for condition, frames in zip(conditions, clip["probabilities"], strict=True):
                 target = folder / condition / clip["category"] / clip["clip_id"]
-                target.mkdir(parents=True, exist_ok=True)
+                with writing(target):
+                    target.mkdir(parents=True, exist_ok=True)
                 for k, frame in enumerate(np.ceil(frames * 255 - 0.5).astype(np.uint8), start=1):
-                    Image.fromarray(frame).save(target / f"{clip['clip_id']}_{k}.png")
+                    png = io.BytesIO()
+                    Image.fromarray(frame).save(png, "PNG")
+                    write_whole(target / f"{clip['clip_id']}_{k}.png", png.getvalue())
         yield clips
 
 
@@ -463,14 +503,26 @@ def format_scores(
 
 def write_json(path: Path, content: dict) -> None:
     """Writes whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def library_versions() -> dict[str, str]:
     names = ("torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "numpy")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def git_revision() -> str | None:
+    """The commit of the checkout that holds this file, "-dirty" if files differ from it; None outside of one."""
+    folder = Path(__file__).resolve().parent
+    git = ["git", "-C", str(folder)]
+    try:
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, timeout=10)
+        describe = [*git, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+        found = subprocess.run(describe, capture_output=True, text=True, timeout=60)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    installed_elsewhere = top.returncode or Path(top.stdout.strip()) != folder
+    return None if installed_elsewhere or found.returncode else found.stdout.strip()
 
 
 def load_splits(
@@ -581,6 +633,7 @@ def score_folder(args: argparse.Namespace) -> tuple[list[dict], int]:
         kept,
         is_condition=is_condition,
         grey_of_one=args.grey_of_one,
+        progress=partial(progress_bar, leave=False),
     )
 
 
@@ -741,6 +794,77 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+class _Terminated(BaseException):  # as KeyboardInterrupt: nothing that handles errors may hold it up
+    pass
+
+
+@contextmanager
+def ends_on_sigterm(hint: str) -> Iterator[None]:
+    """SIGTERM, with which schedulers take a machine away, ends the block with `hint` and exit code 0."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows no other
+        yield
+        return
+
+    def end(number, frame) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except _Terminated:
+        print(f"Stopped by SIGTERM. {hint}", flush=True)
+        raise SystemExit(0) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
+    """Scores what `args` name and, in the main process, writes and prints the results."""
+    source = args.model or args.model_fn or args.predictions
+    settings = {"seed": args.seed, "conditions": args.conditions, "max_clips": args.max_clips}
+    unseen = find_wavs(args.unseen_dir) if args.unseen_dir is not None else []
+    if unseen:
+        settings["unseen_sha256"] = unseen_digest(args.unseen_dir, unseen)
+    journal = None
+    if args.predictions:
+        rows, settings["grey_of_one"] = score_folder(args) if accelerator.is_main_process else ([], None)
+    else:
+        settings |= {"mixed_precision": accelerator.mixed_precision, "device": accelerator.device.type}
+        run = {"source": source, "subset": args.subset, "split": args.split, "saved": args.save_predictions}
+        rows, journal = score_model(args, accelerator, unseen, settings | run)
+        settings |= {"batch_size": args.batch_size, "num_processes": accelerator.num_processes}
+        settings |= {"front_end": args.front_end} if args.model else {}
+    if not accelerator.is_main_process:
+        return
+    output_dir = Path(args.output_dir)
+    further = [further_condition(name) for name in args.conditions if name not in CONDITIONS]
+    found = results(rows, [condition.name for condition in further if not condition.is_heard])
+    found["source_videos"] = count_source_videos(SUBSETS[args.subset], args.data_dir)
+    write_rows(output_dir / "clips.jsonl", rows)
+    head = {"model": source, "subset": args.subset, "split": args.split}
+    masks = args.predictions or (output_dir / "predictions" if args.save_predictions else None)
+    rest = {"settings": settings, "clips_file": "clips.jsonl", "versions": library_versions()}
+    rest |= {"git_revision": git_revision(), "arguments": arguments_of(args)}
+    rest["predictions_dir"] = None if masks is None else os.path.relpath(masks, output_dir)
+    write_json(output_dir / "results.json", head | rest | found)
+    if journal is not None:
+        journal.remove()
+    print(f"{source} on {args.subset}, {args.split} split, {len(rows)} clips")
+    fixed = [condition for condition in args.conditions if condition in CONDITIONS]
+    print(format_scores(found["scores"], fixed, found["extra_conditions"]))
+    for name, (low, high) in found["intervals"].items():
+        if name in ("g_miou", "g_f_score", "g_fpr"):
+            print(f"{name:<20}95 % of resamples of the clips lie in {low:.4f} to {high:.4f}")
+    print(f"written to {output_dir / 'results.json'}")
+
+
+def arguments_of(args: argparse.Namespace) -> dict:
+    """The command's options for `results.json`, without the token and the folder that the file lies in."""
+    kept = {name: value for name, value in vars(args).items() if name not in ("hub_token", "output_dir")}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.model:
@@ -751,45 +875,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if publishes:  # before the work, not after it
         name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
         hub_model_id = check_hub_access(args.hub_model_id or name, args.hub_token)
-    source = args.model or args.model_fn or args.predictions
-    settings = {"seed": args.seed, "conditions": args.conditions, "max_clips": args.max_clips}
-    unseen = find_wavs(args.unseen_dir) if args.unseen_dir is not None else []
-    if unseen:
-        settings["unseen_sha256"] = unseen_digest(args.unseen_dir, unseen)
-    journal = None
-    if args.predictions:
-        try:
-            rows, settings["grey_of_one"] = score_folder(args) if accelerator.is_main_process else ([], None)
-        except PredictionsError as error:
-            print(*error.problems, error, sep="\n", file=sys.stderr)
-            raise SystemExit(2) from None
-    else:
-        settings |= {"mixed_precision": accelerator.mixed_precision, "device": accelerator.device.type}
-        run = {"source": source, "subset": args.subset, "split": args.split, "saved": args.save_predictions}
-        rows, journal = score_model(args, accelerator, unseen, settings | run)
-        settings |= {"batch_size": args.batch_size, "num_processes": accelerator.num_processes}
-        settings |= {"front_end": args.front_end} if args.model else {}
-    if accelerator.is_main_process:
-        output_dir = Path(args.output_dir)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        further = [further_condition(name) for name in args.conditions if name not in CONDITIONS]
-        found = results(rows, [condition.name for condition in further if not condition.is_heard])
-        found["source_videos"] = count_source_videos(SUBSETS[args.subset], args.data_dir)
-        write_rows(output_dir / "clips.jsonl", rows)
-        head = {"model": source, "subset": args.subset, "split": args.split}
-        masks = args.predictions or (output_dir / "predictions" if args.save_predictions else None)
-        rest = {"settings": settings, "clips_file": "clips.jsonl", "versions": library_versions()}
-        rest["predictions_dir"] = None if masks is None else os.path.relpath(masks, output_dir)
-        write_json(output_dir / "results.json", head | rest | found)
-        if journal is not None:
-            journal.remove()
-        print(f"{source} on {args.subset}, {args.split} split, {len(rows)} clips")
-        fixed = [condition for condition in args.conditions if condition in CONDITIONS]
-        print(format_scores(found["scores"], fixed, found["extra_conditions"]))
-        for name, (low, high) in found["intervals"].items():
-            if name in ("g_miou", "g_f_score", "g_fpr"):
-                print(f"{name:<20}95 % of resamples of the clips lie in {low:.4f} to {high:.4f}")
-        print(f"written to {output_dir / 'results.json'}")
+    again = "Nothing is written yet" if args.predictions else f"What is scored is kept in {args.output_dir}"
+    alone = only_run_in(args.output_dir) if accelerator.is_main_process else nullcontext()
+    try:
+        with ends_on_sigterm(f"{again}: repeat the command to go on."), alone:
+            evaluate(args, accelerator)
+    except PredictionsError as error:
+        print(*error.problems, error, sep="\n", file=sys.stderr)
+        raise SystemExit(2) from None
     accelerator.wait_for_everyone()  # without it, processes have been seen to abort at shutdown
     accelerator.end_training()
     if publishes:
@@ -806,7 +899,7 @@ def cli() -> None:
     except (OSError, ValueError, ModuleNotFoundError) as error:
         notes = getattr(error, "__notes__", [])
         no_such_module = isinstance(error, ModuleNotFoundError) and f"importing {error.name!r} for" in "".join(notes)
-        if notes and not no_such_module:
+        if notes and not no_such_module and not isinstance(error, OutputError):
             raise
         print(f"avs-evaluate: error: {error}", *notes, file=sys.stderr)
         raise SystemExit(2) from None

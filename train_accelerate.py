@@ -7,7 +7,9 @@ CPU processes; `accelerate launch --cpu --num_processes 2` starts only one), in 
 
 An epoch is every positive clip once and, drawn anew, `--negative_ratio` of the items from the negative conditions:
 same frames, another sound, empty masks. A run that was cut off goes on with `--resume_from_checkpoint latest` and ends
-with the weights, bit for bit, that it would have had (on the CPU; on a GPU as far as its kernels are deterministic).
+with the weights, bit for bit, that it would have had (on the CPU; on a GPU as far as its kernels are deterministic);
+with `auto` it starts where there is nothing to go on from: one command for a job that is sent again and again. SIGTERM
+saves a checkpoint and ends the run with exit code 0. One run at a time may use an `--output_dir`.
 
 `--output_dir` receives the model with the best validation G-mIoU as a `from_pretrained` folder, `last/` (the model
 after the last step), `train_log.jsonl`, `trainer_state.json` and `checkpoints/`. `--push_to_hub` publishes that model
@@ -15,6 +17,7 @@ in the end, with its processor, its card and its code; whether it may is asked b
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,21 +25,25 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast, set_seed
 from datasets import Dataset
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, get_scheduler
 from transformers.utils.logging import disable_progress_bar
 
 from avsbench_robust_dataset import CONDITIONS
+from avsbench_robust_dataset.progress import progress_bar
 from evaluate_accelerate import (
     add_hub_arguments,
     check_model_path,
@@ -44,6 +51,7 @@ from evaluate_accelerate import (
     encode_sounds,
     evaluate_model,
     format_scores,
+    git_revision,
     library_versions,
     load_splits,
     publish,
@@ -51,6 +59,7 @@ from evaluate_accelerate import (
     spread,
     write_json,
 )
+from evaluate_metrics.output_folder import only_run_in
 from modeling_avsegformer import (
     AVSegFormerConfig,
     AVSegFormerForSegmentation,
@@ -64,7 +73,7 @@ from modeling_avsegformer.hub_access import check_hub_access
 NEGATIVE_CONDITIONS = tuple(condition for condition in CONDITIONS if condition != "positive")
 LOSS_SETTINGS = ("loss_type", "bce_weight", "mask_weight", "mix_weight", "similarity_weight")
 LOG, STATE = "train_log.jsonl", "trainer_state.json"
-OWN_FILES = (LOG, STATE, "checkpoints", "last", "config.json", "model.safetensors", "processor_config.json")
+OWN_FILES = (STATE, "checkpoints", "last", "config.json", "model.safetensors", "processor_config.json", LOG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,10 +315,15 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     return [checkpoint for *_, checkpoint in sorted(found)]
 
 
-def find_checkpoint(requested: str, output_dir: Path) -> Path:
-    if requested != "latest":
+def find_checkpoint(requested: str | None, output_dir: Path) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` asks for; None: start anew."""
+    if requested is None:
+        return None
+    if requested not in ("latest", "auto"):
         return Path(requested)
     checkpoints = complete_checkpoints(output_dir / "checkpoints")
+    if not checkpoints and requested == "auto":
+        return None
     if not checkpoints:
         raise FileNotFoundError(
             f"Expected a complete checkpoint in {output_dir / 'checkpoints'} for --resume_from_checkpoint latest, but "
@@ -337,6 +351,76 @@ def say(accelerator: Accelerator, text: str) -> None:
     """Prints once, without tearing the progress bar."""
     if accelerator.is_main_process:
         tqdm.write(text)
+        sys.stdout.flush()
+
+
+class Terminated(BaseException):  # as KeyboardInterrupt: nothing that handles errors may hold it up
+    """SIGTERM came where it may cut work short."""
+
+
+class Termination:
+    """Notes SIGTERM, with which schedulers announce that they take a machine away, for the run to save and end.
+
+    Attributes:
+        requested: the signal came.
+    """
+
+    def __init__(self):
+        self.requested = False
+        self._may_raise = False
+
+    def __enter__(self):
+        self._handles = threading.current_thread() is threading.main_thread()  # Python allows no other
+        if self._handles:
+            self._previous = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self._handles:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _note(self, number, frame) -> None:
+        self.requested = True
+        if self._may_raise:
+            self._may_raise = False
+            raise Terminated
+
+    @contextlib.contextmanager
+    def cuts_short(self, allowed: bool = True) -> Iterator[None]:
+        """Within, SIGTERM raises `Terminated`: for long work that changes nothing."""
+        self._may_raise = allowed
+        try:
+            if allowed and self.requested:
+                raise Terminated
+            yield
+        finally:
+            self._may_raise = False
+
+    def agreed(self, accelerator: Accelerator) -> bool:
+        """Whether the signal came to any process; a collective call."""
+        if accelerator.num_processes == 1:
+            return self.requested
+        came = torch.tensor(float(self.requested), device=accelerator.device)
+        return bool(accelerator.reduce(came, reduction="sum"))
+
+
+def sync_to_disk(folder: Path) -> None:
+    """What was written into the folder survives a power failure from here on."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove(folder: Path) -> None:
+    """Removes a checkpoint. Cut short, it leaves a folder with a dot, which the next run clears away."""
+    if folder.exists():
+        condemned = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(condemned, ignore_errors=True)
+        os.replace(folder, condemned)
+        shutil.rmtree(condemned)
 
 
 class Run:
@@ -344,26 +428,54 @@ class Run:
 
     Attributes:
         epoch, batches_done, step: the epoch under way, how many of its batches are done, optimizer steps so far.
+        validates: the step is made, its validation is not.
         best: {"g_miou", "epoch", "step"} of the best validation, None before the first.
 
     Args:
         identity: what makes the run this run: `settings`, `model`, `data`; and what is only noted beside it.
+        keep: how many checkpoints stay, the newest; 0: all.
     """
 
-    def __init__(self, accelerator: Accelerator, output_dir: Path, identity: dict):
+    def __init__(self, accelerator: Accelerator, output_dir: Path, identity: dict, keep: int):
         self.accelerator = accelerator
         self.output_dir = output_dir
         self.identity = identity
-        self.epoch, self.batches_done, self.step, self.best = 0, 0, 0, None
+        self.keep = keep
+        self.epoch, self.batches_done, self.step, self.best, self.validates = 0, 0, 0, None, False
+        self.saved = None  # where the run stood at the last checkpoint
 
     def start(self) -> None:
-        """Clears the folder of another run, if `check_output_dir` let that pass."""
+        """Clears the folder of another run, if `check_output_dir` let that pass; its log goes last (see there)."""
         if self.accelerator.is_main_process:
+            for checkpoint in complete_checkpoints(self.output_dir / "checkpoints"):
+                remove(checkpoint)
             for path in (self.output_dir / name for name in OWN_FILES):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            self.output_dir.mkdir(parents=True, exist_ok=True)
             (self.output_dir / LOG).touch()
         self.accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Turns what a full disk or a file-size limit raises into one OSError that says how to go on."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # where torch.save fails
+                raise
+            reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
+            raise OSError(
+                f"Expected to write {path}, but it failed: {reason}. Look at the free space and the permissions. "
+                f"{self.how_to_go_on()}"
+            ) from error
+
+    def how_to_go_on(self) -> str:
+        checkpoints = complete_checkpoints(self.output_dir / "checkpoints")
+        if not checkpoints:
+            return "There is no checkpoint yet: the run starts from the beginning."
+        return (
+            f"The last complete checkpoint is {checkpoints[-1]}: repeat the command with --resume_from_checkpoint "
+            "latest to go on from it."
+        )
 
     def resume(self, checkpoint: Path) -> None:
         """Goes on exactly where `checkpoint` was written: weights, optimizer, schedule, random numbers, log.
@@ -375,7 +487,7 @@ class Run:
         check_same_run(checkpoint, saved, self.identity)
         self.accelerator.load_state(str(checkpoint))
         self.epoch, self.batches_done = saved["epoch"], saved["batches_done"]
-        self.step = saved["step"]
+        self.step, self.validates = saved["step"], saved.get("validates", False)
         if (self.output_dir / "model.safetensors").is_file():  # else the run goes on in another folder
             self.best = saved["best"]
         self.accelerator.wait_for_everyone()
@@ -383,9 +495,9 @@ class Run:
             # What the run wrote after the checkpoint will be written again.
             log = checkpoint.parent.parent / LOG
             text = log.read_bytes()[: saved["log_bytes"]] if log.is_file() else b""
-            self.output_dir.mkdir(parents=True, exist_ok=True)
             for unfinished in (self.output_dir / "checkpoints").glob(".*/"):
                 shutil.rmtree(unfinished)
+            self._remove_old_checkpoints()
             partial = self.output_dir / f".{LOG}"
             partial.write_bytes(text)
             os.replace(partial, self.output_dir / LOG)
@@ -395,50 +507,86 @@ class Run:
     def log(self, values: dict) -> None:
         """A line of train_log.jsonl, and the trackers."""
         if self.accelerator.is_main_process:
-            with open(self.output_dir / LOG, "a", encoding="utf-8") as file:
+            log = self.output_dir / LOG
+            with self.writing(log), open(log, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.step, "epoch": self.epoch} | values) + "\n")
         self.accelerator.log(values.get("validation", values), step=self.step)
 
-    def save_checkpoint(self, name: str, keep: int) -> None:
-        """checkpoints/NAME: it gets its name when it is complete, and then all but the `keep` newest go (0: none).
+    def save_checkpoint(self, name: str) -> None:
+        """checkpoints/NAME: it gets its name when it is complete, and then old ones go.
 
         trainer_state.json in it holds the position and the size of each file.
+
+        Raises:
+            OSError: it could not be written; the earlier ones stay.
         """
         folder = self.output_dir / "checkpoints" / name
         partial = folder.with_name(f".{name}")
+        with self.writing(folder):
+            try:
+                if self.accelerator.is_main_process:
+                    shutil.rmtree(partial, ignore_errors=True)
+                self.accelerator.wait_for_everyone()
+                self.accelerator.save_state(str(partial))
+                self.accelerator.wait_for_everyone()
+                if self.accelerator.is_main_process:
+                    self._complete(partial, folder)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)  # what is half written takes the space of the next try
+                raise
+        self.saved = (self.step, self.validates)
         if self.accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            position = {"epoch": self.epoch, "batches_done": self.batches_done, "step": self.step, "best": self.best}
-            sizes = {file.name: file.stat().st_size for file in sorted(partial.iterdir())}
-            log_bytes = (self.output_dir / LOG).stat().st_size
-            write_json(partial / STATE, self.identity | position | {"log_bytes": log_bytes, "files": sizes})
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
-            for old in complete_checkpoints(folder.parent)[:-keep] if keep else ():
-                shutil.rmtree(old)
+            self._remove_old_checkpoints()
         self.accelerator.wait_for_everyone()
 
-    def save_model(self, network: AVSegFormerForSegmentation, processor: AVSegFormerProcessor, folder: Path) -> None:
-        """A `from_pretrained` folder with trainer_state.json; each file appears whole, the weights last."""
+    def _remove_old_checkpoints(self) -> None:
+        for old in complete_checkpoints(self.output_dir / "checkpoints")[: -self.keep] if self.keep else ():
+            remove(old)
+
+    def _complete(self, partial: Path, folder: Path) -> None:
+        position = {name: getattr(self, name) for name in ("epoch", "batches_done", "step", "validates", "best")}
+        files = sorted(file for file in partial.rglob("*") if file.is_file())
+        sizes = {file.relative_to(partial).as_posix(): file.stat().st_size for file in files}
+        log_bytes = (self.output_dir / LOG).stat().st_size
+        write_json(partial / STATE, self.identity | position | {"log_bytes": log_bytes, "files": sizes})
+        sync_to_disk(partial)
+        remove(folder)
+        os.replace(partial, folder)
+
+    def save_model(self, model: torch.nn.Module, processor: AVSegFormerProcessor, folder: Path) -> None:
+        """A `from_pretrained` folder with trainer_state.json; each file appears whole, the weights last. A collective
+        call: the processes may share out the weights.
+
+        Raises:
+            OSError: it could not be written; what was there stays.
+        """
+        weights = self.accelerator.get_state_dict(model)
         if not self.accelerator.is_main_process:
             return
         partial = folder / ".saving"
-        shutil.rmtree(partial, ignore_errors=True)
-        network.save_pretrained(partial)
-        processor.save_pretrained(partial)
-        for file in sorted(partial.iterdir(), key=lambda file: file.suffix == ".safetensors"):
-            os.replace(file, folder / file.name)
-        partial.rmdir()
-        position = {"epoch": self.epoch, "step": self.step, "best": self.best}
-        write_json(folder / STATE, self.identity | position)
+        with self.writing(folder):
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                self.accelerator.unwrap_model(model).save_pretrained(partial, state_dict=weights)
+                processor.save_pretrained(partial)
+                sync_to_disk(partial)
+                for file in sorted(partial.iterdir(), key=lambda file: file.suffix == ".safetensors"):
+                    os.replace(file, folder / file.name)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            position = {"epoch": self.epoch, "step": self.step, "best": self.best}
+            write_json(folder / STATE, self.identity | position)
 
 
-def check_output_dir(output_dir: Path, overwrite: bool) -> None:
+def check_output_dir(output_dir: Path, overwrite: bool, restart: bool) -> None:
+    """Raises ValueError if a new run would replace what is in the folder.
+
+    Args:
+        restart: a run that ended before its first checkpoint may be replaced: one with a log but no last model.
+    """
     present = [name for name in OWN_FILES if (output_dir / name).exists()]
+    if restart and LOG in present and not (output_dir / "last/model.safetensors").exists():
+        return
     if present and not overwrite:
         raise ValueError(
             f"Expected an --output_dir without a run, but {output_dir} has {', '.join(present)}. Continue that run "
@@ -483,8 +631,12 @@ def train_batch(
         FloatingPointError: the loss is not finite; the message names the clips.
     """
     clips = batch.pop("clips")
+    # Masks of the whole step's batch, so that the processes' mean is the loss that one process would have.
+    num_masks = (batch["labels"].flatten(2).sum(2) > 0).sum().float()
+    num_masks = accelerator.reduce(num_masks, reduction="sum").clamp(min=1) / accelerator.num_processes
     with accelerator.accumulate(model):
-        output = model(**batch)
+        # Frames without a mask meet the backbone and the similarity head only: S4 has one mask for five frames.
+        output = model(**batch, num_masks=num_masks, frames_to_segment=batch["labels"].shape[1])
         if not torch.isfinite(output.loss):
             raise FloatingPointError(
                 f"The loss is {output.loss.item()} in step {step + 1}, in the clips {', '.join(clips)}. Lower "
@@ -498,6 +650,17 @@ def train_batch(
     parts = {"loss": output.loss} | {f"loss_{name}": value for name, value in output.loss_dict.items()}
     parts["negatives"] = (batch["audio_labels"] == 0).sum()
     return {name: value.detach().float() for name, value in parts.items()}
+
+
+def check_finite(network: torch.nn.Module, clips: Sequence[str], step: int) -> None:
+    """Raises FloatingPointError if the weights are not finite, which the loss would only tell in the next step."""
+    tensors = [*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())]
+    tensors = [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]  # of weights that are shared out, ours
+    if not torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all():
+        raise FloatingPointError(
+            f"The weights are not finite after step {step}, on the clips {', '.join(clips)}. Lower --learning_rate or "
+            "set --max_grad_norm, and look at these clips."
+        )
 
 
 def reduced(accelerator: Accelerator, parts: dict[str, torch.Tensor], micro_batches: int) -> dict[str, float]:
@@ -534,14 +697,12 @@ def build_clips(
     return clips, Collator(processor, "audio_embeddings" if frozen else "input_features")
 
 
-def training_function(args: argparse.Namespace) -> None:
+def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, termination: Termination) -> None:
+    """
+    Args:
+        folder: will hold `--output_dir` for this run alone.
+    """
     output_dir = Path(args.output_dir)
-    checkpoint = None
-    if args.resume_from_checkpoint is not None:
-        checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir)
-        torch.set_num_threads(read_checkpoint(checkpoint)["num_threads"])  # their number changes the last bits of sums
-    if checkpoint is None or checkpoint.resolve().parent.parent != output_dir.resolve():
-        check_output_dir(output_dir, args.overwrite_output_dir)
     accelerator = Accelerator(
         cpu=args.cpu,
         mixed_precision=args.mixed_precision,
@@ -551,14 +712,28 @@ def training_function(args: argparse.Namespace) -> None:
         # The backbone gets no gradient while it is frozen and does so later; the wrapper must know of both.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=args.freeze_backbone_epochs > 0)],
     )
+    if accelerator.distributed_type == DistributedType.FSDP and args.validation_every:
+        raise ValueError(
+            "Expected --validation_every 0 with FSDP: validation gives each process other numbers of batches, which "
+            "shared-out weights do not allow. Evaluate the trained model with evaluate_accelerate.py."
+        )
     show = accelerator.is_main_process
+    if show:
+        folder.enter_context(only_run_in(output_dir))
+    accelerator.wait_for_everyone()
+    checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir)
+    if checkpoint is not None:
+        torch.set_num_threads(read_checkpoint(checkpoint)["num_threads"])  # their number changes the last bits of sums
+    if checkpoint is None or checkpoint.resolve().parent.parent != output_dir.resolve():
+        check_output_dir(output_dir, args.overwrite_output_dir, restart=args.resume_from_checkpoint == "auto")
     publishes = args.push_to_hub and accelerator.is_main_process
     if publishes:  # hours before it is needed
         hub_model_id = check_hub_access(args.hub_model_id or output_dir.resolve().name, args.hub_token)
 
     # Data
     conditions = ["positive", *args.negative_conditions]
-    with accelerator.main_process_first():  # one process builds, the others read its cache
+    alone = accelerator.num_processes == 1  # others would wait for one that stops by itself
+    with termination.cuts_short(alone), accelerator.main_process_first():  # one process builds, others read its cache
         training, validation = load_splits(
             args.subset,
             args.data_dir,
@@ -581,7 +756,8 @@ def training_function(args: argparse.Namespace) -> None:
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = tensor.data.clone()
     network.to(accelerator.device).eval()
-    clips, collator = build_clips(args, training, processor, network, accelerator.device, show)
+    with termination.cuts_short(alone):
+        clips, collator = build_clips(args, training, processor, network, accelerator.device, show)
     loader = DataLoader(
         clips,
         batch_size=args.batch_size,
@@ -592,15 +768,17 @@ def training_function(args: argparse.Namespace) -> None:
     )
     validation_sounds = None
     if network.config.freeze_audio_encoder:
-        validation_sounds = encode_sounds(
-            processor, validation, network.get_audio_embeddings, accelerator.device, show
-        )
+        with termination.cuts_short(alone):
+            validation_sounds = encode_sounds(
+                processor, validation, network.get_audio_embeddings, accelerator.device, show
+            )
 
     # Optimizer: one group, the backbone in it also while it is frozen.
     optimizer = torch.optim.AdamW(
         [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=args.learning_rate,
         weight_decay=args.weight_decay,
+        fused=accelerator.device.type in ("cpu", "cuda"),
     )
     model, optimizer, loader = accelerator.prepare(network, optimizer, loader)
     steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
@@ -617,8 +795,8 @@ def training_function(args: argparse.Namespace) -> None:
         settings["total_steps"] = total_steps  # only a run of constant rate may be extended
     identity = {"settings": settings, "model": model_settings(network.config), "data": data}
     identity |= {"total_steps": total_steps, "num_threads": torch.get_num_threads(), "versions": library_versions()}
-    identity["command"] = args.command
-    run = Run(accelerator, output_dir, identity)
+    identity |= {"git_revision": git_revision(), "command": args.command}
+    run = Run(accelerator, output_dir, identity, args.keep_checkpoints)
     set_seed(args.seed, device_specific=True)  # every process its own dropout
     if checkpoint is None:
         run.start()
@@ -627,6 +805,7 @@ def training_function(args: argparse.Namespace) -> None:
     if args.with_tracking:
         tracked = {name: str(value) for name, value in vars(args).items() if name != "hub_token"}
         accelerator.init_trackers("avsbench_robust", tracked)
+    say(accelerator, f"run {json.dumps(identity)}")
     say(
         accelerator,
         f"{len(clips.clip_ids)} clips and {len(clips) - len(clips.clip_ids)} negative items an epoch, "
@@ -637,61 +816,98 @@ def training_function(args: argparse.Namespace) -> None:
 
     def validate() -> None:
         sync_buffers(network)
-        scores = evaluate_model(
-            network, processor, validation, accelerator, args.batch_size, args.num_workers, validation_sounds
-        )
+        with termination.cuts_short(alone):
+            scores = evaluate_model(
+                network, processor, validation, accelerator, args.batch_size, args.num_workers, validation_sounds
+            )
         run.log({"validation": scores})
         say(accelerator, f"validation after step {run.step}\n{format_scores(scores, conditions)}")
         if run.best is None or scores["g_miou"] > run.best["g_miou"]:
             run.best = {"g_miou": scores["g_miou"], "epoch": run.epoch, "step": run.step}
-            run.save_model(network, processor, output_dir)
+            run.save_model(model, processor, output_dir)
+
+    def save(name: str) -> None:
+        check_finite(network, seen, run.step)
+        run.save_checkpoint(name)
+
+    def end_step() -> None:
+        """What follows a step: validation, then the checkpoint, so that a resumed run need not validate again."""
+        finished = run.step == total_steps
+        epoch_finished = run.batches_done == len(loader)
+        due = epoch_finished and args.validation_every and (run.epoch + 1) % args.validation_every == 0
+        if due or (finished and args.validation_every):
+            check_finite(network, seen, run.step)
+            run.validates = True
+            validate()
+            run.validates = False
+        if epoch_finished:
+            run.epoch, run.batches_done = run.epoch + 1, 0
+        if args.checkpointing_steps == "epoch" and epoch_finished:
+            save(f"epoch_{run.epoch}")
+        elif finished or (args.checkpointing_steps != "epoch" and run.step % args.checkpointing_steps == 0):
+            save(f"step_{run.step}")
+
+    def train() -> None:
+        """Trains to the last step.
+
+        Raises:
+            Terminated: SIGTERM came; `run` stands where a checkpoint may be written.
+        """
+        if run.validates:  # SIGTERM came while it did
+            end_step()
+        while run.step < total_steps:
+            network.freeze_backbone(run.epoch < args.freeze_backbone_epochs)
+            model.train()
+            loader.set_epoch(run.epoch)
+            batches = loader
+            if run.batches_done:
+                batches = accelerator.skip_first_batches(loader, run.batches_done)
+            parts: dict[str, torch.Tensor] = {}
+            micro_batches = 0
+            for batch in batches:
+                seen[:] = batch["clips"]
+                losses = train_batch(accelerator, model, optimizer, batch, args.max_grad_norm, run.step)
+                parts = {name: parts.get(name, 0) + value for name, value in losses.items()}
+                run.batches_done += 1
+                micro_batches += 1
+                if not accelerator.sync_gradients:
+                    continue
+                learning_rate = scheduler.get_last_lr()[0]  # of the step that was made
+                if not accelerator.optimizer_step_was_skipped:
+                    scheduler.step()
+                run.step += 1
+                bar.update()
+                if run.step % args.logging_steps == 0 or run.step == total_steps:
+                    run.log(reduced(accelerator, parts, micro_batches) | {"lr": learning_rate})
+                parts, micro_batches = {}, 0
+                end_step()
+                if run.step < total_steps and termination.agreed(accelerator):
+                    raise Terminated
+                if run.step == total_steps:
+                    break
 
     # Epochs
-    bar = tqdm(total=total_steps, initial=run.step, desc="train", disable=not show)
-    while run.step < total_steps:
-        network.freeze_backbone(run.epoch < args.freeze_backbone_epochs)
-        model.train()
-        loader.set_epoch(run.epoch)
-        batches = loader
-        if run.batches_done:
-            batches = accelerator.skip_first_batches(loader, run.batches_done)
-        parts: dict[str, torch.Tensor] = {}
-        micro_batches = 0
-        for batch in batches:
-            for name, value in train_batch(accelerator, model, optimizer, batch, args.max_grad_norm, run.step).items():
-                parts[name] = parts.get(name, 0) + value
-            run.batches_done += 1
-            micro_batches += 1
-            if not accelerator.sync_gradients:
-                continue
-            learning_rate = scheduler.get_last_lr()[0]  # of the step that was made
-            if not accelerator.optimizer_step_was_skipped:
-                scheduler.step()
-            run.step += 1
-            bar.update()
-            finished = run.step == total_steps
-            if run.step % args.logging_steps == 0 or finished:
-                run.log(reduced(accelerator, parts, micro_batches) | {"lr": learning_rate})
-            parts, micro_batches = {}, 0
-            # A checkpoint at the end of an epoch comes after its validation, so that no resumed run owes one.
-            epoch_finished = run.batches_done == len(loader)
-            due = epoch_finished and args.validation_every and (run.epoch + 1) % args.validation_every == 0
-            if due or (finished and args.validation_every):
-                validate()
-            if epoch_finished:
-                run.epoch, run.batches_done = run.epoch + 1, 0
-            if args.checkpointing_steps == "epoch" and epoch_finished:
-                run.save_checkpoint(f"epoch_{run.epoch}", args.keep_checkpoints)
-            elif finished or (args.checkpointing_steps != "epoch" and run.step % args.checkpointing_steps == 0):
-                run.save_checkpoint(f"step_{run.step}", args.keep_checkpoints)
-            if finished:
-                break
-    bar.close()
+    seen: list[str] = []  # the clips of the last batch
+    bar = progress_bar(total=total_steps, initial=run.step, desc="train", show=show)
+    try:
+        train()
+    except Terminated:
+        if run.saved != (run.step, run.validates):
+            save(f"step_{run.step}")
+        say(accelerator, f"Stopped by SIGTERM after step {run.step}. {run.how_to_go_on()}")
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+        return
+    except FloatingPointError as error:
+        error.add_note(run.how_to_go_on())
+        raise
+    finally:
+        bar.close()
 
     # Save
-    run.save_model(network, processor, output_dir / "last")
+    run.save_model(model, processor, output_dir / "last")
     if run.best is None:
-        run.save_model(network, processor, output_dir)
+        run.save_model(model, processor, output_dir)
     best = f"best G-mIoU {run.best['g_miou']:.4f} after step {run.best['step']}" if run.best else "not validated"
     say(
         accelerator,
@@ -786,7 +1002,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     out.add_argument("--overwrite_output_dir", action="store_true", help="replace the run that is there")
     out.add_argument("--checkpointing_steps", default="epoch", help="a number of steps, or 'epoch'")
     out.add_argument("--keep_checkpoints", type=int, default=2, help="the newest ones; 0: all")
-    out.add_argument("--resume_from_checkpoint", help="a checkpoint folder, or 'latest' in --output_dir")
+    out.add_argument(
+        "--resume_from_checkpoint",
+        help="a checkpoint folder, 'latest' in --output_dir, or 'auto': the latest if there is one, else a new run",
+    )
     out.add_argument("--logging_steps", type=int, default=10)
     out.add_argument("--with_tracking", action="store_true")
     out.add_argument("--report_to", default="all", help="a tracker that accelerate knows")
@@ -853,8 +1072,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     disable_progress_bar()  # transformers' own, which tears ours
-    training_function(args)
+    with contextlib.ExitStack() as folder, Termination() as termination:
+        try:
+            training_function(args, folder, termination)
+        except Terminated:
+            print("Stopped by SIGTERM before the first step: nothing is lost, repeat the command.", flush=True)
+
+
+def cli() -> None:
+    """`main` for the command line: what the user can mend is said in a line, with exit code 2, not in a traceback."""
+    try:
+        main()
+    except (OSError, ValueError, FloatingPointError) as error:
+        print(f"avs-train: error: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":
-    main()
+    cli()

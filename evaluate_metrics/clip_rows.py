@@ -12,7 +12,6 @@ has frames). Rows are what bootstrap intervals and comparisons are made from.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from .avs_robust.avs_robust import (
     harmonic_mean,
     robust_scores,
 )
+from .output_folder import write_whole
 from .uncertainty import bootstrap_auroc, bootstrap_means, bootstrap_settings, interval, intervals, source_clusters
 
 __all__ = [
@@ -253,6 +253,4 @@ def results(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict:
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
     """Writes one JSON line a row, the file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())

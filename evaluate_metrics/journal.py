@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import zlib
 from pathlib import Path
+
+from .output_folder import writing
 
 __all__ = ["Journal"]
 
@@ -11,7 +14,8 @@ class Journal:
     """An append-only file of rows beside the results, named after a digest of the run's settings.
 
     Runs with other settings have files of their own: they are neither read nor overwritten. As a context manager it
-    notes on whatever stops the run how many clips are kept, and where.
+    notes on whatever stops the run how many clips are kept, and where. Each line carries a checksum of its row: what a
+    dying machine left behind the last good line is dropped.
 
     Attributes:
         rows: clip id -> row, of this run and of those before it with the same settings.
@@ -23,34 +27,38 @@ class Journal:
         self.path = folder / f"clips-{digest[:16]}.partial.jsonl"
         self.is_writer = is_writer
         self.rows: dict[str, dict] = {}
-        self._whole = 0  # bytes of whole lines; a killed process may leave a piece of one
+        self._whole = 0  # bytes of good lines
         if self.path.is_file():
             for line in self.path.read_bytes().splitlines(keepends=True):
-                if not line.endswith(b"\n"):
+                row = _read(line)
+                if row is None:
                     break
-                row = json.loads(line)
                 self.rows[row["clip_id"]] = row
                 self._whole += len(line)
         self.resumed = len(self.rows)
-        self._file = None
 
     def __enter__(self) -> "Journal":
         return self
 
     def append(self, rows: list[dict]) -> None:
+        """Keeps `rows` on the disk, those of known clips left out.
+
+        Raises:
+            OutputError: they cannot be written; those before them are kept.
+        """
+        rows = [row for row in rows if row["clip_id"] not in self.rows]
+        if self.is_writer and rows:
+            lines = "".join(_line(row) for row in rows).encode()
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("r+b" if self.path.exists() else "wb") as file:
+                    file.truncate(self._whole)
+                    file.seek(self._whole)
+                    file.write(lines)
+            self._whole += len(lines)
         self.rows |= {row["clip_id"]: row for row in rows}
-        if not self.is_writer or not rows:
-            return
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
-            self._file.truncate(self._whole)
-        self._file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
-        self._file.flush()
 
     def __exit__(self, kind, error, trace) -> None:
-        if self._file is not None:
-            self._file.close()
         if error is not None and self.rows:
             error.add_note(
                 f"{len(self.rows)} scored clips are kept in {self.path}: the same command goes on from there."
@@ -60,3 +68,21 @@ class Journal:
         """Deletes the file, once the results are written."""
         if self.is_writer:
             self.path.unlink(missing_ok=True)
+
+
+def _checksum(row: dict) -> int:
+    return zlib.crc32(json.dumps(row, allow_nan=False).encode())
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row | {"crc32": _checksum(row)}, allow_nan=False) + "\n"
+
+
+def _read(line: bytes) -> dict | None:
+    """The row of a line that `_line` made, None for anything else."""
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+        is_whole = isinstance(row, dict) and row.pop("crc32", None) == _checksum(row)
+    except (ValueError, RecursionError):
+        return None
+    return row if is_whole and isinstance(row.get("clip_id"), str) else None

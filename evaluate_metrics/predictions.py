@@ -7,10 +7,12 @@ category level may be left out. Everything is looked at before anything is score
 import io
 import multiprocessing
 import os
+import signal
 import struct
 import sys
+import threading
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from .avs_robust.avs_robust import CONDITIONS
 from .clip_rows import clip_row
 
 __all__ = ["PredictionsError", "Target", "read_prediction", "score_predictions"]
+
+PROGRESS = partial(tqdm, disable=None, leave=False)  # a bar on a terminal
 
 # What Pillow raises on a file that is no image, or a broken or truncated one.
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -133,17 +137,28 @@ def _place(folder: Path, condition: str, targets: Sequence[Target], kept: Collec
 # --- what is in them ---
 
 
-def read_prediction(path: Path) -> tuple[np.ndarray, bool]:
+def read_prediction(path: Path, size: tuple[int, int] | None = None) -> tuple[np.ndarray, bool]:
     """(H, W) uint8 and whether it is grey: grey values as they are, two other values as 0 and 255.
 
+    Args:
+        size: (H, W) that it must have; pixels of another size are never decoded.
+
     Raises:
-        ValueError: a file that is broken, or of more than one channel of 8 bits; begins with the problem's kind.
+        ValueError: a file that is broken, of another size, or of more than one channel of 8 bits; begins with the
+            problem's kind.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
+        with Image.open(path, formats=["PNG"]) as image:
+            fits = size is None or image.size == size[::-1]
+            if fits:
+                image.load()
     except BROKEN_IMAGE as error:
         raise ValueError(f"unreadable: {path}, {error}") from error
+    if not fits:
+        width, height = image.size
+        raise ValueError(
+            f"of another size: {path} has {width} x {height} pixels, its ground truth {size[1]} x {size[0]}"
+        )
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8) * np.uint8(255), False
     if image.mode == "L":
@@ -181,19 +196,14 @@ def _read_target(target: Target, read_masks: Callable[[list[Path]], list[bytes]]
 def _look(job: tuple[Target, dict[str, list[Path]]], read_masks) -> tuple[list[str], dict[str, int]]:
     """What is wrong with a clip's files, and condition -> the highest grey in them."""
     target, paths = job
-    height, width = _read_target(target, read_masks).shape[1:]
+    size = _read_target(target, read_masks).shape[1:]
     problems, highest = [], dict.fromkeys(paths, 0)
     for condition, path in ((c, path) for c, of_condition in paths.items() for path in of_condition):
         try:
-            values, is_grey = read_prediction(path)
+            values, is_grey = read_prediction(path, size)
         except ValueError as error:
             problems.append(str(error))
             continue
-        if values.shape != (height, width):
-            problems.append(
-                f"of another size: {path} has {values.shape[1]} x {values.shape[0]} pixels, its ground truth "
-                f"{width} x {height}"
-            )
         highest[condition] = max(highest[condition], int(values.max()) if is_grey else 0)
     return problems, highest
 
@@ -226,6 +236,17 @@ def _score(job: tuple[Target, dict[str, list[Path]]], read_masks, one: int) -> d
     return clip_row(target.about, _read_target(target, read_masks), probabilities)
 
 
+def _end_with_parent() -> None:
+    """For a worker: a killed parent leaves no process behind that waits for work for ever."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler is not for workers
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 @contextmanager
 def _workers(count: int, jobs: int) -> Iterator[Callable]:
     """A `map` over processes, in order; the plain one where a single process is all there is."""
@@ -234,7 +255,7 @@ def _workers(count: int, jobs: int) -> Iterator[Callable]:
         return
     # Forked, as PyTorch's loaders are: a spawned process would import the caller's script, and with it PyTorch.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(min(count, jobs), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(count, jobs), mp_context=context, initializer=_end_with_parent) as pool:
         yield partial(pool.map, chunksize=4)
 
 
@@ -247,6 +268,7 @@ def score_predictions(
     processes: int | None = None,
     is_condition: Callable[[str], bool] = CONDITIONS.__contains__,
     grey_of_one: int | None = None,
+    progress: Callable[..., Iterable] = PROGRESS,
 ) -> tuple[list[dict], int]:
     """(the rows of `clip_rows`, in the order of `targets`, of the masks in `folder`; the grey of probability 1).
 
@@ -262,6 +284,7 @@ def score_predictions(
         processes: by default one for each core that this process may use.
         is_condition: whether a folder beside those of `conditions` may lie there: a note on stderr names it.
         grey_of_one: 1 or 255, the grey of probability 1; found out as told above by default.
+        progress: shows how far an iterable is, as `tqdm(iterable, desc=…, total=…)`.
 
     Raises:
         PredictionsError: files that are missing, extra, unreadable, of another size or mode, or greys that may mean
@@ -285,7 +308,7 @@ def score_predictions(
     with _workers(processes or cores, len(jobs)) as map_jobs:
         highest = dict.fromkeys(conditions, 0)
         looks = map_jobs(partial(_look, read_masks=read_masks), jobs)
-        for of_clip, values in tqdm(looks, desc="files", total=len(jobs), disable=None, leave=False):
+        for of_clip, values in progress(looks, desc="files", total=len(jobs)):
             problems += of_clip
             highest |= {condition: max(highest[condition], value) for condition, value in values.items()}
         if grey_of_one is None:
@@ -296,4 +319,4 @@ def score_predictions(
             raise PredictionsError(folder, problems)
         one = grey_of_one or (1 if 1 in highest.values() else 255)
         rows = map_jobs(partial(_score, read_masks=read_masks, one=one), jobs)
-        return list(tqdm(rows, desc="clips", total=len(jobs), disable=None, leave=False)), one
+        return list(progress(rows, desc="clips", total=len(jobs))), one

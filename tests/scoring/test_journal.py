@@ -1,12 +1,34 @@
 """Rows of an interrupted evaluation are kept, and read by a run of the same settings only."""
 
 import json
+import resource
+from contextlib import contextmanager
 
 import pytest
 
 from evaluate_metrics.journal import Journal
+from evaluate_metrics.output_folder import OutputError
+
+
+@contextmanager
+def file_size_limit(size: int):
+    """Files of this process end at `size` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
 
 ROWS = [{"clip_id": name, "iou": [0.1, 1 / 3]} for name in "abc"]
+
+
+def kept(journal) -> list[dict]:
+    """The rows in the file, without their checksums."""
+    rows = [json.loads(line) for line in journal.path.read_text().splitlines()]
+    assert all(isinstance(row.pop("crc32"), int) for row in rows)
+    return rows
 
 
 def test_rows_survive_an_exception_which_says_where_they_are(tmp_path):
@@ -22,7 +44,7 @@ def test_rows_survive_an_exception_which_says_where_they_are(tmp_path):
         assert again.path == journal.path and again.resumed == 2
         assert list(again.rows.values()) == ROWS[:2]
         again.append(ROWS[2:])
-    assert [json.loads(line) for line in again.path.read_text().splitlines()] == ROWS
+    assert kept(again) == ROWS
     again.remove()
     assert not list(folder.iterdir())
 
@@ -43,7 +65,7 @@ def test_a_torn_last_line_is_written_again(tmp_path):
     with Journal(tmp_path, {}) as again:
         assert list(again.rows) == ["a", "b"]
         again.append(ROWS[2:])
-    assert [json.loads(line) for line in again.path.read_text().splitlines()] == ROWS
+    assert kept(again) == ROWS
 
 
 def test_only_one_process_writes(tmp_path):
@@ -51,3 +73,56 @@ def test_only_one_process_writes(tmp_path):
         journal.append(ROWS)
     assert len(journal.rows) == 3 and not list(tmp_path.iterdir())
     journal.remove()
+
+
+def test_a_known_clip_is_not_written_twice(tmp_path):
+    with Journal(tmp_path, {}) as journal:
+        journal.append(ROWS[:2])
+        journal.append([{"clip_id": "b", "iou": [9.0]}, ROWS[2]])
+    assert kept(journal) == ROWS
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x00" * 50,
+        b"\xff\xfe\n",
+        b"[1, 2]\n",
+        b'"text"\n',
+        b'{"clip_id": "z"}\n',
+        b'{"clip_id": "z", "crc32": 5}\n',
+        b'{"clip_id": ["z"], "crc32": 5}\n',
+        b'{"clip_id": "z", "iou": NaN, "crc32": 1}\n',
+        b"[" * 200_000 + b"\n",
+        b"1" * 10_000 + b"\n",
+        b"\n\n\r\n",
+    ],
+)
+def test_garbage_ends_what_is_read(tmp_path, garbage):
+    with Journal(tmp_path, {}) as journal:
+        journal.append(ROWS)
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(lines[0] + lines[1] + garbage + lines[2])
+    again = Journal(tmp_path, {})
+    assert list(again.rows.values()) == ROWS[:2]
+    again.append(ROWS[2:])
+    assert again.path.read_bytes() == b"".join(lines)
+
+
+def test_one_wrong_digit_is_noticed(tmp_path):
+    with Journal(tmp_path, {}) as journal:
+        journal.append(ROWS)
+    journal.path.write_bytes(journal.path.read_bytes().replace(b"0.1", b"0.7", 1))
+    assert not Journal(tmp_path, {}).rows
+
+
+@pytest.mark.parametrize("limit", [1, 60, 61, 130])  # bytes; a line has some 65
+def test_a_full_disk_keeps_what_was_there(tmp_path, limit):
+    with Journal(tmp_path, {}) as journal:
+        journal.append(ROWS[:1])
+        size = journal.path.stat().st_size
+        with file_size_limit(size + limit), pytest.raises(OutputError, match=r"File too large.*Free some room.*jsonl"):
+            journal.append(ROWS[1:] * 3 + [{"clip_id": str(i)} for i in range(99)])
+        assert list(Journal(tmp_path, {}).rows)[0] == "a"
+        journal.append(ROWS[1:])  # there is room again
+    assert kept(journal) == ROWS

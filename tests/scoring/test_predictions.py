@@ -2,9 +2,12 @@
 
 import io
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -275,9 +278,9 @@ def test_no_folder_at_all(targets, tmp_path):
     assert len(problems_of(tmp_path / "empty", targets, ["positive"])) == 3 + 3 + 1
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16", "CMYK"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16"])
 def test_more_than_one_byte_a_pixel(tmp_path, mode):
-    path = tmp_path / ("mask.png" if mode != "CMYK" else "mask.tif")
+    path = tmp_path / "mask.png"
     Image.new(mode, (4, 5)).save(path)
     with pytest.raises(ValueError, match=f"of a wrong mode: {path} is {mode}"):
         read_prediction(path)
@@ -290,10 +293,39 @@ def test_a_picture_in_a_palette(tmp_path):
         read_prediction(path)
 
 
+@pytest.mark.parametrize("kind", ["TIFF", "BMP", "EPS"])
+def test_other_formats_are_not_opened(tmp_path, kind):
+    """Each further decoder is one more that a hostile file could reach; that of EPS starts another program."""
+    path = tmp_path / "mask.png"
+    Image.new("L", (4, 5)).save(path, kind)
+    with pytest.raises(ValueError, match=f"unreadable: {path}, cannot identify image file"):
+        read_prediction(path)
+
+
 def test_no_image(tmp_path):
     (tmp_path / "mask.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=f"unreadable: {tmp_path}/mask.png, "):
         read_prediction(tmp_path / "mask.png")
+
+
+WORKERS = """
+import multiprocessing, time
+from evaluate_metrics.predictions import _workers
+with _workers(2, 8) as map_jobs:
+    list(map_jobs(abs, range(8)))
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_killed_parent():
+    parent = subprocess.Popen([sys.executable, "-c", WORKERS], stdout=subprocess.PIPE, text=True)
+    workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2 and all(worker.is_running() for worker in workers)
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_the_reader_of_masks_is_heard(write, targets):

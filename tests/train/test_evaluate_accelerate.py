@@ -11,7 +11,17 @@ from PIL import Image
 from torch.nn import functional as F
 
 import evaluate_accelerate
-from evaluate_accelerate import encode_sounds, format_scores, load_splits, main, save_predictions, sound_keys, spread
+from evaluate_accelerate import (
+    batches_of,
+    encode_sounds,
+    format_scores,
+    git_revision,
+    load_splits,
+    main,
+    save_predictions,
+    sound_keys,
+    spread,
+)
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
@@ -69,6 +79,9 @@ def test_scores_of_plain_loops(model_folder, demo_tree, tmp_path, capsys):
     )
     assert results["settings"]["seed"] == 42 and results["settings"]["conditions"] == list(CONDITIONS)
     assert results["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert results["git_revision"] == git_revision()
+    assert results["arguments"]["batch_size"] == 2 and results["arguments"]["data_dir"] == demo_tree
+    assert "hub_token" not in results["arguments"] and "output_dir" not in results["arguments"]
     assert f"{scores['g_miou']:.4f}" in capsys.readouterr().out
 
 
@@ -79,11 +92,47 @@ def test_two_processes_score_every_clip_once(model_folder, demo_tree, tmp_path, 
     launch("evaluate_accelerate.py", *arguments, "--output_dir", tmp_path / "two", processes=2)
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
     assert two["settings"].pop("num_processes") == 2 and one["settings"].pop("num_processes") == 1
-    assert two["scores"] == pytest.approx(one["scores"], abs=1e-7)
-    assert two["scores"]["clips_positive"] == 5
-    rows = [(tmp_path / name / "clips.jsonl").read_text().splitlines() for name in ("one", "two")]
-    assert [json.loads(row)["clip_id"] for row in rows[1]] == [json.loads(row)["clip_id"] for row in rows[0]]
+    assert two == one and two["scores"]["clips_positive"] == 5
+    rows = [(tmp_path / name / "clips.jsonl").read_bytes() for name in ("one", "two")]
+    assert rows[0] == rows[1] and len(rows[0].splitlines()) == 5, "not the same to the last digit"
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["clips.jsonl", "results.json"]
+
+
+def test_sounds_and_batches_do_not_depend_on_the_processes(model_folder, demo_tree, monkeypatch):
+    """What is computed together stays together: with two processes, and where two clips are done already."""
+    (splits,) = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)
+    clip_ids = splits["positive"]["clip_id"][:]
+
+    class Process:
+        num_processes = 2
+
+        def __init__(self, process_index):
+            self.process_index = process_index
+
+    def batches(accelerator, done=()):
+        left, loaded = batches_of(splits["positive"], accelerator, 2, 0, done)
+        return left, [[index for index, _, _ in batch] for batch in loaded]
+
+    assert batches(Process(0)) == ([0, 1, 2, 3, 4], [[0, 1], [4]])
+    assert batches(Process(1)) == ([0, 1, 2, 3, 4], [[2, 3], []])
+    assert batches(Process(0), {clip_ids[0], clip_ids[1], clip_ids[2]}) == ([2, 3, 4], [[2, 3]])
+    processor = AVSegFormerProcessor.from_pretrained(model_folder)
+    monkeypatch.setattr(evaluate_accelerate, "SOUND_BATCH", 3)
+    seen = []
+
+    def encoder(features):
+        seen.append(features)
+        return features.flatten(2)
+
+    encode_sounds(processor, splits, encoder)
+    whole, seen = seen, []
+    encode_sounds(processor, splits, encoder, wanted=[0])
+    assert all(any(torch.equal(batch, other) for other in whole) for batch in seen) and len(seen) < len(whole)
+    monkeypatch.setattr(evaluate_accelerate, "gather_object", lambda part: part)
+    seen = []
+    parts = [encode_sounds(processor, splits, encoder, accelerator=Process(index)) for index in range(2)]
+    assert not parts[0].keys() & parts[1].keys() and len(seen) == len(whole)
+    assert all(any(torch.equal(batch, other) for other in whole) for batch in seen)
 
 
 def test_images_once_a_clip_and_sounds_once(model_folder, demo_tree, monkeypatch, tmp_path):

@@ -263,12 +263,7 @@ def test_a_model_s_evaluation_resumes_too(evaluate, model_folder, tmp_path, monk
     calls[:] = [0, 0]
     _, rows = evaluate("stopped", *options)
     assert "resumed: 2 of 5" in capsys.readouterr().out and calls == [0, 0, 2, 1]
-    for row, other in zip(rows, expected, strict=True):
-        for condition in CONDITIONS:
-            for key in ("iou", "area", "similarity"):
-                assert row["conditions"][condition][key] == pytest.approx(
-                    other["conditions"][condition][key], abs=1e-4
-                )
+    assert rows == expected, "not the same to the last digit"
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ HARD = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "kill_after"), [(1, 6), (2, 3)])
+@pytest.mark.parametrize(("processes", "kill_after"), [(2, 3)])  # one process: tests/reliability
 def test_a_killed_run_resumes_bit_for_bit(processes, kill_after, tiny, tmp_path, start, launch):
     """With dropout, batch norm, accumulation, clipping, flips, a schedule, unfreezing and a worker process."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -109,23 +109,23 @@ def test_a_killed_run_resumes_bit_for_bit(processes, kill_after, tiny, tmp_path,
 def test_two_processes_train_as_one_with_the_double_batch(demo_tree, write_model, tmp_path, launch):
     """The backbone is frozen in the first of two epochs: both halves must be averaged over the processes.
 
-    No dropout and no batch norm, whose statistics are of a process; positive items only, since the dice part of the
-    loss is a mean over the masks of a process that are not empty.
+    No dropout and no batch norm, whose statistics are of a process. Half of the items are negative: processes have
+    different numbers of masks that are not empty, over which the dice part of the loss is a mean.
     """
     model = write_model("test_convnext", dropout=0.0)
-    arguments = ["--subset", "demo", "--data_dir", demo_tree, "--model", model, "--negative_ratio", "0"]
-    arguments += ["--epochs", "2", "--freeze_backbone_epochs", "1", "--logging_steps", "1", "--learning_rate", "0.003"]
+    arguments = ["--subset", "demo", "--data_dir", demo_tree, "--model", model, "--negative_ratio", "0.5"]
+    arguments += ["--epochs", "2", "--freeze_backbone_epochs", "1", "--logging_steps", "1", "--learning_rate", "2e-5"]
     one = train(arguments, tmp_path / "one", "--batch_size", "4", "--keep_checkpoints", "0")
     both = ["--batch_size", "2", "--output_dir", tmp_path / "two"]
     output = launch("train_accelerate.py", *arguments, *both, processes=2)
     assert "in 2 process(es)" in output
     two = log_of(tmp_path / "two")
-    assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 2, 3, 4, 4]
+    assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]
     for ours, theirs in zip(one, two, strict=True):
         if "loss" in ours:
-            # Rounding alone in the first step; Adam then makes it grow (2e-3 measured). Without the averaging of the
-            # backbone's gradients the last step differs by 0.14.
-            assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-6 if ours["step"] == 1 else 1e-2)
+            # 7e-8 measured, over all eight steps. With a larger rate Adam, whose steps are as long where a gradient is
+            # nothing but rounding, makes it grow: 2e-3 at 0.003.
+            assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-6)
     new, old = weights(tmp_path / "one/last"), weights(Path(model))
     first = weights(tmp_path / "one/checkpoints/epoch_1")
     backbone = [name for name in new if name.startswith("model.backbone.")]

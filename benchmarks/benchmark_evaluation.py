@@ -1,0 +1,150 @@
+"""What four conditions cost against one, as evaluate_accelerate.py scores them.
+
+    python benchmarks/benchmark_evaluation.py --backbones pvt_v2_b5 resnet50
+
+Times are of the whole way from PNG and wav files to rows of `clips.jsonl`, of the positives alone and of all four
+conditions, in turn in one process, medians. The parts are of the same model on one clip: what is done once a clip
+(backbone, deformable encoder, pixel decoder), once a distinct sound (VGGish), once a clip and condition (queries,
+decoder, mask head). The multiply-adds (MAC), counted by PyTorch, say what ratio a machine has that takes as long for
+each of them, wherever it is made. Random weights, generated clips.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from avsbench_robust_dataset.synthetic import write_demo
+from evaluate_accelerate import Splits, load_splits, predict, score
+from modeling_avsegformer import (
+    AVSegFormerConfig,
+    AVSegFormerForSegmentation,
+    AVSegFormerImageProcessor,
+    AVSegFormerProcessor,
+    VGGishFeatureExtractor,
+)
+
+CONDITIONS = ("positive", "silence", "noise", "off_screen")
+FRAMES = 5
+
+
+def clips_of(folder: Path, count: int, size: int) -> Splits:
+    """The test split of a generated data set whose frames and masks have AVSBench's size."""
+    write_demo(folder, sizes={"train": 2, "val": 2, "test": count}, num_proc=1)
+    for path in folder.rglob("*.png"):
+        Image.open(path).resize((size, size), Image.Resampling.NEAREST).save(path)
+    (splits,) = load_splits("demo", str(folder), 42, ["test"], CONDITIONS)
+    return splits
+
+
+def new_model(backbone: str) -> AVSegFormerForSegmentation:
+    torch.manual_seed(0)
+    return AVSegFormerForSegmentation(AVSegFormerConfig(backbone=backbone)).eval().requires_grad_(False)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def medians(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Seconds of each, in turn, after one round that warms up."""
+    taken = {name: [] for name in works}
+    for repeat in range(rounds + 1):
+        for name, work in works.items():
+            found = seconds(work)
+            if repeat:
+                taken[name].append(found)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def operations(work: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def measure(
+    model: AVSegFormerForSegmentation,
+    size: int,
+    splits: Splits,
+    accelerator: Accelerator,
+    batch_size: int,
+    rounds: int,
+) -> str:
+    """A row of the table."""
+    model.to(accelerator.device)
+    processor = AVSegFormerProcessor(
+        AVSegFormerImageProcessor(size={"height": size, "width": size}), VGGishFeatureExtractor()
+    )
+
+    def evaluate(conditions: tuple[str, ...]) -> None:
+        used = {condition: splits[condition] for condition in conditions}
+        score(predict(model, processor, used, accelerator, batch_size), conditions, accelerator)
+
+    draw = torch.Generator().manual_seed(0)
+    pixel_values = torch.randn(1, FRAMES, 3, size, size, generator=draw).to(accelerator.device)
+    input_features = torch.randn(1, FRAMES, 1, 96, 64, generator=draw).to(accelerator.device)
+    with torch.no_grad():
+        image, audio = model.get_image_embeddings(pixel_values), model.get_audio_embeddings(input_features)
+        parts = {
+            "image": lambda: model.get_image_embeddings(pixel_values),
+            "sound": lambda: model.get_audio_embeddings(input_features),
+            "condition": lambda: model(image_embeddings=image, audio_embeddings=audio),
+        }
+        cost = {name: operations(work) for name, work in parts.items()}
+        taken = medians(parts, rounds)
+    whole = medians({"one": lambda: evaluate(CONDITIONS[:1]), "four": lambda: evaluate(CONDITIONS)}, rounds)
+    clips = len(splits["positive"])
+    bound = (cost["image"] + 4 * cost["condition"]) / (cost["image"] + cost["condition"])
+    columns = [model.config.backbone, f"{whole['one'] / clips:.2f}", f"{whole['four'] / clips:.2f}"]
+    columns += [f"{whole['four'] / whole['one']:.2f}"]
+    columns += [f"{taken[name]:.2f} ({cost[name] / 2e9:.0f})" for name in parts] + [f"{bound:.2f}"]
+    return f"| {' | '.join(columns)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", nargs="+", default=["pvt_v2_b5", "resnet50"])
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--clips", type=int, default=2, help="at least 2: the one is heard with the other")
+    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="on the CPU")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    datasets.disable_progress_bars()
+    accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision=args.mixed_precision)
+    on = f"{args.threads} CPU threads" if args.device == "cpu" else torch.cuda.get_device_name()
+    print(f"{date.today()}, {on}, precision {args.mixed_precision}, median of {args.rounds} rounds")
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, {args.image_size} x {args.image_size}\n")
+    print(
+        "| backbone | 1 condition, s a clip | 4 conditions | ratio | once a clip, s (10⁹ MAC) | once a sound ", end=""
+    )
+    print("| once a condition | ratio by operations |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory() as folder:
+        datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
+        splits = clips_of(Path(folder) / "data", args.clips, args.image_size)
+        for backbone in args.backbones:
+            row = measure(new_model(backbone), args.image_size, splits, accelerator, args.batch_size, args.rounds)
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

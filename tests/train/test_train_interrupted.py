@@ -1,0 +1,284 @@
+"""What cuts a training short: signals, full disks, broken numbers, a second run; and that it loses nothing by it."""
+
+import json
+import os
+import resource
+import signal
+import time
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train_accelerate
+from evaluate_metrics.output_folder import only_run_in
+from train_accelerate import cli, complete_checkpoints, main
+
+STEPS = 6
+KEPT = ("model.safetensors", "last/model.safetensors", "train_log.jsonl")
+
+
+@pytest.fixture
+def train(demo_tree, write_model, tmp_path):
+    """train(name, *more): six steps with a validation after the fourth and the last, in tmp_path/name."""
+    arguments = ["--subset", "demo", "--data_dir", demo_tree, "--model", write_model(size=32), "--cpu"]
+    arguments += ["--batch_size", "2", "--frames_per_clip", "2", "--logging_steps", "1", "--negative_ratio", "0"]
+    arguments += ["--validation_clips", "2", "--max_steps", str(STEPS)]
+
+    def train(name, *more):
+        main([*arguments, "--output_dir", str(tmp_path / name), *map(str, more)])
+        return tmp_path / name
+
+    train.arguments = arguments
+    return train
+
+
+@pytest.fixture
+def whole(train):
+    """The run that nothing disturbs."""
+    return train("whole")
+
+
+@pytest.fixture
+def before_step(monkeypatch):
+    """before_step(n, action): `action` is called with the model, before its n-th step."""
+
+    def before_step(number, action):
+        step = train_accelerate.train_batch
+
+        def patched(accelerator, model, optimizer, batch, max_grad_norm, done):
+            if done == number - 1:
+                action(model)
+            return step(accelerator, model, optimizer, batch, max_grad_norm, done)
+
+        monkeypatch.setattr(train_accelerate, "train_batch", patched)
+
+    yield before_step
+    monkeypatch.undo()
+
+
+def terminate(*_) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def assert_same(run, whole) -> None:
+    for name in KEPT:
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), f"another {name}"
+    hidden = [path.name for path in run.rglob(".*")]
+    assert not hidden, "something half written was left"
+
+
+def names(run) -> list[str]:
+    return [checkpoint.name for checkpoint in complete_checkpoints(run / "checkpoints")]
+
+
+def test_sigterm_saves_and_says_how_to_go_on(train, whole, before_step, monkeypatch, tmp_path, capsys):
+    before_step(3, terminate)
+    run = train("cut")
+    out = capsys.readouterr().out
+    assert "Stopped by SIGTERM after step 3" in out and "--resume_from_checkpoint latest" in out
+    assert names(run) == ["step_3"] and not (run / "last").exists()
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the handler stayed"
+    train("cut", "--resume_from_checkpoint", "latest")
+    assert_same(run, whole)
+
+
+def test_sigterm_in_a_validation(train, whole, monkeypatch, tmp_path, capsys):
+    """The run stops at once and, resumed, validates before it goes on."""
+
+    def evaluate_model(*arguments):
+        terminate()
+        time.sleep(60)
+
+    monkeypatch.setattr(train_accelerate, "evaluate_model", evaluate_model)
+    run = train("cut")
+    assert "Stopped by SIGTERM after step 4" in capsys.readouterr().out
+    assert (
+        names(run) == ["step_4"]
+        and json.loads((run / "checkpoints/step_4/trainer_state.json").read_text())["validates"]
+    )
+    monkeypatch.undo()
+    train("cut", "--resume_from_checkpoint", "latest")
+    assert_same(run, whole)
+
+
+def test_sigterm_before_the_first_step(train, monkeypatch, tmp_path, capsys):
+    load_splits = train_accelerate.load_splits
+    monkeypatch.setattr(train_accelerate, "load_splits", lambda *arguments: terminate() or load_splits(*arguments))
+    run = train("cut")
+    assert "before the first step" in capsys.readouterr().out
+    assert not run.exists()
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_processes(train, start, tmp_path):
+    """Both save and end with exit code 0."""
+    run = tmp_path / "run"
+    more = ["--max_steps", 10000, "--validation_every", 0, "--checkpointing_steps", 2, "--output_dir", run]
+    process = start("train_accelerate.py", *train.arguments, *more, processes=2)
+    while not names(run) and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()[0]
+    workers = [child for child in psutil.Process(process.pid).children() if "train_accelerate" in str(child.cmdline())]
+    workers[-1].terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Stopped by SIGTERM after step" in output, output
+    newest = complete_checkpoints(run / "checkpoints")[-1]
+    assert f"The last complete checkpoint is {newest}" in output
+
+
+@pytest.fixture
+def little_space():
+    """little_space(bytes): files of this process can grow no further, as on a full disk; without argument: again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def little_space(size=soft):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+    yield little_space
+    little_space()
+
+
+# What does not fit: a checkpoint's weights, its optimizer's state, the best model of the validation after step 4.
+@pytest.mark.parametrize(
+    ("step", "size", "what"),
+    [(2, 150_000, "/cut/checkpoints/step_2"), (2, 2_500_000, "/cut/checkpoints/step_2"), (4, 150_000, "/cut")],
+)
+def test_a_full_disk(step, size, what, train, whole, before_step, little_space, monkeypatch, tmp_path):
+    """The error names the file and the checkpoint to go on from; the run that goes on ends with the same bits."""
+    sizes = {path.name: path.stat().st_size for path in (whole / "checkpoints/epoch_1").iterdir()}
+    assert (size < sizes["model.safetensors"]) == (size == 150_000) and size < sizes["optimizer.bin"], sizes
+    before_step(step, lambda model: little_space(size))
+    run = tmp_path / "cut"
+    match = rf"Expected to write \S*{what}, but .*free space.*checkpoint is .*step_{step - 1}: .*latest"
+    with pytest.raises(OSError, match=match):
+        train("cut", "--checkpointing_steps", 1)
+    little_space()
+    monkeypatch.undo()
+    assert names(run)[-1] == f"step_{step - 1}"
+    hidden = [path.name for path in run.rglob(".*")]
+    assert not hidden, "what is half written takes up the space"
+    train("cut", "--checkpointing_steps", 1, "--resume_from_checkpoint", "latest")
+    assert_same(run, whole)
+
+
+def test_a_folder_that_cannot_be_written_to(train, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="Not a directory.*file/run"):
+        train("file/run")
+    if os.geteuid() == 0:
+        return  # root may write anywhere
+    (tmp_path / "run").mkdir(mode=0o500)
+    with pytest.raises(OSError, match="Permission denied.*run"):
+        train("run")
+
+
+def test_two_trainings_in_one_folder(train, whole, tmp_path):
+    before = {name: (whole / name).read_bytes() for name in KEPT}
+    for more in (["--overwrite_output_dir"], ["--resume_from_checkpoint", "latest"]):
+        with only_run_in(whole), pytest.raises(OSError, match=f"process {os.getpid()} on .* works there"):
+            train("whole", *more)
+    assert before == {name: (whole / name).read_bytes() for name in KEPT}
+
+    with only_run_in(tmp_path / "new"), pytest.raises(OSError, match="works there"):
+        train("new")  # both began before there was anything in it
+    assert not (tmp_path / "new").exists()
+
+
+def test_on_the_command_line_an_error_is_a_line(train, whole, before_step, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("sys.argv", ["train_accelerate.py", *train.arguments, "--output_dir", str(whole)])
+    with pytest.raises(SystemExit, match="2"):
+        cli()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith("avs-train: error: Expected an --output_dir without a run")
+
+    more = ["--output_dir", str(tmp_path / "run"), "--checkpointing_steps", "2"]
+    monkeypatch.setattr("sys.argv", ["train_accelerate.py", *train.arguments, *more])
+    before_step(4, poison)
+    with pytest.raises(SystemExit, match="2"):
+        cli()
+    error = capsys.readouterr().err.partition("avs-train: error: ")[2]
+    assert "in the clips" in error and "step_2: repeat the command with --resume_from_checkpoint latest" in error
+
+
+def poison(model) -> None:
+    with torch.no_grad():
+        next(parameter for parameter in model.parameters() if parameter.requires_grad)[0] = torch.inf
+
+
+def test_a_loss_that_is_not_finite_keeps_the_checkpoint(train, before_step, tmp_path):
+    before_step(4, poison)
+    with pytest.raises(FloatingPointError, match=r"step 4, in the clips d\w+ \(positive\), d\w+ \(p") as error:
+        train("run", "--checkpointing_steps", 2)
+    assert "step_2: repeat the command" in error.value.__notes__[0]
+    assert names(tmp_path / "run") == ["step_2"]
+    tensors = load_file(tmp_path / "run/checkpoints/step_2/model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
+
+
+def test_weights_that_are_not_finite_are_never_saved(train, monkeypatch, tmp_path):
+    """The loss of a step is that of the weights before it."""
+    step = train_accelerate.train_batch
+
+    def patched(accelerator, model, *rest):
+        losses = step(accelerator, model, *rest)
+        if rest[-1] == 3:
+            poison(model)
+        return losses
+
+    monkeypatch.setattr(train_accelerate, "train_batch", patched)
+    with pytest.raises(FloatingPointError, match=r"not finite after step 4, on the clips d\w+ \(positive\), d\w+ \(p"):
+        train("run", "--checkpointing_steps", 2)
+    assert names(tmp_path / "run") == ["step_2"]
+    assert not (tmp_path / "run/model.safetensors").exists(), "it was validated"
+
+
+def test_the_same_seed_gives_the_same_weights(train, whole, tmp_path):
+    again = train("again")
+    assert_same(again, whole)
+    other = train("other", "--seed", 7)
+    assert (other / "last/model.safetensors").read_bytes() != (whole / "last/model.safetensors").read_bytes()
+
+
+def test_auto_goes_on_or_starts(train, whole, before_step, monkeypatch, tmp_path):
+    auto = ["--resume_from_checkpoint", "auto"]
+
+    def stop(model):
+        raise KeyboardInterrupt
+
+    before_step(2, stop)
+    with pytest.raises(KeyboardInterrupt):
+        train("run", *auto)  # nothing to go on from
+    monkeypatch.undo()
+    assert (tmp_path / "run/train_log.jsonl").read_text(), "it ended before its first step"
+    before_step(6, stop)
+    with pytest.raises(KeyboardInterrupt):
+        train("run", *auto)  # a run that has no checkpoint
+    monkeypatch.undo()
+    assert names(tmp_path / "run") == ["epoch_1"]
+    assert_same(train("run", *auto), whole)
+    times = {
+        name: (tmp_path / "run" / name).stat().st_mtime_ns for name in ("model.safetensors", "checkpoints/step_6")
+    }
+    assert_same(train("run", *auto), whole)
+    for name, before in times.items():
+        assert (tmp_path / "run" / name).stat().st_mtime_ns == before, "a run that is over was repeated"
+
+    # a model that is no run of ours
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    with pytest.raises(ValueError, match="model has config.json"):
+        train("model", *auto)
+
+
+def test_the_run_says_what_it_is(train, tmp_path, capsys):
+    run = train("run", "--max_steps", 1)
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("run {")]
+    state = json.loads((run / "trainer_state.json").read_text())
+    assert json.loads(line.removeprefix("run ")).items() <= state.items()
+    assert (state["settings"]["seed"], state["settings"]["data_seed"]) == (42, 42)
+    assert torch.__version__.startswith(state["versions"]["torch"])
+    assert "git_revision" in state

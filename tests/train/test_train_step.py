@@ -1,0 +1,101 @@
+"""A step of the trainer does less work than a plain one, with the same loss and the same gradients."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from modeling_avsegformer import AVSegFormerForSegmentation
+from train_accelerate import train_batch
+
+CLIPS, FRAMES, SIZE = 3, 4, 64
+
+
+@pytest.fixture
+def model(write_model):
+    """With batch norm, whose statistics are of all frames; without dropout, which is drawn anew in each pass."""
+    return AVSegFormerForSegmentation.from_pretrained(write_model(dropout=0.0)).train()
+
+
+@pytest.fixture
+def batch():
+    """Three clips of four frames; the second clip's sound is not its own, so that its masks are empty."""
+    draw = torch.Generator().manual_seed(1)
+    labels = (torch.rand(CLIPS, FRAMES, SIZE, SIZE, generator=draw) > 0.7).long()
+    labels[1] = 0
+    return {
+        "pixel_values": torch.randn(CLIPS, FRAMES, 3, SIZE, SIZE, generator=draw),
+        "audio_embeddings": torch.rand(CLIPS, FRAMES, 128, generator=draw),
+        "labels": labels,
+        "audio_labels": torch.tensor([1.0, 0.0, 1.0]),
+    }
+
+
+def gradients(model, **batch):
+    """(the loss and its parts, name -> gradient)"""
+    model.zero_grad()
+    output = model(**batch)
+    output.loss.backward()
+    losses = torch.stack([output.loss, *output.loss_dict.values()]).detach()
+    return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_close(ours, theirs) -> None:
+    torch.testing.assert_close(ours[0], theirs[0])
+    assert ours[1].keys() == theirs[1].keys()
+    # Float noise, as a share of all gradients: those before a batch norm are nothing but noise.
+    largest = max(gradient.abs().max() for gradient in theirs[1].values())
+    for name in ours[1]:
+        torch.testing.assert_close(ours[1][name], theirs[1][name], rtol=1e-3, atol=1e-5 * float(largest), msg=name)
+
+
+@pytest.mark.parametrize("masks", [1, 3, 4])
+def test_only_frames_with_masks_are_segmented(masks, model, batch):
+    batch["labels"] = batch["labels"][:, :masks]
+    everything = gradients(model, **batch)
+    assert_close(gradients(model, **batch, frames_to_segment=masks), everything)
+    # the other frames are needed all the same: by the similarity, and by the batch norm
+    batch["pixel_values"] = batch["pixel_values"].roll(1, 1)
+    losses, _ = gradients(model, **batch, frames_to_segment=masks)
+    assert losses[-1] != everything[0][-1] or masks == 4
+
+
+def test_what_is_left_of_the_output(model, batch):
+    inputs = {name: batch[name] for name in ("pixel_values", "audio_embeddings")}
+    with torch.no_grad():
+        whole, part = model.eval()(**inputs), model(**inputs, frames_to_segment=3)
+    assert part.logits.shape == (CLIPS, 3, SIZE, SIZE) and part.similarity.shape == (CLIPS, FRAMES)
+    torch.testing.assert_close(part.logits, whole.logits[:, :3])
+    torch.testing.assert_close(part.similarity, whole.similarity)
+    for wrong in (0, 5):
+        with pytest.raises(ValueError, match=f"`frames_to_segment` from 1 to the 4 frames of a clip, got {wrong}"):
+            model(**inputs, frames_to_segment=wrong)
+
+
+def test_the_mean_of_two_processes_is_the_loss_of_one(write_model, batch):
+    """One process has two clips with masks, the other one without: the dice part counts masks, not processes."""
+    # no batch norm: its statistics are of a process
+    model = AVSegFormerForSegmentation.from_pretrained(write_model("test_convnext", dropout=0.0)).train()
+    batch = {name: tensor[[0, 1, 2, 1]] for name, tensor in batch.items()}  # masks of clips 0 and 2 only
+    order = {"first": [0, 2], "second": [1, 3]}
+    whole = gradients(model, **batch)
+    parts = [
+        gradients(model, **{name: tensor[clips] for name, tensor in batch.items()}, num_masks=torch.tensor(8.0) / 2)
+        for clips in order.values()
+    ]
+    losses = (parts[0][0] + parts[1][0]) / 2
+    assert_close((losses, {name: (parts[0][1][name] + parts[1][1][name]) / 2 for name in whole[1]}), whole)
+
+
+def test_the_trainer_s_step_uses_both(model, batch, monkeypatch):
+    batch["labels"] = batch["labels"][:, :1]
+    expected = gradients(model, **batch)
+    shapes = []
+    model.mask_head.register_forward_hook(lambda module, inputs, logits: shapes.append(tuple(logits.shape)))
+    accelerator = Accelerator(cpu=True)
+    optimizer = accelerator.prepare(torch.optim.SGD(model.parameters(), lr=0.0))
+    monkeypatch.setattr(optimizer, "zero_grad", lambda: None)
+    model.zero_grad()
+    losses = train_batch(accelerator, model, optimizer, batch | {"clips": ["a", "b", "c"]}, 0.0, 0)
+    assert shapes == [(CLIPS, SIZE, SIZE)], "frames without a mask were segmented"
+    found = torch.stack([losses[name] for name in ("loss", "loss_mask", "loss_mix", "loss_similarity")])
+    assert_close((found, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}), expected)
