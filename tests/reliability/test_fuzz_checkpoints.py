@@ -76,7 +76,7 @@ def damaged(draw, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", SEEDS)
-@settings(max_examples=300, deadline=60_000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=60_000, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damaged_files(name, folder, data):
     path = folder / name
@@ -100,7 +100,7 @@ def archive(plan: bytes, compression: int = zipfile.ZIP_STORED, **members: bytes
     return buffer.getvalue()
 
 
-@settings(max_examples=300, deadline=60_000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=60_000, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(operations=st.lists(OPERATIONS, max_size=40))
 @example(operations=[b"}", b"X\1\0\0\0a", b"N", b"s"])
 def test_any_plan(folder, operations):
