@@ -197,6 +197,7 @@ def batches_of(
         batch_sampler=share,
         num_workers=num_workers,
         collate_fn=list,
+        worker_init_fn=leave_sigterm_to_parent,
         generator=torch.Generator(),  # else the loader draws from the global generator, which a training run owns
     )
     rounds = math.ceil(len(left) / accelerator.num_processes)
@@ -792,6 +793,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         if ("unseen" in further) != (args.unseen_dir is not None):
             parser.error("argument --unseen_dir: goes together with --conditions unseen")
     return args
+
+
+def leave_sigterm_to_parent(worker: int) -> None:
+    """For a worker of a `DataLoader`: schedulers send SIGTERM to all processes at once, but the main process still
+    needs its workers until it has saved what it has to."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Terminated(BaseException):  # as KeyboardInterrupt: nothing that handles errors may hold it up

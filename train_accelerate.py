@@ -52,6 +52,7 @@ from evaluate_accelerate import (
     evaluate_model,
     format_scores,
     git_revision,
+    leave_sigterm_to_parent,
     library_versions,
     load_splits,
     publish,
@@ -73,6 +74,7 @@ from modeling_avsegformer.hub_access import check_hub_access
 NEGATIVE_CONDITIONS = tuple(condition for condition in CONDITIONS if condition != "positive")
 LOSS_SETTINGS = ("loss_type", "bce_weight", "mask_weight", "mix_weight", "similarity_weight")
 LOG, STATE = "train_log.jsonl", "trainer_state.json"
+REPLACED = ".replaced"  # suffix of a checkpoint until the one that replaces it is there
 OWN_FILES = (STATE, "checkpoints", "last", "config.json", "model.safetensors", "processor_config.json", LOG)
 
 
@@ -315,6 +317,14 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     return [checkpoint for *_, checkpoint in sorted(found)]
 
 
+def put_back_checkpoints(folder: Path) -> None:
+    """Undoes what a run did that was killed while it replaced a checkpoint."""
+    for replaced in folder.glob(f".*{REPLACED}"):
+        name = folder / replaced.name.removeprefix(".").removesuffix(REPLACED)
+        if not name.exists():
+            os.replace(replaced, name)
+
+
 def find_checkpoint(requested: str | None, output_dir: Path) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` asks for; None: start anew."""
     if requested is None:
@@ -368,6 +378,9 @@ class Termination:
     def __init__(self):
         self.requested = False
         self._may_raise = False
+        # `accelerate launch` does not pass the signal on: it dies, and leaves the script with another parent.
+        launched = any(name.startswith("ACCELERATE_") for name in os.environ)
+        self._launcher = os.getppid() if launched else None
 
     def __enter__(self):
         self._handles = threading.current_thread() is threading.main_thread()  # Python allows no other
@@ -397,7 +410,9 @@ class Termination:
             self._may_raise = False
 
     def agreed(self, accelerator: Accelerator) -> bool:
-        """Whether the signal came to any process; a collective call."""
+        """Whether the signal came to any process, or killed the launcher; a collective call."""
+        if self._launcher not in (None, os.getppid()):
+            self.requested = True
         if accelerator.num_processes == 1:
             return self.requested
         came = torch.tensor(float(self.requested), device=accelerator.device)
@@ -436,10 +451,18 @@ class Run:
         keep: how many checkpoints stay, the newest; 0: all.
     """
 
-    def __init__(self, accelerator: Accelerator, output_dir: Path, identity: dict, keep: int):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        output_dir: Path,
+        identity: dict,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        keep: int,
+    ):
         self.accelerator = accelerator
         self.output_dir = output_dir
         self.identity = identity
+        self.scheduler = scheduler
         self.keep = keep
         self.epoch, self.batches_done, self.step, self.best, self.validates = 0, 0, 0, None, False
         self.saved = None  # where the run stood at the last checkpoint
@@ -486,6 +509,7 @@ class Run:
         saved = read_checkpoint(checkpoint)
         check_same_run(checkpoint, saved, self.identity)
         self.accelerator.load_state(str(checkpoint))
+        self.scheduler.load_state_dict(saved["scheduler"])
         self.epoch, self.batches_done = saved["epoch"], saved["batches_done"]
         self.step, self.validates = saved["step"], saved.get("validates", False)
         if (self.output_dir / "model.safetensors").is_file():  # else the run goes on in another folder
@@ -547,11 +571,15 @@ class Run:
         position = {name: getattr(self, name) for name in ("epoch", "batches_done", "step", "validates", "best")}
         files = sorted(file for file in partial.rglob("*") if file.is_file())
         sizes = {file.relative_to(partial).as_posix(): file.stat().st_size for file in files}
-        log_bytes = (self.output_dir / LOG).stat().st_size
-        write_json(partial / STATE, self.identity | position | {"log_bytes": log_bytes, "files": sizes})
+        # The schedule as JSON: accelerate would pickle it, and what is unpickled may run code.
+        rest = {"log_bytes": (self.output_dir / LOG).stat().st_size, "scheduler": self.scheduler.state_dict()}
+        write_json(partial / STATE, self.identity | position | rest | {"files": sizes})
         sync_to_disk(partial)
-        remove(folder)
+        replaced = folder.with_name(f".{folder.name}{REPLACED}")
+        if folder.exists():
+            os.replace(folder, replaced)
         os.replace(partial, folder)
+        shutil.rmtree(replaced, ignore_errors=True)
 
     def save_model(self, model: torch.nn.Module, processor: AVSegFormerProcessor, folder: Path) -> None:
         """A `from_pretrained` folder with trainer_state.json; each file appears whole, the weights last. A collective
@@ -582,11 +610,14 @@ def check_output_dir(output_dir: Path, overwrite: bool, restart: bool) -> None:
     """Raises ValueError if a new run would replace what is in the folder.
 
     Args:
-        restart: a run that ended before its first checkpoint may be replaced: one with a log but no last model.
+        restart: a run that ended before its first checkpoint may be replaced: one with a log of at most one
+            validation, and neither checkpoints, however damaged, nor a last model.
     """
     present = [name for name in OWN_FILES if (output_dir / name).exists()]
-    if restart and LOG in present and not (output_dir / "last/model.safetensors").exists():
-        return
+    later = [output_dir / "last/model.safetensors", *output_dir.glob("checkpoints/[!.]*")]
+    if restart and LOG in present and not any(path.exists() for path in later):
+        if (output_dir / LOG).read_text(encoding="utf-8").count('"validation": {') <= 1:
+            return
     if present and not overwrite:
         raise ValueError(
             f"Expected an --output_dir without a run, but {output_dir} has {', '.join(present)}. Continue that run "
@@ -720,6 +751,7 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
     show = accelerator.is_main_process
     if show:
         folder.enter_context(only_run_in(output_dir))
+        put_back_checkpoints(output_dir / "checkpoints")
     accelerator.wait_for_everyone()
     checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir)
     if checkpoint is not None:
@@ -763,6 +795,7 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         collate_fn=collator,
+        worker_init_fn=leave_sigterm_to_parent,
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator(),  # else the start of an epoch draws from the generator that dropout uses
     )
@@ -785,7 +818,6 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
     total_steps = args.max_steps or args.epochs * steps_per_epoch
     # Not prepared: accelerate would step it once per process.
     scheduler = build_scheduler(args, optimizer.optimizer, total_steps)
-    accelerator.register_for_checkpointing(scheduler)
 
     # Resume
     settings = {name: getattr(args, name) for name in FIXED_SETTINGS}
@@ -796,7 +828,7 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
     identity = {"settings": settings, "model": model_settings(network.config), "data": data}
     identity |= {"total_steps": total_steps, "num_threads": torch.get_num_threads(), "versions": library_versions()}
     identity |= {"git_revision": git_revision(), "command": args.command}
-    run = Run(accelerator, output_dir, identity, args.keep_checkpoints)
+    run = Run(accelerator, output_dir, identity, scheduler, args.keep_checkpoints)
     set_seed(args.seed, device_specific=True)  # every process its own dropout
     if checkpoint is None:
         run.start()

@@ -58,6 +58,7 @@ BROKEN_IMAGE = (
     Image.DecompressionBombError,
 )
 MAX_PIXELS = 2**25  # of an image, AVSBench's have 50,176: 100 MB decoded
+MAX_FILE_BYTES = 2**27  # of an image, more than the pixels of the largest
 MAX_TABLE_BYTES = 2**24  # of a CSV; S4's has 200 kB
 MAX_CLIPS = 20_000  # of a CSV; the draw takes memory by the square of it
 MAX_ID_LENGTH = 200  # characters; file names end at 255 bytes
@@ -339,12 +340,16 @@ def _read_objects(subset: Subset, root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
+    if not path.is_file():  # also a pipe, which one could wait for without end
         raise FileNotFoundError(
             f"Expected a file at {path}, got none. Complete the download; `avs-data check` lists all that is missing."
-        ) from None
+        )
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ValueError(
+            f"Expected an image of at most {MAX_FILE_BYTES} bytes at {path}, got {size}. Download it again."
+        )
+    return path.read_bytes()
 
 
 def _check_image(path: Path, data: bytes) -> tuple[int, int]:

@@ -227,6 +227,16 @@ def test_any_bytes_as_a_sound(tmp_path, data):
     read_sound(tmp_path / "sound.wav", data)
 
 
+def test_what_is_no_image_file_is_not_waited_for_or_read(tmp_path):
+    with open(tmp_path / "frame.png", "wb") as file:
+        file.truncate(2**34)
+    with pytest.raises(ValueError, match=r"at most 134217728 bytes at .*frame\.png, got 17179869184"):
+        read_frames([tmp_path / "frame.png"])
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(FileNotFoundError, match=r"Expected a file at .*pipe\.png"):
+        read_frames([tmp_path / "pipe.png"])
+
+
 def test_ten_hours_are_read_as_five_seconds(tmp_path, little_memory):
     path, size = tmp_path / "sound.wav", 10 * 3600 * 16000 * 2
     with path.open("wb") as file:  # a file of 1.2 GB, most of it a hole

@@ -1,8 +1,10 @@
 """What cuts a training short: signals, full disks, broken numbers, a second run; and that it loses nothing by it."""
 
+import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import time
 
@@ -13,7 +15,7 @@ from safetensors.torch import load_file
 
 import train_accelerate
 from evaluate_metrics.output_folder import only_run_in
-from train_accelerate import cli, complete_checkpoints, main
+from train_accelerate import cli, complete_checkpoints, main, put_back_checkpoints
 
 STEPS = 6
 KEPT = ("model.safetensors", "last/model.safetensors", "train_log.jsonl")
@@ -127,6 +129,27 @@ def test_sigterm_to_one_of_two_processes(train, start, tmp_path):
     assert process.returncode == 0 and "Stopped by SIGTERM after step" in output, output
     newest = complete_checkpoints(run / "checkpoints")[-1]
     assert f"The last complete checkpoint is {newest}" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["the launcher", "all processes"])
+def test_sigterm_that_does_not_come_to_the_script_alone(whom, train, start, tmp_path):
+    """`accelerate launch` passes nothing on; schedulers signal every process, the data loader's workers too."""
+    run = tmp_path / "run"
+    more = ["--max_steps", 10000, "--validation_every", 0, "--checkpointing_steps", 2, "--output_dir", run]
+    process = start("train_accelerate.py", *train.arguments, *more, "--num_workers", 1, accelerate=True)
+    while not names(run) and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()[0]
+    script, *workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    for signalled in (process, script, *workers) if whom == "all processes" else (process,):
+        signalled.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert "Stopped by SIGTERM after step" in output, output
+    psutil.wait_procs([script], timeout=30)
+    assert not script.is_running()
+    assert f"The last complete checkpoint is {complete_checkpoints(run / 'checkpoints')[-1]}" in output
 
 
 @pytest.fixture
@@ -271,6 +294,52 @@ def test_auto_goes_on_or_starts(train, whole, before_step, monkeypatch, tmp_path
     (tmp_path / "model/config.json").write_text("{}")
     with pytest.raises(ValueError, match="model has config.json"):
         train("model", *auto)
+
+
+def test_auto_replaces_no_run_that_got_further(train, tmp_path):
+    """Its checkpoints were removed to make room, or are damaged: the model is there still."""
+    run = train("run", "--validation_every", 1)
+    shutil.rmtree(run / "last")
+    damaged = run / "checkpoints"
+    for checkpoint in damaged.iterdir():
+        (checkpoint / "optimizer.bin").write_bytes(b"half")
+    weights = (run / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="Expected an --output_dir without a run"):
+        train("run", "--validation_every", 1, "--resume_from_checkpoint", "auto")
+    shutil.rmtree(damaged)
+    with pytest.raises(ValueError, match="Expected an --output_dir without a run"):
+        train("run", "--validation_every", 1, "--resume_from_checkpoint", "auto")
+    assert (run / "model.safetensors").read_bytes() == weights
+
+
+def test_a_checkpoint_runs_no_code(train, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    newest = max((tmp_path / "run/checkpoints").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    assert not list(newest.glob("custom_checkpoint_*"))
+    state = json.loads((newest / "trainer_state.json").read_text())
+    for name in ("custom_checkpoint_0.pkl", "optimizer.bin", "random_states_0.pkl"):
+        if not (newest / name).exists() and name != "custom_checkpoint_0.pkl":
+            continue
+        shutil.copytree(newest, tmp_path / name)
+        torch.save(Hostile(), tmp_path / name / name)
+        sizes = state["files"] | {name: (tmp_path / name / name).stat().st_size}
+        (tmp_path / name / "trainer_state.json").write_text(json.dumps(state | {"files": sizes}))
+        with contextlib.suppress(Exception):  # refused in whatever words: it must not run
+            train(f"from_{name}", "--resume_from_checkpoint", tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_that_was_being_replaced_is_put_back(whole, tmp_path):
+    shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
+    names = sorted(path.name for path in complete_checkpoints(tmp_path / "checkpoints"))
+    (tmp_path / "checkpoints" / names[-1]).rename(tmp_path / "checkpoints" / f".{names[-1]}.replaced")
+    put_back_checkpoints(tmp_path / "checkpoints")
+    assert sorted(path.name for path in complete_checkpoints(tmp_path / "checkpoints")) == names
 
 
 def test_the_run_says_what_it_is(train, tmp_path, capsys):
