@@ -801,8 +801,8 @@ def leave_sigterm_to_parent(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-class _Terminated(BaseException):  # as KeyboardInterrupt: nothing that handles errors may hold it up
-    pass
+class Terminated(BaseException):  # as KeyboardInterrupt: nothing that handles errors may hold it up
+    """SIGTERM came where it may cut work short."""
 
 
 @contextmanager
@@ -814,12 +814,12 @@ def ends_on_sigterm(hint: str) -> Iterator[None]:
 
     def end(number, frame) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-        raise _Terminated
+        raise Terminated
 
     previous = signal.signal(signal.SIGTERM, end)
     try:
         yield
-    except _Terminated:
+    except Terminated:
         print(f"Stopped by SIGTERM. {hint}", flush=True)
         raise SystemExit(0) from None
     finally:

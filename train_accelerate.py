@@ -45,6 +45,7 @@ from transformers.utils.logging import disable_progress_bar
 from avsbench_robust_dataset import CONDITIONS
 from avsbench_robust_dataset.progress import progress_bar
 from evaluate_accelerate import (
+    Terminated,
     add_hub_arguments,
     check_model_path,
     decode_clip,
@@ -60,7 +61,7 @@ from evaluate_accelerate import (
     spread,
     write_json,
 )
-from evaluate_metrics.output_folder import only_run_in
+from evaluate_metrics.output_folder import only_run_in, write_whole
 from modeling_avsegformer import (
     AVSegFormerConfig,
     AVSegFormerForSegmentation,
@@ -364,10 +365,6 @@ def say(accelerator: Accelerator, text: str) -> None:
         sys.stdout.flush()
 
 
-class Terminated(BaseException):  # as KeyboardInterrupt: nothing that handles errors may hold it up
-    """SIGTERM came where it may cut work short."""
-
-
 class Termination:
     """Notes SIGTERM, with which schedulers announce that they take a machine away, for the run to save and end.
 
@@ -522,9 +519,7 @@ class Run:
             for unfinished in (self.output_dir / "checkpoints").glob(".*/"):
                 shutil.rmtree(unfinished)
             self._remove_old_checkpoints()
-            partial = self.output_dir / f".{LOG}"
-            partial.write_bytes(text)
-            os.replace(partial, self.output_dir / LOG)
+            write_whole(self.output_dir / LOG, text)
         self.accelerator.wait_for_everyone()
         say(self.accelerator, f"Resuming from {checkpoint}: epoch {self.epoch}, step {self.step}.")
 

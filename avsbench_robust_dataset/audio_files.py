@@ -1,7 +1,6 @@
 """Each condition's sounds as files in AVSBench's own layout, for code bases that read files."""
 
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from .further import draw_unseen
 from .progress import progress
 from .sources import media_files, read_clips, read_waveform
 from .subsets import SPLITS, Subset
-from .writing import encode_wav, write_bytes
+from .writing import encode_wav, write_whole
 
 __all__ = ["write_audio"]
 
@@ -73,10 +72,10 @@ def write_audio(
             other = read_waveform(partners[partner, clip.clip_id]) if partner else None
             waveform = make(own, generator(seed, subset.name, clip.split, key, clip.clip_id), other)
             media = out / name / subset.folder / subset.media
-            _write(media / place, _wav(waveform))
+            write_whole(media / place, _wav(waveform))
             if log_mel:
                 mel = media / place.replace("audio_wav", "audio_log_mel", 1)
-                _write(mel.with_suffix(".npy"), _npy(front_end(waveform)))
+                write_whole(mel.with_suffix(".npy"), _npy(front_end(waveform)))
     return len(clips) * len(makers)
 
 
@@ -90,13 +89,3 @@ def _npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write_bytes(partial, content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

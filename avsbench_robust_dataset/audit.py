@@ -25,7 +25,7 @@ from .draw import DRAWS
 from .progress import progress
 from .sources import read_clips
 from .subsets import SPLITS, SUBSETS, Subset
-from .writing import write_bytes
+from .writing import write_whole
 
 __all__ = ["FRONT_ENDS", "Audit", "Comparison", "Estimate", "audit", "format_audit", "write_audit"]
 
@@ -424,10 +424,4 @@ def write_audit(result: Audit, path: Path) -> None:
     for row, comparison in zip(content["comparisons"], result.comparisons, strict=True):
         row["at_chance"] = comparison.at_chance
     content |= {"folds": FOLDS, "resamples": RESAMPLES, "kinds": SOUND_KINDS | ROW_KINDS}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write_bytes(partial, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())

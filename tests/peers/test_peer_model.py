@@ -73,38 +73,14 @@ LOADING_OF_UPSTREAM = patch.object(
 )
 
 
-class PeerAVSegFormerTest(ModelTesterMixin, unittest.TestCase):
-    all_model_classes = (AVSegFormerModel, AVSegFormerForSegmentation)
+class PeerModelTests(ModelTesterMixin):
+    """Upstream's tests, with what holds for both of our models."""
+
     test_resize_embeddings = False
     test_can_init_all_missing_weights_before_2023 = True  # upstream reads a model's age from a header we do not have
-    has_attentions = False  # the deformable ones have no matrix over all pairs, and the others' is not kept
-
-    def setUp(self):
-        self.model_tester = AVSegFormerTester()
-        self.config_tester = ConfigTester(
-            self, config_class=AVSegFormerConfig, has_text_modality=False, common_properties=["hidden_size"]
-        )
-
-    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
-        inputs = copy.deepcopy(inputs_dict)
-        if return_labels and model_class is AVSegFormerForSegmentation:
-            tester = self.model_tester
-            size = (tester.batch_size, tester.num_frames, tester.image_size, tester.image_size)
-            inputs |= {"labels": torch.ones(size), "audio_labels": torch.ones(tester.batch_size)}
-        return inputs
 
     def test_config(self):
         self.config_tester.run_common_tests()
-
-    # The bare model has no loss; upstream leaves such models out by a list of their names.
-
-    def test_training(self):
-        with patch.object(self, "all_model_classes", (AVSegFormerForSegmentation,)):
-            super().test_training()
-
-    def check_training_gradient_checkpointing(self, *args, **kwargs):
-        with patch.object(self, "all_model_classes", (AVSegFormerForSegmentation,)):
-            super().check_training_gradient_checkpointing(*args, **kwargs)
 
     def test_model_outputs_equivalence(self):
         """Upstream's test without its second half, which asks for hidden states."""
@@ -121,6 +97,35 @@ class PeerAVSegFormerTest(ModelTesterMixin, unittest.TestCase):
     @unittest.skip(NO_TOKEN_EMBEDDINGS)
     def test_model_get_set_embeddings(self):
         pass
+
+
+class PeerAVSegFormerTest(PeerModelTests, unittest.TestCase):
+    all_model_classes = (AVSegFormerModel, AVSegFormerForSegmentation)
+    has_attentions = False  # the deformable ones have no matrix over all pairs, and the others' is not kept
+
+    def setUp(self):
+        self.model_tester = AVSegFormerTester()
+        self.config_tester = ConfigTester(
+            self, config_class=AVSegFormerConfig, has_text_modality=False, common_properties=["hidden_size"]
+        )
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = copy.deepcopy(inputs_dict)
+        if return_labels and model_class is AVSegFormerForSegmentation:
+            tester = self.model_tester
+            size = (tester.batch_size, tester.num_frames, tester.image_size, tester.image_size)
+            inputs |= {"labels": torch.ones(size), "audio_labels": torch.ones(tester.batch_size)}
+        return inputs
+
+    # The bare model has no loss; upstream leaves such models out by a list of their names.
+
+    def test_training(self):
+        with patch.object(self, "all_model_classes", (AVSegFormerForSegmentation,)):
+            super().test_training()
+
+    def check_training_gradient_checkpointing(self, *args, **kwargs):
+        with patch.object(self, "all_model_classes", (AVSegFormerForSegmentation,)):
+            super().check_training_gradient_checkpointing(*args, **kwargs)
 
     # Where upstream loads no weights at all: with upstream's loading, because ours refuses that.
 
@@ -139,10 +144,8 @@ class PeerAVSegFormerTest(ModelTesterMixin, unittest.TestCase):
             super().test_can_init_all_missing_weights()
 
 
-class PeerVGGishTest(ModelTesterMixin, unittest.TestCase):
+class PeerVGGishTest(PeerModelTests, unittest.TestCase):
     all_model_classes = (VGGishModel,)
-    test_resize_embeddings = False
-    test_can_init_all_missing_weights_before_2023 = True  # upstream reads a model's age from a header we do not have
     has_attentions = False
 
     def setUp(self):
@@ -150,25 +153,6 @@ class PeerVGGishTest(ModelTesterMixin, unittest.TestCase):
         self.config_tester = ConfigTester(
             self, config_class=VGGishConfig, has_text_modality=False, common_properties=["embedding_size"]
         )
-
-    def test_config(self):
-        self.config_tester.run_common_tests()
-
-    def test_model_outputs_equivalence(self):
-        """Upstream's test without its second half, which asks for hidden states."""
-        check_outputs_equivalence(self)
-
-    @unittest.skip(NO_HIDDEN_STATES)
-    def test_hidden_states_output(self):
-        pass
-
-    @unittest.skip(NO_HIDDEN_STATES)
-    def test_retain_grad_hidden_states_attentions(self):
-        pass
-
-    @unittest.skip(NO_TOKEN_EMBEDDINGS)
-    def test_model_get_set_embeddings(self):
-        pass
 
     @unittest.skip("an encoder without a loss of its own; it learns as a part of AVSegFormer")
     def test_training(self):

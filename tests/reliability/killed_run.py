@@ -1,4 +1,4 @@
-"""What `kill_at` of conftest.py runs in a forked process: one command, cut short by SIGKILL at a chosen moment.
+"""What `run_command` of conftest.py runs in a forked process: one command, perhaps cut short by SIGKILL.
 
 Not a test module. `run(...)` is called through `runpy`, because pytest's importlib mode gives test folders no module
 name that another process could import.

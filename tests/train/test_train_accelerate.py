@@ -64,7 +64,7 @@ HARD = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "kill_after"), [(2, 3)])  # one process: tests/reliability
+@pytest.mark.parametrize(("processes", "kill_after"), [(1, 6), (2, 3)])
 def test_a_killed_run_resumes_bit_for_bit(processes, kill_after, tiny, tmp_path, start, launch):
     """With dropout, batch norm, accumulation, clipping, flips, a schedule, unfreezing and a worker process."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
