@@ -84,11 +84,36 @@ def spread(count: int, limit: int | None) -> list[int]:
     return [index * count // limit for index in range(limit)]
 
 
-def decode_clip(clip: dict) -> tuple[np.ndarray, np.ndarray]:
-    """A row's frames, (T, H, W, 3) uint8 RGB, and its masks, (K, H, W) uint8 with 1 = object."""
+def decode_clip(split: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """A row's frames, (T, H, W, 3) uint8 RGB, and its masks, (K, H, W) uint8 with 1 = object.
+
+    Raises:
+        ValueError: an image cannot be decoded, though a build found its checksums right; the message names the file.
+    """
+    try:
+        clip = split[index]
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises does not say of which file
+        stored = split.with_format("arrow")[index : index + 1]
+        files = [file for column in ("frames", "masks") for file in stored[column].to_pylist()[0]]
+        names = [file["path"] or f"image {place} of row {index}" for place, file in enumerate(files)]
+        broken = [name for name, file in zip(names, files, strict=True) if not is_image(file)]
+        raise ValueError(
+            f"Expected images that can be decoded, got {', '.join(broken or names)}: {error}. Download or extract the "
+            "file again, then build the data anew."
+        ) from error
     frames = np.stack([np.asarray(frame.convert("RGB")) for frame in clip["frames"]])
     masks = np.stack([np.asarray(mask.convert("L")) > 0 for mask in clip["masks"]]).astype(np.uint8)
     return frames, masks
+
+
+def is_image(file: dict) -> bool:
+    """Whether Pillow can decode a file of `datasets`' `Image`, {"path", "bytes"}."""
+    try:
+        with Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
 
 
 def sound_keys(condition: str, split: Dataset | FurtherSounds, by_condition: bool = False) -> list[str]:
@@ -176,7 +201,7 @@ class DecodedClips(torch.utils.data.Dataset):
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
-        return (index, *decode_clip(self.split[index]))
+        return (index, *decode_clip(self.split, index))
 
 
 def batches_of(
@@ -678,7 +703,8 @@ def score_model(
                 f"{processor.feature_extractor.front_end!r}."
             )
         args.front_end = processor.feature_extractor.front_end
-        run = run | {"front_end": args.front_end}
+        # An embedding's last bits may depend on what shares its batch.
+        run = run | {"front_end": args.front_end, "batch_size": args.batch_size}
         files = sorted(path for path in Path(args.model).glob("*") if path.suffix in (".safetensors", ".bin"))
         state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         run = run | {"weights": state or getattr(model.config, "_commit_hash", None)}

@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -34,7 +35,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast, gather_object, set_seed
 from datasets import Dataset
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
@@ -183,8 +184,8 @@ class TrainingClips(torch.utils.data.Dataset):
         self.frames_per_clip = frames_per_clip
         self.augment = augment
         self.decoded = None
-        if sum(array.nbytes for array in decode_clip(self.split[0])) * len(split) <= cache_bytes:
-            self.decoded = [decode_clip(clip) for clip in self.split]
+        if sum(array.nbytes for array in decode_clip(self.split, 0)) * len(split) <= cache_bytes:
+            self.decoded = [decode_clip(self.split, clip) for clip in range(len(split))]
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -196,7 +197,7 @@ class TrainingClips(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict:
         condition, clip = self.plan[index]
-        frames, masks = decode_clip(self.split[clip]) if self.decoded is None else self.decoded[clip]
+        frames, masks = decode_clip(self.split, clip) if self.decoded is None else self.decoded[clip]
         rng = np.random.default_rng([self.seed, self.epoch, index])
         chosen = np.arange(len(frames))
         labelled = len(masks)
@@ -298,12 +299,29 @@ def read_checkpoint(folder: Path) -> dict:
         raise FileNotFoundError(
             f"{folder} is no checkpoint but a trained model. Resume from a folder in {folder / 'checkpoints'}."
         )
-    for name, size in state["files"].items():
-        if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+    for name, file in state["files"].items():
+        if not (folder / name).is_file() or (folder / name).stat().st_size != file["bytes"]:
             raise FileNotFoundError(
-                f"{folder} is no complete checkpoint: expected {name} with {size} bytes. Resume from another one."
+                f"{folder} is no complete checkpoint: expected {name} with {file['bytes']} bytes. Resume from another "
+                "one."
             )
     return state
+
+
+def check_undamaged(folder: Path, files: dict[str, dict]) -> None:
+    """Raises ValueError if a file of a complete checkpoint is no longer as it was written."""
+    for name, file in files.items():
+        found = sha256(folder / name)
+        if found != file["sha256"]:
+            raise ValueError(
+                f"Cannot resume from {folder}: {name} is damaged, its SHA-256 is {found}, not {file['sha256']} as "
+                "when it was written. Remove this checkpoint: `latest` then takes the one before."
+            )
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
@@ -341,6 +359,18 @@ def find_checkpoint(requested: str | None, output_dir: Path) -> Path | None:
             "there is none. Start anew with --overwrite_output_dir, and see --checkpointing_steps."
         )
     return checkpoints[-1]
+
+
+def check_newest(checkpoint: Path) -> None:
+    """Raises ValueError if there are checkpoints after this one: the run could neither keep nor replace them."""
+    checkpoints = [path.name for path in complete_checkpoints(checkpoint.parent)]
+    later = checkpoints[checkpoints.index(checkpoint.resolve().name) + 1 :]
+    if later:
+        raise ValueError(
+            f"Expected the newest checkpoint of {checkpoint.parent} for --resume_from_checkpoint, got "
+            f"{checkpoint.name}, but {', '.join(later)} came after it. Go on from it in another --output_dir, or "
+            f"remove the later ones; `latest` goes on from {later[-1]}."
+        )
 
 
 def check_same_run(checkpoint: Path, saved: dict, ours: dict) -> None:
@@ -501,10 +531,11 @@ class Run:
         """Goes on exactly where `checkpoint` was written: weights, optimizer, schedule, random numbers, log.
 
         Raises:
-            ValueError: the checkpoint is another run's; the message names the setting.
+            ValueError: the checkpoint is another run's, or damaged; the message names the setting or the file.
         """
         saved = read_checkpoint(checkpoint)
         check_same_run(checkpoint, saved, self.identity)
+        check_undamaged(checkpoint, saved["files"])
         self.accelerator.load_state(str(checkpoint))
         self.scheduler.load_state_dict(saved["scheduler"])
         self.epoch, self.batches_done = saved["epoch"], saved["batches_done"]
@@ -534,7 +565,7 @@ class Run:
     def save_checkpoint(self, name: str) -> None:
         """checkpoints/NAME: it gets its name when it is complete, and then old ones go.
 
-        trainer_state.json in it holds the position and the size of each file.
+        trainer_state.json in it holds the position, and size and SHA-256 of each file.
 
         Raises:
             OSError: it could not be written; the earlier ones stay.
@@ -565,10 +596,13 @@ class Run:
     def _complete(self, partial: Path, folder: Path) -> None:
         position = {name: getattr(self, name) for name in ("epoch", "batches_done", "step", "validates", "best")}
         files = sorted(file for file in partial.rglob("*") if file.is_file())
-        sizes = {file.relative_to(partial).as_posix(): file.stat().st_size for file in files}
+        contents = {
+            file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+            for file in files
+        }
         # The schedule as JSON: accelerate would pickle it, and what is unpickled may run code.
         rest = {"log_bytes": (self.output_dir / LOG).stat().st_size, "scheduler": self.scheduler.state_dict()}
-        write_json(partial / STATE, self.identity | position | rest | {"files": sizes})
+        write_json(partial / STATE, self.identity | position | rest | {"files": contents})
         sync_to_disk(partial)
         replaced = folder.with_name(f".{folder.name}{REPLACED}")
         if folder.exists():
@@ -654,7 +688,7 @@ def train_batch(
     """Learns from one batch of `Collator`'s; the losses of it, and how many of its items were negative.
 
     Raises:
-        FloatingPointError: the loss is not finite; the message names the clips.
+        FloatingPointError: the loss is not finite in some process; the message names the clips.
     """
     clips = batch.pop("clips")
     # Masks of the whole step's batch, so that the processes' mean is the loss that one process would have.
@@ -663,11 +697,7 @@ def train_batch(
     with accelerator.accumulate(model):
         # Frames without a mask meet the backbone and the similarity head only: S4 has one mask for five frames.
         output = model(**batch, num_masks=num_masks, frames_to_segment=batch["labels"].shape[1])
-        if not torch.isfinite(output.loss):
-            raise FloatingPointError(
-                f"The loss is {output.loss.item()} in step {step + 1}, in the clips {', '.join(clips)}. Lower "
-                "--learning_rate or set --max_grad_norm, and look at these clips."
-            )
+        check_loss(accelerator, output.loss, clips, step)
         accelerator.backward(output.loss)
         if accelerator.sync_gradients and max_grad_norm:
             accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
@@ -678,14 +708,29 @@ def train_batch(
     return {name: value.detach().float() for name, value in parts.items()}
 
 
-def check_finite(network: torch.nn.Module, clips: Sequence[str], step: int) -> None:
-    """Raises FloatingPointError if the weights are not finite, which the loss would only tell in the next step."""
+def check_loss(accelerator: Accelerator, loss: torch.Tensor, clips: Sequence[str], step: int) -> None:
+    """Raises FloatingPointError in all processes if the loss is not finite in one: none is left waiting for it."""
+    is_finite = torch.isfinite(loss.detach())
+    if accelerator.reduce(is_finite.float(), reduction="sum") == accelerator.num_processes:
+        return
+    found = gather_object([] if is_finite else [(loss.item(), list(clips))])
+    losses = ", ".join(str(value) for value, _ in found)
+    names = ", ".join(itertools.chain.from_iterable(names for _, names in found))
+    raise FloatingPointError(
+        f"The loss is {losses} in step {step + 1}, in the clips {names}. Lower --learning_rate or set "
+        "--max_grad_norm, and look at these clips."
+    )
+
+
+def check_finite(accelerator: Accelerator, network: torch.nn.Module, clips: Sequence[str], step: int) -> None:
+    """Raises FloatingPointError in all processes if the weights are not finite: the loss would tell a step later."""
     tensors = [*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())]
     tensors = [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]  # of weights that are shared out, ours
-    if not torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all():
+    is_finite = torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all()
+    if accelerator.reduce(is_finite.float(), reduction="sum") < accelerator.num_processes:
         raise FloatingPointError(
-            f"The weights are not finite after step {step}, on the clips {', '.join(clips)}. Lower --learning_rate or "
-            "set --max_grad_norm, and look at these clips."
+            f"The weights are not finite after step {step}, on the clips {', '.join(gather_object(list(clips)))}. "
+            "Lower --learning_rate or set --max_grad_norm, and look at these clips."
         )
 
 
@@ -751,7 +796,9 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
     checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir)
     if checkpoint is not None:
         torch.set_num_threads(read_checkpoint(checkpoint)["num_threads"])  # their number changes the last bits of sums
-    if checkpoint is None or checkpoint.resolve().parent.parent != output_dir.resolve():
+    if checkpoint is not None and checkpoint.resolve().parent.parent == output_dir.resolve():
+        check_newest(checkpoint)
+    else:
         check_output_dir(output_dir, args.overwrite_output_dir, restart=args.resume_from_checkpoint == "auto")
     publishes = args.push_to_hub and accelerator.is_main_process
     if publishes:  # hours before it is needed
@@ -854,7 +901,7 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
             run.save_model(model, processor, output_dir)
 
     def save(name: str) -> None:
-        check_finite(network, seen, run.step)
+        check_finite(accelerator, network, seen, run.step)
         run.save_checkpoint(name)
 
     def end_step() -> None:
@@ -863,7 +910,7 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
         epoch_finished = run.batches_done == len(loader)
         due = epoch_finished and args.validation_every and (run.epoch + 1) % args.validation_every == 0
         if due or (finished and args.validation_every):
-            check_finite(network, seen, run.step)
+            check_finite(accelerator, network, seen, run.step)
             run.validates = True
             validate()
             run.validates = False

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 __all__ = ["FolderInUseError", "OutputError", "only_run_in", "write_whole", "writing"]
 
 LOCK, OWNER = ".run.lock", ".run.owner"  # two files: some systems let nobody read a locked one
+ATTEMPTS = 100  # at a folder that comes and goes
 
 
 class OutputError(OSError):
@@ -35,19 +36,10 @@ def only_run_in(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(folder)
     lock, owner = FileLock(folder / LOCK, blocking=False), folder / OWNER
+    is_new = False
     try:
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire()
-            except Timeout:
-                who = owner.read_text(encoding="utf-8", errors="replace") if owner.exists() else "another process"
-                raise FolderInUseError(
-                    errno.EBUSY,
-                    f"Expected an output folder of this run alone, but {who} works there. Wait for it, or name "
-                    "another folder",
-                    str(folder),
-                ) from None
+            is_new = _hold(folder, lock)
             since = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
             owner.write_text(f"process {os.getpid()} on {socket.gethostname()} (since {since})", encoding="utf-8")
         yield
@@ -57,8 +49,35 @@ def only_run_in(folder: str | Path) -> Iterator[None]:
                 with suppress(OSError):
                     file.unlink()
             lock.release()
-            with suppress(OSError):  # it holds something, as it should
-                folder.rmdir()
+            if is_new:
+                with suppress(OSError):  # it holds something, as it should
+                    folder.rmdir()
+
+
+def _hold(folder: Path, lock: FileLock) -> bool:
+    """Takes the lock in the folder; whether the folder had to be made."""
+    for left in reversed(range(ATTEMPTS)):
+        is_new = not folder.exists()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            break
+        except Timeout:
+            try:
+                who = (folder / OWNER).read_text(encoding="utf-8", errors="replace")
+            except FileNotFoundError:  # it has just begun, or just ended
+                who = "another process"
+            raise FolderInUseError(
+                errno.EBUSY,
+                f"Expected an output folder of this run alone, but {who} works there. Wait for it, or name another "
+                "folder",
+                str(folder),
+            ) from None
+        except (FileNotFoundError, FileExistsError):
+            if not left:
+                raise
+            # Else it was there for one of the two steps only: another run has just removed its empty folder.
+    return is_new
 
 
 @contextmanager
@@ -78,7 +97,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all; for the one run that `only_run_in` lets into the folder.
+    """Writes a file whole or not at all, also where the power fails; for the one run that `only_run_in` lets in.
 
     Raises:
         OutputError: a full disk and the like; what was in the file before is still there.
@@ -86,7 +105,10 @@ def write_whole(path: Path, data: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     with writing(path):
         try:
-            partial.write_bytes(data)
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # the name must not be on the disk before the content
             os.replace(partial, path)
         finally:
             with suppress(OSError):  # it is gone, as it should be

@@ -1,6 +1,9 @@
 """The evaluator against plain loops over the clips, and against itself in two processes."""
 
 import json
+import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from evaluate_accelerate import (
     spread,
 )
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
+from train_accelerate import main as train
 
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
 
@@ -236,6 +240,31 @@ def test_nothing_is_written_where_the_data_is_missing(model_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="none"):
         main([*arguments, "--output_dir", str(tmp_path / "eval")])
     assert not (tmp_path / "eval").exists()
+
+
+def with_garbage_as_pixels(png):
+    """The PNG with the checksums of what it holds: only who decodes it finds that it is none."""
+    start = png.index(b"IDAT")
+    (length,) = struct.unpack(">I", png[start - 4 : start])
+    chunk = b"IDAT" + b"\xff" * length
+    return png[:start] + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[start + 8 + length :]
+
+
+@pytest.mark.parametrize("cache_frames_gb", [0, 2])
+def test_a_frame_that_cannot_be_decoded_is_named(cache_frames_gb, model_folder, demo_tree, tmp_path):
+    """The build decodes masks, and of frames it looks at the checksums only."""
+    shutil.copytree(demo_tree, tmp_path / "data")
+    paths = [
+        sorted((tmp_path / "data").glob(f"*/*/visual_frames/{split}/*/*/*_1.png"))[1] for split in ("train", "test")
+    ]
+    for path in paths:
+        path.write_bytes(with_garbage_as_pixels(path.read_bytes()))
+    common = ["--cpu", "--model", model_folder, "--subset", "demo", "--data_dir", str(tmp_path / "data")]
+    with pytest.raises(ValueError, match=f"images that can be decoded, got {paths[1]}: "):
+        main([*common, "--output_dir", str(tmp_path / "eval")])
+    common += ["--validation_every", "0", "--epochs", "1", "--cache_frames_gb", str(cache_frames_gb)]
+    with pytest.raises(ValueError, match=f"images that can be decoded, got {paths[0]}: "):
+        train([*common, "--output_dir", str(tmp_path / "run")])
 
 
 def test_a_model_that_is_not_there(demo_tree, tmp_path):

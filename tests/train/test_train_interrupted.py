@@ -1,8 +1,10 @@
 """What cuts a training short: signals, full disks, broken numbers, a second run; and that it loses nothing by it."""
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -241,6 +243,38 @@ def test_a_loss_that_is_not_finite_keeps_the_checkpoint(train, before_step, tmp_
     assert all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
 
 
+BROKEN_IN_ONE_PROCESS = """
+import torch
+import train_accelerate
+
+step = train_accelerate.train_batch
+
+def patched(accelerator, model, optimizer, batch, max_grad_norm, done):
+    if done == 2 and accelerator.process_index == 1:
+        batch["audio_labels"] = batch["audio_labels"] * torch.nan
+        print("ONLY HERE", *batch["clips"], sep="|", flush=True)
+    return step(accelerator, model, optimizer, batch, max_grad_norm, done)
+
+train_accelerate.train_batch = patched
+train_accelerate.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_in_one_of_two_processes(train, start, tmp_path):
+    """Both end with the clips' names; before, one waited for the other until it was killed."""
+    script = tmp_path / "broken.py"
+    script.write_text(BROKEN_IN_ONE_PROCESS)
+    arguments = [*train.arguments, "--negative_ratio", "0.3", "--checkpointing_steps", 1]
+    process = start(script, *arguments, "--output_dir", tmp_path / "run", processes=2)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    clips = re.search(r"ONLY HERE\|(.*)", output)[1].split("|")
+    said = re.findall(r"FloatingPointError: The loss is nan in step 3, in the clips (.*?)\. Lower", output)
+    assert said == [", ".join(clips)] * 2
+    assert names(tmp_path / "run") == ["step_1", "step_2"]
+
+
 def test_weights_that_are_not_finite_are_never_saved(train, monkeypatch, tmp_path):
     """The loss of a step is that of the weights before it."""
     step = train_accelerate.train_batch
@@ -327,11 +361,37 @@ def test_a_checkpoint_runs_no_code(train, whole, tmp_path):
             continue
         shutil.copytree(newest, tmp_path / name)
         torch.save(Hostile(), tmp_path / name / name)
-        sizes = state["files"] | {name: (tmp_path / name / name).stat().st_size}
-        (tmp_path / name / "trainer_state.json").write_text(json.dumps(state | {"files": sizes}))
+        content = (tmp_path / name / name).read_bytes()
+        files = state["files"] | {name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}}
+        (tmp_path / name / "trainer_state.json").write_text(json.dumps(state | {"files": files}))
         with contextlib.suppress(Exception):  # refused in whatever words: it must not run
             train(f"from_{name}", "--resume_from_checkpoint", tmp_path / name)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl"])
+def test_a_checkpoint_with_a_flipped_bit(name, train, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    before, newest = complete_checkpoints(tmp_path / "run/checkpoints")
+    content = bytearray((newest / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / name).write_bytes(content)
+    assert complete_checkpoints(tmp_path / "run/checkpoints") == [before, newest]  # its size is right
+    for which in ("latest", newest):
+        with pytest.raises(ValueError, match=rf"{newest.name}: {name} is damaged.*Remove this checkpoint"):
+            train("run", "--resume_from_checkpoint", which)
+    shutil.rmtree(newest)
+    assert_same(train("run", "--resume_from_checkpoint", "latest"), whole)
+
+
+def test_going_on_from_an_older_checkpoint(train, whole, tmp_path):
+    """In its own folder the newer ones would be taken for the run's newest."""
+    before, newest = complete_checkpoints(whole / "checkpoints")
+    with pytest.raises(ValueError, match=f"got {before.name}, but {newest.name} came after it.*another --output_dir"):
+        train("whole", "--resume_from_checkpoint", before)
+    assert complete_checkpoints(whole / "checkpoints") == [before, newest]
+    other = train("other", "--resume_from_checkpoint", before)
+    assert (other / "last/model.safetensors").read_bytes() == (whole / "last/model.safetensors").read_bytes()
 
 
 def test_a_checkpoint_that_was_being_replaced_is_put_back(whole, tmp_path):
