@@ -696,7 +696,8 @@ def train_batch(
     num_masks = accelerator.reduce(num_masks, reduction="sum").clamp(min=1) / accelerator.num_processes
     with accelerator.accumulate(model):
         # Frames without a mask meet the backbone and the similarity head only: S4 has one mask for five frames.
-        output = model(**batch, num_masks=num_masks, frames_to_segment=batch["labels"].shape[1])
+        with accelerator.autocast():  # which accelerate sees to by itself, but for FSDP
+            output = model(**batch, num_masks=num_masks, frames_to_segment=batch["labels"].shape[1])
         check_loss(accelerator, output.loss, clips, step)
         accelerator.backward(output.loss)
         if accelerator.sync_gradients and max_grad_norm:
@@ -740,6 +741,27 @@ def reduced(accelerator: Accelerator, parts: dict[str, torch.Tensor], micro_batc
     counts = [1 if name == "negatives" else micro_batches * accelerator.num_processes for name in parts]
     values = {name: total / count for name, total, count in zip(parts, totals, counts, strict=True)}
     return values | {"negatives": int(values["negatives"])}
+
+
+def configure_deepspeed(config: dict, args: argparse.Namespace, mixed_precision: str) -> None:
+    """Gives DeepSpeed the run's own settings, and to what it cannot do, a ValueError.
+
+    Else accelerate clips gradients at 1, accumulates as its configuration says, whatever the arguments are, and makes
+    16-bit numbers of all weights and BatchNorm's statistics.
+    """
+    stage = config["zero_optimization"]["stage"]
+    if stage == 3:
+        raise ValueError(
+            "Expected ZeRO stage 0, 1 or 2 in DeepSpeed's configuration, got 3, with which no model could be saved. "
+            "Where the weights must be shared out, use configs/accelerate/fsdp.yaml."
+        )
+    if mixed_precision == "fp16":
+        raise ValueError("Expected --mixed_precision bf16 or no with DeepSpeed, got fp16.")
+    config["gradient_clipping"] = args.max_grad_norm
+    config["gradient_accumulation_steps"] = args.gradient_accumulation_steps
+    if mixed_precision == "bf16":
+        config["bf16"] = {"enabled": False}
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
 
 
 def build_clips(
@@ -788,6 +810,12 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
             "Expected --validation_every 0 with FSDP: validation gives each process other numbers of batches, which "
             "shared-out weights do not allow. Evaluate the trained model with evaluate_accelerate.py."
         )
+    mixed_precision = accelerator.mixed_precision
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        configure_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, args, mixed_precision)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        # Autocast alone, as elsewhere: BatchNorm takes no 16-bit weights with its statistics in 32 bits.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = None
     show = accelerator.is_main_process
     if show:
         folder.enter_context(only_run_in(output_dir))
@@ -855,16 +883,16 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
         weight_decay=args.weight_decay,
         fused=accelerator.device.type in ("cpu", "cuda"),
     )
-    model, optimizer, loader = accelerator.prepare(network, optimizer, loader)
+    model, prepared_optimizer, loader = accelerator.prepare(network, optimizer, loader)
     steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
     total_steps = args.max_steps or args.epochs * steps_per_epoch
-    # Not prepared: accelerate would step it once per process.
-    scheduler = build_scheduler(args, optimizer.optimizer, total_steps)
+    # Not prepared: accelerate would step it once per process. DeepSpeed's optimizer is none for torch's schedules.
+    scheduler = build_scheduler(args, optimizer, total_steps)
 
     # Resume
     settings = {name: getattr(args, name) for name in FIXED_SETTINGS}
     settings["image_size"] = dict(processor.image_processor.size)
-    settings |= {"num_processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
+    settings |= {"num_processes": accelerator.num_processes, "mixed_precision": mixed_precision}
     if args.lr_scheduler != "constant":
         settings["total_steps"] = total_steps  # only a run of constant rate may be extended
     identity = {"settings": settings, "model": model_settings(network.config), "data": data}
@@ -875,6 +903,9 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
     if checkpoint is None:
         run.start()
     else:
+        # As at the last step before it: FSDP insists on the optimizer's state of each weight that learns.
+        saved = read_checkpoint(checkpoint)
+        network.freeze_backbone(saved["epoch"] - (not saved["batches_done"]) < args.freeze_backbone_epochs)
         run.resume(checkpoint)
     if args.with_tracking:
         tracked = {name: str(value) for name, value in vars(args).items() if name != "hub_token"}
@@ -940,7 +971,7 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
             micro_batches = 0
             for batch in batches:
                 seen[:] = batch["clips"]
-                losses = train_batch(accelerator, model, optimizer, batch, args.max_grad_norm, run.step)
+                losses = train_batch(accelerator, model, prepared_optimizer, batch, args.max_grad_norm, run.step)
                 parts = {name: parts.get(name, 0) + value for name, value in losses.items()}
                 run.batches_done += 1
                 micro_batches += 1

@@ -65,12 +65,12 @@ def _hold(folder: Path, lock: FileLock) -> bool:
         except Timeout:
             try:
                 who = (folder / OWNER).read_text(encoding="utf-8", errors="replace")
-            except FileNotFoundError:  # it has just begun, or just ended
-                who = "another process"
+            except FileNotFoundError:
+                who = ""
             raise FolderInUseError(
                 errno.EBUSY,
-                f"Expected an output folder of this run alone, but {who} works there. Wait for it, or name another "
-                "folder",
+                f"Expected an output folder of this run alone, but {who or 'another process'} works there. Wait for "
+                "it, or name another folder",
                 str(folder),
             ) from None
         except (FileNotFoundError, FileExistsError):
