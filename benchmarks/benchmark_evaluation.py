@@ -99,7 +99,7 @@ def measure(
     draw = torch.Generator().manual_seed(0)
     pixel_values = torch.randn(1, FRAMES, 3, size, size, generator=draw).to(accelerator.device)
     input_features = torch.randn(1, FRAMES, 1, 96, 64, generator=draw).to(accelerator.device)
-    with torch.no_grad():
+    with torch.no_grad(), accelerator.autocast():
         image, audio = model.get_image_embeddings(pixel_values), model.get_audio_embeddings(input_features)
         parts = {
             "image": lambda: model.get_image_embeddings(pixel_values),

@@ -50,6 +50,7 @@ class Variant:
     channels_last: bool = False
     checkpointing: bool = False
     bfloat16: bool = False
+    compiled_model: bool = False
 
 
 OURS = Variant()
@@ -61,6 +62,7 @@ CHANGES = {
     "ours + channels_last": Variant(channels_last=True),
     "ours + gradient checkpointing": Variant(checkpointing=True),
     "ours + bfloat16": Variant(bfloat16=True),
+    "ours + torch.compile": Variant(compiled_model=True),
 }
 
 
@@ -146,6 +148,8 @@ def our_step(case: Case, variant: Variant) -> Callable[[], None]:
         network.to(memory_format=torch.channels_last)
     if variant.checkpointing:
         network.activation_checkpointing_enable()
+    if variant.compiled_model:
+        network.compile()
     loaded = clips(case)
     loaded["labels"] = (loaded.pop("masks") > 0).long()  # once, in the loader
     if variant.cached_sounds:
