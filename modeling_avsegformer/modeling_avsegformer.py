@@ -563,11 +563,14 @@ def reference_points(height: int, width: int, device: torch.device | None = None
 
 
 def laid_out_by_token(sequences: Tensor) -> Tensor:
-    """`(N, L, C)`, equal, in the memory order of `(L, N, C)`, which is what `nn.MultiheadAttention` works on.
+    """`(N, L, C)`, equal, where no gradient is needed in the memory order of `(L, N, C)`.
 
-    Else it projects a transposed view, for which PyTorch multiplies by a copy of the weight for each of the L tokens
-    where no gradient is needed: in bfloat16 on a CPU half of the time of queries, decoder and mask head.
+    That is what `nn.MultiheadAttention` works on. Else it projects a transposed view, which PyTorch, where no gradient
+    is needed, multiplies by a copy of the weight for each of the L tokens: in bfloat16 on a CPU half of the time of
+    queries, decoder and mask head.
     """
+    if torch.is_grad_enabled():
+        return sequences
     return sequences.transpose(0, 1).contiguous().transpose(0, 1)
 
 
