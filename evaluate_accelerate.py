@@ -59,7 +59,7 @@ from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.conditions import SAMPLING_RATE, further_condition
 from avsbench_robust_dataset.further import FurtherSounds, find_wavs, unseen_digest
 from avsbench_robust_dataset.progress import progress_bar
-from avsbench_robust_dataset.sources import media_files, read_clips, read_masks
+from avsbench_robust_dataset.sources import BROKEN_IMAGE, media_files, read_clips, read_masks
 from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP, Clip
 from evaluate_metrics.avs_robust.avs_robust import as_numpy
 from evaluate_metrics.clip_rows import clip_row, results, scores, write_rows
@@ -92,7 +92,7 @@ def decode_clip(split: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         clip = split[index]
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises does not say of which file
+    except BROKEN_IMAGE as error:  # what Pillow raises does not say of which file
         stored = split.with_format("arrow")[index : index + 1]
         files = [file for column in ("frames", "masks") for file in stored[column].to_pylist()[0]]
         names = [file["path"] or f"image {place} of row {index}" for place, file in enumerate(files)]
@@ -111,7 +111,7 @@ def is_image(file: dict) -> bool:
     try:
         with Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError):
+    except BROKEN_IMAGE:
         return False
     return True
 

@@ -527,13 +527,15 @@ class Run:
             "latest to go on from it."
         )
 
-    def resume(self, checkpoint: Path) -> None:
+    def resume(self, checkpoint: Path, saved: dict) -> None:
         """Goes on exactly where `checkpoint` was written: weights, optimizer, schedule, random numbers, log.
+
+        Args:
+            saved: what `read_checkpoint` says of it.
 
         Raises:
             ValueError: the checkpoint is another run's, or damaged; the message names the setting or the file.
         """
-        saved = read_checkpoint(checkpoint)
         check_same_run(checkpoint, saved, self.identity)
         check_undamaged(checkpoint, saved["files"])
         self.accelerator.load_state(str(checkpoint))
@@ -823,7 +825,8 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
     accelerator.wait_for_everyone()
     checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir)
     if checkpoint is not None:
-        torch.set_num_threads(read_checkpoint(checkpoint)["num_threads"])  # their number changes the last bits of sums
+        saved = read_checkpoint(checkpoint)
+        torch.set_num_threads(saved["num_threads"])  # their number changes the last bits of sums
     if checkpoint is not None and checkpoint.resolve().parent.parent == output_dir.resolve():
         check_newest(checkpoint)
     else:
@@ -904,9 +907,8 @@ def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, te
         run.start()
     else:
         # As at the last step before it: FSDP insists on the optimizer's state of each weight that learns.
-        saved = read_checkpoint(checkpoint)
         network.freeze_backbone(saved["epoch"] - (not saved["batches_done"]) < args.freeze_backbone_epochs)
-        run.resume(checkpoint)
+        run.resume(checkpoint, saved)
     if args.with_tracking:
         tracked = {name: str(value) for name, value in vars(args).items() if name != "hub_token"}
         accelerator.init_trackers("avsbench_robust", tracked)
