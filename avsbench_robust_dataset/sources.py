@@ -428,7 +428,7 @@ def read_masks(paths: list[Path], size: tuple[int, int] | None = None) -> list[b
 
     Raises:
         FileNotFoundError: a mask is missing.
-        ValueError: a file is not a whole image, or of another size than the frames.
+        ValueError: a file is not a whole image, is a JPEG whatever its name says, or has another size than the frames.
     """
     files = []
     for path in paths:
@@ -444,6 +444,11 @@ def read_masks(paths: list[Path], size: tuple[int, int] | None = None) -> list[b
             image.load()
         except BROKEN_IMAGE as error:
             raise ValueError(f"Expected a complete PNG at {path}, got {error}. Download it again.") from error
+        if image.format != "PNG":
+            raise ValueError(
+                f"Expected a PNG as mask at {path}, got a {image.format}: its compression leaves greys above 0 around the "
+                "object, which would count as object. Download it again, or convert the original mask to PNG."
+            )
         if image.mode != "1":
             inside, grey = _object(image), np.asarray(image.convert("L"))
             if not np.array_equal(grey > 0, inside) or len(np.unique(grey[inside])) > 1:

@@ -253,6 +253,17 @@ def test_an_empty_mask_stays_empty(tmp_path):
     assert data == png(grey(0))
 
 
+def test_a_jpeg_is_no_mask_whatever_its_name(tmp_path):
+    """JPEG rings around edges: of this disc 10 % more pixels are above 0 than belong to it."""
+    y, x = np.mgrid[:224, :224]
+    disc = (y - 100) ** 2 + (x - 120) ** 2 < 50**2
+    Image.fromarray(np.where(disc, 255, 0).astype(np.uint8)).save(tmp_path / "mask_1.png", format="JPEG", quality=75)
+    assert (np.asarray(Image.open(tmp_path / "mask_1.png")) > 0).sum() > 1.05 * disc.sum()
+    with pytest.raises(ValueError, match=r"PNG as mask at .*mask_1.png, got a JPEG.*convert"):
+        read_masks([tmp_path / "mask_1.png"], (224, 224))
+    read_frames([tmp_path / "mask_1.png"])  # a photograph may be one
+
+
 @pytest.mark.parametrize("read", [read_frames, read_masks])
 def test_a_png_cut_anywhere_is_refused(tmp_path, read):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, size=(8, 9), dtype=np.uint8))
