@@ -64,8 +64,8 @@ from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP, Clip
 from evaluate_metrics.avs_robust.avs_robust import as_numpy
 from evaluate_metrics.clip_rows import clip_row, results, scores, write_rows
 from evaluate_metrics.journal import Journal
+from evaluate_metrics.mask_files import PredictionsError, Target, score_predictions
 from evaluate_metrics.output_folder import OutputError, only_run_in, write_whole, writing
-from evaluate_metrics.predictions import PredictionsError, Target, score_predictions
 from evaluate_metrics.uncertainty import shared_source_videos
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 from modeling_avsegformer.hub_access import check_hub_access

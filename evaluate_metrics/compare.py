@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import uncertainty
-from .results import CONDITIONS, Run, read_run
-from .tables import (
+from .report.tables import (
     ARROWS,
     Metric,
     difference_digits,
@@ -24,6 +23,7 @@ from .tables import (
     sections_of,
     signed,
 )
+from .results import CONDITIONS, Run, read_run
 
 __all__ = ["Comparison", "compare_runs", "main"]
 

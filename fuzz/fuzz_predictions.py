@@ -11,11 +11,11 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "evaluate_metrics.predictions"]):
+with atheris.instrument_imports(include=["PIL", "evaluate_metrics.mask_files"]):
     import numpy as np
     from PIL import PngImagePlugin  # noqa: F401  Pillow imports it with the first image, too late to be instrumented
 
-    from evaluate_metrics.predictions import read_prediction
+    from evaluate_metrics.mask_files import read_prediction
 
 PATH = Path(tempfile.mkdtemp()) / "mask.png"
 SIZE = (16, 16)

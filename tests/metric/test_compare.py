@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from evaluate_metrics import compare, report, tables, uncertainty
+from evaluate_metrics import compare, report, uncertainty
+from evaluate_metrics.__main__ import main
 from evaluate_metrics.avs_robust.avs_robust import condition_scores, robust_scores
+from evaluate_metrics.report import tables
 
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
 
@@ -61,7 +63,7 @@ def table_of(text):
 def test_command_says_which_differences_stand(tmp_path, capsys):
     a = write_results(tmp_path / "a", make_rows())
     b = write_results(tmp_path / "b", make_rows(shift=0.1))
-    report.main(["compare", str(a), str(b)])  # returns: exit status 0
+    main(["compare", str(a), str(b)])  # returns: exit status 0
     printed = capsys.readouterr().out
     rows = table_of(printed)
     scores = [json.loads(path.read_text())["scores"] for path in (a, b)]
@@ -89,7 +91,7 @@ def test_lower_is_better_where_it_is(tmp_path, capsys):
         row["conditions"]["noise"]["area"] = [v + 0.2 for v in row["conditions"]["noise"]["area"]]
         row["conditions"]["positive"]["area"] = [v + 0.2 for v in row["conditions"]["positive"]["area"]]
     a, b = write_results(tmp_path / "a", make_rows()), write_results(tmp_path / "b", rows)
-    report.main(["compare", str(a.parent), str(b.parent)])  # a folder will do
+    main(["compare", str(a.parent), str(b.parent)])  # a folder will do
     table = table_of(capsys.readouterr().out)
     assert table["FPR, noise"][-1] == table["G-FPR"][-1] == "yes, a is better"
     assert table["FPR, positive"][-1] == "yes"  # the predicted area: neither is better
@@ -97,7 +99,7 @@ def test_lower_is_better_where_it_is(tmp_path, capsys):
 
 def test_seeds_of_a_side_are_averaged(tmp_path, capsys):
     paths = [str(write_results(tmp_path / str(k), make_rows(seed=k))) for k in range(4)]
-    report.main(["compare", *paths[:2], "--more_a", paths[2], "--more_b", paths[3], "--format", "json"])
+    main(["compare", *paths[:2], "--more_a", paths[2], "--more_b", paths[3], "--format", "json"])
     content = json.loads(capsys.readouterr().out)
     scores = [json.loads((tmp_path / str(k) / "results.json").read_text())["scores"]["g_miou"] for k in range(4)]
     assert content["scores"]["g_miou"]["a"] == pytest.approx((scores[0] + scores[2]) / 2)
@@ -109,11 +111,11 @@ def test_seeds_of_a_side_are_averaged(tmp_path, capsys):
 
 def test_markdown_and_latex_escape_names(tmp_path, capsys):
     a, b = write_results(tmp_path / "a", make_rows()), write_results(tmp_path / "b", make_rows(shift=0.1))
-    report.main(["compare", str(a), str(b), "--format", "markdown", "--names", "a|b", "c_d"])
+    main(["compare", str(a), str(b), "--format", "markdown", "--names", "a|b", "c_d"])
     first, rule, line, *_ = capsys.readouterr().out.splitlines()
     assert first == r"| metric | a\|b | c\_d | c\_d - a\|b | 95 % interval | stands |"
     assert rule.count("|") == 7 and line.startswith("| G-mIoU ↑ | 0.") and line.endswith(r"yes, c\_d is better |")
-    report.main(["compare", str(a), str(b), "--format", "latex", "--names", "50%", "c_d"])
+    main(["compare", str(a), str(b), "--format", "latex", "--names", "50%", "c_d"])
     latex = capsys.readouterr().out
     assert r"metric & 50\% & c\_d & c\_d - 50\% & 95 \% interval & stands \\" in latex
     assert r"mIoU, positive $\uparrow$ & " in latex and "$[" not in latex and r"[$+0.100$, $+0.100$]" in latex
@@ -121,7 +123,7 @@ def test_markdown_and_latex_escape_names(tmp_path, capsys):
 
 def failing(capsys, *argv):
     with pytest.raises(SystemExit) as stop:
-        report.main(["compare", *map(str, argv)])
+        main(["compare", *map(str, argv)])
     return stop.value.code, capsys.readouterr().err
 
 
@@ -143,7 +145,7 @@ def test_other_conditions_are_named(tmp_path, capsys):
 def test_a_further_condition_of_one_side_is_left_out(tmp_path, capsys):
     a = write_results(tmp_path / "a", make_rows(conditions=(*CONDITIONS, "unseen")))
     b = write_results(tmp_path / "b", make_rows())
-    report.main(["compare", str(a), str(b)])
+    main(["compare", str(a), str(b)])
     printed = capsys.readouterr().out
     assert "Left out, because not every result has them: unseen." in printed
     assert "mIoU, unseen" not in table_of(printed)
@@ -154,7 +156,7 @@ def test_what_may_differ_is_said(tmp_path, capsys):
     rows[3]["mask_area"] = [0.5, 0.5]
     a = write_results(tmp_path / "a", make_rows())
     b = write_results(tmp_path / "b", rows, settings={"seed": 43}, split="validation")
-    report.main(["compare", str(a), str(b)])
+    main(["compare", str(a), str(b)])
     printed = capsys.readouterr().out
     assert "different seeds of the draw" in printed and "different subsets or splits" in printed
     assert "1 clips were scored against masks of another area, 'clip03' among them" in printed
@@ -219,7 +221,7 @@ def test_arguments_are_checked(tmp_path, capsys):
 
 def test_identical_results_differ_nowhere(tmp_path, capsys):
     a = write_results(tmp_path / "a", make_rows())
-    report.main(["compare", str(a), str(a), "--resamples", "100"])
+    main(["compare", str(a), str(a), "--resamples", "100"])
     assert "0 of 22 differences stand" in capsys.readouterr().out
 
 
@@ -244,7 +246,7 @@ def test_a_run_read_by_hand_compares_too(tmp_path):
 def test_a_difference_is_shown_at_its_size(shift, cells, tmp_path, capsys):
     a, b = write_results(tmp_path / "a", make_rows()), write_results(tmp_path / "b", make_rows(shift=shift))
     for form in ("text", "markdown", "latex"):
-        report.main(["compare", str(a), str(b), "--format", form])
+        main(["compare", str(a), str(b), "--format", form])
         printed = capsys.readouterr().out
         assert "-0.000 " not in printed and "-0.000," not in printed and "-0.000]" not in printed
         if form == "text":

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluate_metrics import chart_sections, charts, gallery, overlay, report, uncertainty
-from evaluate_metrics.report import Clip, ClipScore, Run, choose_clips
+from evaluate_metrics import report, uncertainty
+from evaluate_metrics.__main__ import main
+from evaluate_metrics.report import Clip, ClipScore, Run, chart_sections, charts, choose_clips, gallery, overlay
 
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -396,7 +398,7 @@ def test_an_interrupted_write_leaves_the_old_page(two_models, tmp_path, monkeypa
     def fail(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         report.write_report(out, *two_models)
     assert [path.name for path in out.iterdir()] == ["index.html"] and (out / "index.html").read_text() == "old"
@@ -562,7 +564,7 @@ def test_command_writes_page_and_tables(tmp_path, capsys):
     log.write_text('{"step": 5, "loss": 0.25}\n')
     arguments = [f"--run=baseline={tmp_path / 'b0' / 'eval'}", f"--run=baseline={tmp_path / 'b1' / 'eval'}"]
     arguments += [f"--run=robust={robust}", f"--log=baseline={log}", f"--gallery={write_gallery(tmp_path, clip)}"]
-    report.main([*arguments, f"--out={tmp_path / 'out'}", "--note", "One note."])
+    main([*arguments, f"--out={tmp_path / 'out'}", "--note", "One note."])
     printed = capsys.readouterr().out
     assert "0.550 +/- 0.050" in printed and printed.rstrip().endswith("index.html")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["index.html", "table.md", "table.tex"]
@@ -575,20 +577,20 @@ def test_command_writes_page_and_tables(tmp_path, capsys):
 @pytest.mark.parametrize("value", ["baseline", "=dir", "baseline="])
 def test_command_refuses_run_without_name_or_path(value, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        report.main(["--run", value, "--out", str(tmp_path / "out")])
+        main(["--run", value, "--out", str(tmp_path / "out")])
     assert stop.value.code == 2
     assert f"expected NAME=PATH, got {value!r}" in capsys.readouterr().err
 
 
 def test_command_reports_errors_in_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        report.main([f"--run=a={tmp_path}", f"--out={tmp_path / 'out'}"])
+        main([f"--run=a={tmp_path}", f"--out={tmp_path / 'out'}"])
     message = capsys.readouterr().err
     assert stop.value.code == 1 and message.startswith("avs-report: ") and message.count("\n") == 1
     assert not (tmp_path / "out").exists()
     folder = write_run(tmp_path / "run")
     with pytest.raises(SystemExit):
-        report.main([f"--run=a={folder}", f"--out={tmp_path / 'out'}", f"--log=b={tmp_path / 'x'}"])
+        main([f"--run=a={folder}", f"--out={tmp_path / 'out'}", f"--log=b={tmp_path / 'x'}"])
     assert "--log b: 1 given, but 0 --run of this name" in capsys.readouterr().err
 
 
@@ -829,7 +831,7 @@ def test_gallery_of_each_condition_from_the_download(subset, tmp_path):
     for row in rows:
         clip = make_clip(row["clip_id"], "dog", truth, frames=5)
         save_predictions(folder / "predictions", clip, dict.fromkeys(CONDITIONS, truth), with_category=subset == "s4")
-    report.main([f"--run=m={folder}", f"--data_dir={tmp_path / 'data'}", f"--out={tmp_path / 'out'}"])
+    main([f"--run=m={folder}", f"--data_dir={tmp_path / 'data'}", f"--out={tmp_path / 'out'}"])
     html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     chosen = {}
     for part in html.split('<div class="condition">')[1:]:
@@ -860,12 +862,12 @@ def test_predictions_elsewhere_are_named_on_the_command_line(tmp_path, capsys):
     write_download(tmp_path / "data", rows, truth)
     save_predictions(tmp_path / "masks", make_clip("a", "dog", truth, frames=5), {"positive": truth})
     arguments = [f"--run=m={folder}", f"--data_dir={tmp_path / 'data'}", f"--out={tmp_path / 'out'}"]
-    report.main([*arguments, f"--predictions=m={tmp_path / 'masks'}"])
+    main([*arguments, f"--predictions=m={tmp_path / 'masks'}"])
     alts = [image["alt"] for image in read_page(tmp_path / "out" / "index.html").all("img")]
     assert "m on clip a (dog), positive audio: mIoU 0.90" in alts
     for wrong, message in (("x=" + str(tmp_path), "no --run of this name"), (f"m={tmp_path / 'no'}", "not a folder")):
         with pytest.raises(SystemExit):
-            report.main([*arguments, f"--predictions={wrong}"])
+            main([*arguments, f"--predictions={wrong}"])
         assert message in capsys.readouterr().err
 
 

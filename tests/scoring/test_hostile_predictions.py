@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from evaluate_metrics.journal import Journal
-from evaluate_metrics.predictions import PredictionsError, Target, read_prediction, score_predictions
+from evaluate_metrics.mask_files import PredictionsError, Target, read_prediction, score_predictions
 
 SETTINGS = settings(
     max_examples=100, deadline=60_000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

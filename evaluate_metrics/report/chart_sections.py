@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import charts, overlay, uncertainty
+from .. import uncertainty
+from ..results import Run
+from . import charts, overlay
 from .markup import figures
-from .results import Run
 from .tables import (
     SWEEP,
     conditions_of,

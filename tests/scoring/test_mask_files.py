@@ -11,9 +11,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from evaluate_metrics import predictions
+from evaluate_metrics import mask_files
 from evaluate_metrics.clip_rows import clip_row
-from evaluate_metrics.predictions import PredictionsError, Target, read_prediction
+from evaluate_metrics.mask_files import PredictionsError, Target, read_prediction
 
 CONDITIONS = ("positive", "noise")
 CLIPS = [("dog_1", "dog"), ("cat.2", "cat"), ("-og_3", "dog")]
@@ -26,7 +26,7 @@ def read_masks(paths):
 
 
 def score_predictions(*arguments, **options):
-    rows, _ = predictions.score_predictions(*arguments, **options)
+    rows, _ = mask_files.score_predictions(*arguments, **options)
     return rows
 
 
@@ -178,7 +178,7 @@ def test_the_grey_of_1_is_told(write, targets):
         (lambda values: (values > 127).astype(np.uint8), 1),
         (binary, 255),
     ):
-        assert predictions.score_predictions(write(change=change), CONDITIONS, targets, read_masks)[1] == grey
+        assert mask_files.score_predictions(write(change=change), CONDITIONS, targets, read_masks)[1] == grey
 
 
 @pytest.mark.parametrize("of_ones", CONDITIONS)
@@ -202,12 +202,12 @@ def test_the_grey_of_1_may_be_said(write, targets):
     folder = write()
     for path in (folder / "noise").rglob("*.png"):
         save(path, np.ones(SIZE, np.uint8))
-    rows, one = predictions.score_predictions(folder, CONDITIONS, targets, read_masks, grey_of_one=255)
+    rows, one = mask_files.score_predictions(folder, CONDITIONS, targets, read_masks, grey_of_one=255)
     assert one == 255 and rows[0]["conditions"]["noise"]["area"] == [0, 0, 0]
-    rows, one = predictions.score_predictions(folder, ["noise"], targets, read_masks, grey_of_one=1)
+    rows, one = mask_files.score_predictions(folder, ["noise"], targets, read_masks, grey_of_one=1)
     assert one == 1 and rows[0]["conditions"]["noise"]["area"] == [1, 1, 1]
     with pytest.raises(PredictionsError, match="1 of another range"):
-        predictions.score_predictions(folder, CONDITIONS, targets, read_masks, grey_of_one=1)
+        mask_files.score_predictions(folder, CONDITIONS, targets, read_masks, grey_of_one=1)
 
 
 def test_what_lies_beside_the_conditions(write, targets, capsys):
@@ -310,7 +310,7 @@ def test_no_image(tmp_path):
 
 WORKERS = """
 import multiprocessing, time
-from evaluate_metrics.predictions import _workers
+from evaluate_metrics.mask_files import _workers
 with _workers(2, 8) as map_jobs:
     list(map_jobs(abs, range(8)))
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from . import uncertainty
-from .results import CONDITIONS, NEGATIVES, Run
+from .. import uncertainty
+from ..results import CONDITIONS, NEGATIVES, Run
 
 __all__ = [
     "ARROWS",

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..results import Run, read_json
+from ..uncertainty import harmonic_mean
 from . import overlay
 from .markup import scroll, swatch, text
-from .results import Run, read_json
 from .tables import MISSING, conditions_of, has_seeds, is_negative, mean, number, sound_of
-from .uncertainty import harmonic_mean
 
 __all__ = ["Clip", "ClipScore", "choose_clips", "choose_extremes", "gallery_html", "read_download", "read_gallery"]
 
@@ -268,7 +268,7 @@ class _Predictions:
 
     def read(self, condition, clip, frames, index, shape):
         """uint8 (H, W), 255 for probability 1: frame `index` (from 0) of a clip of `frames` frames."""
-        from .predictions import read_prediction  # only here: it loads PyTorch, which a page of tables can do without
+        from ..mask_files import read_prediction  # only here: it loads PyTorch, which a page of tables can do without
 
         _check_names(clip.clip_id, clip.category)
         expected = clip_folder = self.folder / condition / clip.category / clip.clip_id

@@ -1,0 +1,20 @@
+"""Robustness scores as evidence: tables, charts, curves and pictures in one self-contained HTML page."""
+
+from ..results import Run, read_run
+from .gallery import Clip, ClipScore, choose_clips, read_download, read_gallery
+from .page import write_report
+from .tables import latex_table, markdown_table, results_table
+
+__all__ = [
+    "Clip",
+    "ClipScore",
+    "Run",
+    "choose_clips",
+    "latex_table",
+    "markdown_table",
+    "read_download",
+    "read_gallery",
+    "read_run",
+    "results_table",
+    "write_report",
+]
