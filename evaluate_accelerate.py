@@ -57,18 +57,19 @@ from transformers.utils.logging import disable_progress_bar
 from avsbench_robust_dataset import CONDITIONS, SPLITS, SUBSETS, Subset
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.conditions import SAMPLING_RATE, further_condition
+from avsbench_robust_dataset.files import BROKEN_IMAGE, OutputError, only_run_in, write_whole, writing
 from avsbench_robust_dataset.further import FurtherSounds, find_wavs, unseen_digest
+from avsbench_robust_dataset.hub_access import check_hub_access
+from avsbench_robust_dataset.masks import object_mask
 from avsbench_robust_dataset.progress import progress_bar
-from avsbench_robust_dataset.sources import BROKEN_IMAGE, media_files, read_clips, read_masks
+from avsbench_robust_dataset.sources import media_files, read_clips, read_masks
 from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP, Clip
 from evaluate_metrics.avs_robust.avs_robust import as_numpy
 from evaluate_metrics.clip_rows import clip_row, results, scores, write_rows
 from evaluate_metrics.journal import Journal
 from evaluate_metrics.mask_files import PredictionsError, Target, score_predictions
-from evaluate_metrics.output_folder import OutputError, only_run_in, write_whole, writing
 from evaluate_metrics.uncertainty import shared_source_videos
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
-from modeling_avsegformer.hub_access import check_hub_access
 
 Splits = dict[str, Dataset | FurtherSounds]  # condition -> the same clips in the same order; the first is a Dataset
 
@@ -102,7 +103,7 @@ def decode_clip(split: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
             "file again, then build the data anew."
         ) from error
     frames = np.stack([np.asarray(frame.convert("RGB")) for frame in clip["frames"]])
-    masks = np.stack([np.asarray(mask.convert("L")) > 0 for mask in clip["masks"]]).astype(np.uint8)
+    masks = np.stack([object_mask(mask) for mask in clip["masks"]])
     return frames, masks
 
 

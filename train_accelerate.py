@@ -44,6 +44,8 @@ from transformers import PreTrainedConfig, get_scheduler
 from transformers.utils.logging import disable_progress_bar
 
 from avsbench_robust_dataset import CONDITIONS
+from avsbench_robust_dataset.files import only_run_in, sha256, write_whole
+from avsbench_robust_dataset.hub_access import check_hub_access
 from avsbench_robust_dataset.progress import progress_bar
 from evaluate_accelerate import (
     Terminated,
@@ -62,7 +64,6 @@ from evaluate_accelerate import (
     spread,
     write_json,
 )
-from evaluate_metrics.output_folder import only_run_in, write_whole
 from modeling_avsegformer import (
     AVSegFormerConfig,
     AVSegFormerForSegmentation,
@@ -71,7 +72,6 @@ from modeling_avsegformer import (
     VGGishFeatureExtractor,
 )
 from modeling_avsegformer.configuration_avsegformer import LOSS_TYPES
-from modeling_avsegformer.hub_access import check_hub_access
 
 NEGATIVE_CONDITIONS = tuple(condition for condition in CONDITIONS if condition != "positive")
 LOSS_SETTINGS = ("loss_type", "bce_weight", "mask_weight", "mix_weight", "similarity_weight")
@@ -317,11 +317,6 @@ def check_undamaged(folder: Path, files: dict[str, dict]) -> None:
                 f"Cannot resume from {folder}: {name} is damaged, its SHA-256 is {found}, not {file['sha256']} as "
                 "when it was written. Remove this checkpoint: `latest` then takes the one before."
             )
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -8,11 +8,12 @@ import numpy as np
 
 from .conditions import CONDITIONS, further_condition, generator
 from .draw import draw_off_screen
+from .files import write_whole
 from .further import draw_unseen
 from .progress import progress
-from .sources import media_files, read_clips, read_waveform
+from .sounds import encode_wav, read_waveform
+from .sources import media_files, read_clips
 from .subsets import SPLITS, Subset
-from .writing import encode_wav, write_whole
 
 __all__ = ["write_audio"]
 

@@ -22,10 +22,10 @@ from modeling_avsegformer.log_mel import MIN_SAMPLES, log_mel, released_log_mel
 from .builder import locate
 from .conditions import SAMPLING_RATE
 from .draw import DRAWS
+from .files import write_whole
 from .progress import progress
 from .sources import read_clips
 from .subsets import SPLITS, SUBSETS, Subset
-from .writing import write_whole
 
 __all__ = ["FRONT_ENDS", "Audit", "Comparison", "Estimate", "audit", "format_audit", "write_audit"]
 

@@ -18,6 +18,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from .conditions import CONDITIONS, SAMPLING_RATE, generator
 from .draw import DRAWS, Pair, draw_off_screen
+from .sounds import read_waveform
 from .sources import (
     code_digest,
     content_digest,
@@ -29,7 +30,6 @@ from .sources import (
     read_clips,
     read_frames,
     read_masks,
-    read_waveform,
 )
 from .subsets import SPLITS, SUBSETS, Clip, Subset
 from .waveform import Waveform

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from .progress import progress
-from .sources import media_files, objects_table, read_clips, read_frames, read_masks, read_waveform
+from .sounds import read_waveform
+from .sources import media_files, objects_table, read_clips, read_frames, read_masks
 from .subsets import SPLITS, Clip, Subset
 
 __all__ = ["check"]

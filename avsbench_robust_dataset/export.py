@@ -29,12 +29,12 @@ import pyarrow.parquet as pq
 import yaml
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
-from filelock import FileLock, Timeout
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, DatasetCardData, HfApi
 
 from .builder import FEATURES, AvsbenchRobust
 from .conditions import CONDITIONS, SAMPLES
 from .draw import Pair
+from .files import locked, sha256
 from .hub_access import check_hub_access, explained
 from .progress import progress_bar
 from .sources import media_files
@@ -88,8 +88,7 @@ def _write_shard(shard: _Shard) -> str:
         with partial.open("rb") as file:
             os.fsync(file.fileno())  # else the name may outlive a power cut, and the content not
         partial.rename(shard.path)
-    with shard.path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(shard.path)
 
 
 def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int) -> list[_Shard]:
@@ -236,26 +235,12 @@ def _link_or_copy(source: str, target: str) -> None:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """One export at a time into `out`; what a killed one left half done there is put right."""
-    lock = FileLock(out.with_name(f".{out.name}.lock"), blocking=False)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise BlockingIOError(
-            f"Expected no other export into {out}, but one is running: it holds {lock.lock_file}. Wait for it, or "
-            "name another folder."
-        ) from None
-    except OSError as error:
-        expected = f"Expected a folder that can be written to ({error.strerror}). Name another one"
-        raise OSError(error.errno, expected, str(out.parent)) from error
-    try:
+    with locked(out):
         old = _aside(out)
         if old.exists() and not out.exists():  # killed between the two steps of `_replace`
             old.rename(out)
         shutil.rmtree(old, ignore_errors=True)
         yield
-    finally:
-        lock.release()
 
 
 def _aside(out: Path) -> Path:

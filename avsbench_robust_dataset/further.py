@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from .conditions import SAMPLING_RATE, FurtherCondition, generator
-from .sources import read_waveform
+from .sounds import read_waveform
 from .subsets import SPLITS
 
 __all__ = ["FurtherSounds", "draw_unseen", "find_wavs", "unseen_digest"]

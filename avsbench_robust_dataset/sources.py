@@ -1,4 +1,4 @@
-"""The only disk reading: where a subset lies, its table, frames, masks and waveforms. Errors name the file."""
+"""What AVSBench holds on disk: where a subset lies, its table, frames and masks. Errors name the file."""
 
 import csv
 import difflib
@@ -7,18 +7,15 @@ import hashlib
 import importlib.util
 import io
 import logging
-import math
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from PIL import Image
 
-from .conditions import SAMPLES, SAMPLING_RATE
+from .files import BROKEN_IMAGE
+from .masks import object_mask
 from .subsets import FRAMES_PER_CLIP, SPLITS, Clip, Subset
 
 __all__ = [
@@ -35,7 +32,6 @@ __all__ = [
     "read_clips",
     "read_frames",
     "read_masks",
-    "read_waveform",
 ]
 
 DATA_DIR_VARIABLE = "AVSBENCH_DIR"
@@ -46,24 +42,11 @@ HOW_TO_GET_IT = (
     "without it: load the subset `demo`, or write a tree with `avs-data demo --out data_demo` and pass "
     "`data_dir='data_demo'` with the subset `demo`."
 )
-# What Pillow raises on a file that is no image, or a broken or truncated one.
-BROKEN_IMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,  # no IDAT
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 MAX_PIXELS = 2**25  # of an image, AVSBench's have 50,176: 100 MB decoded
 MAX_FILE_BYTES = 2**27  # of an image, more than the pixels of the largest
 MAX_TABLE_BYTES = 2**24  # of a CSV; S4's has 200 kB
 MAX_CLIPS = 20_000  # of a CSV; the draw takes memory by the square of it
 MAX_ID_LENGTH = 200  # characters; file names end at 255 bytes
-MAX_CHANNELS, MAX_RATE = 8, 384_000  # of a sound; Hz
-MAX_FILTER = 2**24  # entries of the resampling filter: 70,560 from 44,100 Hz, 700 million from 44,099 Hz
 PNG_END = b"IEND\xaeB\x60\x82"  # the last chunk's name and checksum
 
 logger = logging.getLogger(__name__)
@@ -395,28 +378,6 @@ def read_frames(paths: list[Path]) -> tuple[list[bytes], tuple[int, int]]:
     return files, sizes[0]
 
 
-def _object(image: Image.Image) -> np.ndarray:
-    """bool (height, width): where any rendered colour channel is above 0. Alpha does not count.
-
-    A palette's entries are judged by their colours, 16-bit greys by all their bits. A palette that tells nothing (it
-    lacks entries that are used, or all that are used are black, or none is) is passed over: then the object is what
-    has an index above 0, as AVSBench's own code reads such files.
-    """
-    if image.mode in ("P", "PA"):
-        indices = np.asarray(image.getchannel("P") if image.mode == "PA" else image)
-        inside = (np.asarray(image.convert("RGB")) > 0).any(axis=-1)
-        entries = len(image.getpalette("RGB")) // 3
-        one_class = inside.all() or not inside.any()
-        if indices.max() >= entries or (one_class and indices.min() != indices.max()):
-            return indices > 0
-        return inside
-    if image.mode in ("RGB", "RGBA"):
-        return (np.asarray(image.convert("RGB")) > 0).any(axis=-1)
-    if image.mode == "LA":
-        return np.asarray(image.getchannel("L")) > 0
-    return np.asarray(image) > 0
-
-
 def read_masks(paths: list[Path], size: tuple[int, int] | None = None) -> list[bytes]:
     """PNG files in which, read as 8-bit grey, the object is what is above 0.
 
@@ -446,58 +407,15 @@ def read_masks(paths: list[Path], size: tuple[int, int] | None = None) -> list[b
             raise ValueError(f"Expected a complete PNG at {path}, got {error}. Download it again.") from error
         if image.format != "PNG":
             raise ValueError(
-                f"Expected a PNG as mask at {path}, got a {image.format}: its compression leaves greys above 0 around the "
-                "object, which would count as object. Download it again, or convert the original mask to PNG."
+                f"Expected a PNG as mask at {path}, got a {image.format}: its compression leaves greys above 0 "
+                "around the object, which would count as object. Download it again, or convert the "
+                "original mask to PNG."
             )
         if image.mode != "1":
-            inside, grey = _object(image), np.asarray(image.convert("L"))
+            inside, grey = object_mask(image) > 0, np.asarray(image.convert("L"))
             if not np.array_equal(grey > 0, inside) or len(np.unique(grey[inside])) > 1:
                 buffer = io.BytesIO()
                 Image.fromarray(inside).save(buffer, format="PNG")
                 data = buffer.getvalue()
         files.append(data)
     return files
-
-
-def read_waveform(path: Path) -> np.ndarray:
-    """float32 (80000,): the file's first 5 seconds at 16 kHz, mean of its channels; shorter ones end in silence.
-
-    Any format, rate and channel count that libsndfile reads. Values keep the file's scale, [-1, 1] for integers.
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: it cannot be read, has no samples, or has samples that are NaN or infinite.
-    """
-    if not path.is_file():
-        _read_bytes(path)
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate = file.samplerate
-            common = math.gcd(rate, SAMPLING_RATE)
-            if (
-                file.channels > MAX_CHANNELS
-                or rate > MAX_RATE
-                or SAMPLING_RATE // common * (rate // common) > MAX_FILTER
-            ):
-                raise ValueError(
-                    f"Expected sound of at most {MAX_CHANNELS} channels at a common rate (16,000, 22,050, 44,100, "
-                    f"48,000 Hz, …) at {path}, got {file.channels} channels at {rate} Hz. Resample it to "
-                    f"{SAMPLING_RATE} Hz, mono."
-                )
-            # A tenth of a second more than a clip, so that the resampling filter does not see where we cut.
-            channels = file.read(frames=round(5.1 * rate), dtype="float64", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ValueError(f"Expected a sound file at {path}: {error}. Download it again.") from error
-    if len(channels) == 0:
-        raise ValueError(f"Expected sound at {path}, got a file without samples. Download it again.")
-    if not np.isfinite(channels).all():
-        raise ValueError(f"Expected finite samples at {path}, got NaN or infinity. Download it again.")
-    waveform = channels.mean(axis=1)
-    if rate != SAMPLING_RATE:
-        # The model's front end, imported only here: AVSBench's own files are at 16 kHz.
-        from modeling_avsegformer.log_mel import resample
-
-        waveform = resample(waveform, rate, SAMPLING_RATE)
-    clip = np.zeros(SAMPLES, dtype=np.float32)
-    clip[: len(waveform)] = waveform[:SAMPLES]
-    return clip

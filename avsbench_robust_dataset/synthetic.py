@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .files import writing
 from .progress import progress
-from .writing import encode_wav, write_bytes
+from .sounds import encode_wav
 
 __all__ = ["DEMO_CATEGORIES", "DEMO_SIZES", "coloured_noise", "draw_scene", "make_sound", "write_demo"]
 
@@ -364,6 +365,11 @@ def _check_same(final: Path, table: bytes, tasks: list[tuple[str, str, str]]) ->
     )
 
 
+def _write(path: Path, content: bytes) -> None:
+    with writing(path):
+        path.write_bytes(content)
+
+
 def _write_clip(root: Path, seed: int, task: tuple[str, str, str]) -> None:
     split, category, clip_id = task
     rng = _generator("demo", seed, split, clip_id)
@@ -375,9 +381,9 @@ def _write_clip(root: Path, seed: int, task: tuple[str, str, str]) -> None:
         for target, image in zip(targets, images, strict=True):
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
-            write_bytes(target, buffer.getvalue())
+            _write(target, buffer.getvalue())
     wav.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(wav, encode_wav(make_sound(category, rng)))
+    _write(wav, encode_wav(make_sound(category, rng)))
 
 
 def available_cpus() -> int:
@@ -415,7 +421,7 @@ def write_demo(
         logger.warning("%s is of a demo that is still written or was killed; if it was killed, remove it.", leftover)
     partial = Path(tempfile.mkdtemp(prefix=".demo-", dir=out_dir))
     try:
-        write_bytes(partial / "s4_meta_data.csv", table)
+        _write(partial / "s4_meta_data.csv", table)
         write = functools.partial(_write_clip, partial / "s4_data", seed)
         workers = num_proc or min(8, available_cpus())
         if workers == 1:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from datasets.features.features import register_feature
 
 from .conditions import SAMPLES, SAMPLING_RATE, generator, noise
-from .sources import read_waveform
+from .sounds import read_waveform
 
 __all__ = ["Waveform"]
 

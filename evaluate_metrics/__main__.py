@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from avsbench_robust_dataset.files import OutputError, write_whole
+
 from . import compare
-from .output_folder import OutputError, write_whole
 from .report import latex_table, markdown_table, read_download, read_gallery, results_table, write_report
 from .results import read_run
 

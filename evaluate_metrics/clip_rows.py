@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from avsbench_robust_dataset.files import write_whole
+
 from .avs_robust.avs_robust import (
     CONDITIONS,
     NEGATIVE_CONDITIONS,
@@ -26,7 +28,6 @@ from .avs_robust.avs_robust import (
     harmonic_mean,
     robust_scores,
 )
-from .output_folder import write_whole
 from .uncertainty import bootstrap_auroc, bootstrap_means, bootstrap_settings, interval, intervals, source_clusters
 
 __all__ = [

@@ -5,7 +5,7 @@ import json
 import zlib
 from pathlib import Path
 
-from .output_folder import writing
+from avsbench_robust_dataset.files import writing
 
 __all__ = ["Journal"]
 

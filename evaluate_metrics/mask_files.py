@@ -8,10 +8,8 @@ import io
 import multiprocessing
 import os
 import signal
-import struct
 import sys
 import threading
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -23,15 +21,14 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from avsbench_robust_dataset.files import BROKEN_IMAGE
+
 from .avs_robust.avs_robust import CONDITIONS
 from .clip_rows import clip_row
 
 __all__ = ["PredictionsError", "Target", "read_prediction", "score_predictions"]
 
 PROGRESS = partial(tqdm, disable=None, leave=False)  # a bar on a terminal
-
-# What Pillow raises on a file that is no image, or a broken or truncated one.
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import numpy as np
 from datasets import load_dataset
 
 import avsbench_robust_dataset  # noqa: F401  (registers the data set)
+from avsbench_robust_dataset.files import write_whole
 from avsbench_robust_dataset.sources import demo_digest
 from avsbench_robust_dataset.synthetic import available_cpus
 from evaluate_metrics.report import Clip, Run, read_run, results_table, write_report
@@ -204,9 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "seeds": args.seeds,
         "settings": settings,
     }
-    partial = out / "results.json.partial"
-    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    partial.replace(out / "results.json")
+    write_whole(out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     print(results_table([run for runs in trained.values() for run in runs]))
     print(f"{page}\n{out / 'results.json'}\n{(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
 

@@ -14,7 +14,7 @@ import atheris
 with atheris.instrument_imports(include=["soundfile", "avsbench_robust_dataset.sources"]):
     import numpy as np
 
-    from avsbench_robust_dataset.sources import read_waveform
+    from avsbench_robust_dataset.sounds import read_waveform
     from modeling_avsegformer.log_mel import resample
 
 PATH = Path(tempfile.mkdtemp()) / "sound.wav"

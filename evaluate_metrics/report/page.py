@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from avsbench_robust_dataset.files import write_whole
+
 from .. import uncertainty
-from ..output_folder import write_whole
 from ..results import CONDITIONS, Run
 from . import overlay
 from .chart_sections import Evidence, categories_html, conditions_html, curves_html, parts_html, thresholds_html
@@ -96,7 +97,6 @@ def write_report(
         body=body,
     )
     path = Path(out_dir) / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, page.encode())
     return path
 

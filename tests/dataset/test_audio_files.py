@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from avsbench_robust_dataset import writing
+from avsbench_robust_dataset import sounds
 from avsbench_robust_dataset.__main__ import main
 from modeling_avsegformer.log_mel import log_mel
 
@@ -76,7 +76,7 @@ def test_a_failed_write_leaves_what_was_there(write_s4, tmp_path, monkeypatch, c
         file.write(b"RIFF")
         raise OSError("disk full")
 
-    monkeypatch.setattr(writing.soundfile, "write", fails)
+    monkeypatch.setattr(sounds.soundfile, "write", fails)
     assert export(tree, out, "--conditions", "silence") == 1
     assert "avs-data audio: disk full" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

@@ -329,7 +329,7 @@ def test_a_second_export_at_the_same_time_is_refused(write_s4, out, tmp_path, ca
     command = ["export", "--data_dir", str(root), "--out", str(out), "--num_proc", "1"]
     with exporting._alone(out):
         assert main(command) == 1
-        assert "Expected no other export into" in capsys.readouterr().err and not out.exists()
+        assert "Expected an output folder of this run alone" in capsys.readouterr().err and not out.exists()
     assert main(command) == 0
 
 

@@ -9,6 +9,7 @@ import soundfile
 from PIL import Image
 
 from avsbench_robust_dataset import SUBSETS
+from avsbench_robust_dataset.sounds import read_waveform
 from avsbench_robust_dataset.sources import (
     content_digest,
     media_files,
@@ -16,7 +17,6 @@ from avsbench_robust_dataset.sources import (
     read_clips,
     read_frames,
     read_masks,
-    read_waveform,
 )
 
 S4, MS3 = SUBSETS["s4"], SUBSETS["ms3"]

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from avsbench_robust_dataset import writing
+from avsbench_robust_dataset import sounds
 from avsbench_robust_dataset.synthetic import DEMO_CATEGORIES, LOOKS, draw_scene, make_sound, write_demo
 
 SIZES = {"train": 9, "val": 2, "test": 3}
@@ -87,7 +87,7 @@ def test_nothing_half_written_is_left_behind(tmp_path, monkeypatch):
     def fails(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(writing.soundfile, "write", fails)
+    monkeypatch.setattr(sounds.soundfile, "write", fails)
     with pytest.raises(OSError, match="No space left"):
         write_demo(tmp_path, sizes=SIZES, num_proc=1)
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,8 @@ from PIL import Image
 
 from avsbench_robust_dataset import SUBSETS
 from avsbench_robust_dataset.__main__ import main
-from avsbench_robust_dataset.sources import MAX_PIXELS, media_files, read_clips, read_frames, read_masks, read_waveform
+from avsbench_robust_dataset.sounds import read_waveform
+from avsbench_robust_dataset.sources import MAX_PIXELS, media_files, read_clips, read_frames, read_masks
 
 CORPUS = Path(__file__).resolve().parents[2] / "fuzz" / "corpus"
 S4 = SUBSETS["s4"]

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from avsbench_robust_dataset.files import OutputError
 from evaluate_metrics.journal import Journal
-from evaluate_metrics.output_folder import OutputError
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import train_accelerate
-from evaluate_metrics.output_folder import only_run_in
+from avsbench_robust_dataset.files import only_run_in
 from train_accelerate import cli, complete_checkpoints, main, put_back_checkpoints
 
 STEPS = 6

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from evaluate_metrics.output_folder import FolderInUseError, OutputError, only_run_in, write_whole
+from avsbench_robust_dataset.files import FolderInUseError, OutputError, only_run_in, write_whole
 
 HOLDER = """
 import os, sys, time
-from evaluate_metrics.output_folder import only_run_in
+from avsbench_robust_dataset.files import only_run_in
 with only_run_in(sys.argv[1]):
     child = os.fork()  # as a data loader's worker, which may outlive its parent
     if not child:
@@ -102,7 +102,7 @@ def test_an_empty_folder_that_was_there_stays(tmp_path):
 
 CONTENDER = """
 import os, sys
-from evaluate_metrics.output_folder import FolderInUseError, only_run_in
+from avsbench_robust_dataset.files import FolderInUseError, only_run_in
 folder, held = sys.argv[1], 0
 print("ready", flush=True)
 sys.stdin.readline()

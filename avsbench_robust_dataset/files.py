@@ -1,0 +1,166 @@
+"""Whole files or none, one run at a time in a folder, digests of files, and errors that name the file."""
+
+import errno
+import hashlib
+import os
+import socket
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from PIL import Image
+
+__all__ = [
+    "BROKEN_IMAGE",
+    "FolderInUseError",
+    "OutputError",
+    "locked",
+    "only_run_in",
+    "sha256",
+    "write_whole",
+    "writing",
+]
+
+# What Pillow raises for a file that is no image, or a broken or truncated one.
+BROKEN_IMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,  # no IDAT
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+LOCK, OWNER = ".run.lock", ".run.owner"  # two files: some systems let nobody read a locked one
+ATTEMPTS = 100  # to make and lock a folder that other runs make and remove
+
+
+class OutputError(OSError):
+    """The output cannot be written; the message says why and what to do."""
+
+
+class FolderInUseError(OutputError, BlockingIOError):
+    """Another run works in the folder; the message says which."""
+
+
+@contextmanager
+def only_run_in(folder: str | Path) -> Iterator[None]:
+    """Locks the output folder of a run, and makes it if it is missing; for the run's main process.
+
+    The operating system frees the folder when the process dies, however that happens.
+
+    Raises:
+        FolderInUseError: another process holds it; the message names process, host and start.
+        OutputError: the folder cannot be made or written to.
+    """
+    folder = Path(folder)
+    lock, owner = FileLock(folder / LOCK, blocking=False), folder / OWNER
+    is_new = False
+    try:
+        with writing(folder):
+            is_new = _hold(folder, lock)
+            since = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()} (since {since})", encoding="utf-8")
+        yield
+    finally:
+        if lock.is_locked:
+            for file in (owner, folder / LOCK):
+                with suppress(OSError):
+                    file.unlink()
+            lock.release()
+            if is_new:
+                with suppress(OSError):  # a folder with content stays
+                    folder.rmdir()
+
+
+def _hold(folder: Path, lock: FileLock) -> bool:
+    """Takes the lock in the folder; returns whether the folder had to be made."""
+    for left in reversed(range(ATTEMPTS)):
+        is_new = not folder.exists()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _acquire(lock, folder)
+            break
+        except (FileNotFoundError, FileExistsError):
+            if not left:
+                raise
+            # Else another run has just removed its empty folder between the two steps.
+    return is_new
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Locks a folder that is replaced as a whole, by a file beside it, `.<name>.lock`.
+
+    Raises:
+        FolderInUseError: another process holds it.
+        OutputError: the folder around it cannot be made or written to.
+    """
+    lock = FileLock(out.with_name(f".{out.name}.lock"), blocking=False)
+    with writing(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _acquire(lock, out)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    try:
+        lock.acquire()
+    except Timeout:
+        owner = folder / OWNER
+        who = owner.read_text(encoding="utf-8", errors="replace") if owner.is_file() else "another process"
+        raise FolderInUseError(
+            errno.EBUSY,
+            f"Expected an output folder of this run alone, but {who} works there. Wait for it, or name another folder",
+            str(folder),
+        ) from None
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turns an OSError of the block, for example of a full disk, into an OutputError that names `path`."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            error.errno,
+            f"Expected a place to write to, but: {error.strerror or error}. Free some room or name another output "
+            "folder, then repeat the same command",
+            str(path),
+        ) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file, and the folders that it lies in, whole or not at all, also where the power fails.
+
+    Raises:
+        OutputError: the disk is full or the like; what was in the file before is still there.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # the name must not be on the disk before the content
+            os.replace(partial, path)
+        finally:
+            with suppress(OSError):  # after success there is none
+                partial.unlink()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

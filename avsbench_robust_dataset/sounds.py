@@ -1,0 +1,68 @@
+"""Sound files: read as the waveform of a clip, and written from one."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from .conditions import SAMPLES, SAMPLING_RATE
+
+__all__ = ["encode_wav", "read_waveform"]
+
+MAX_CHANNELS, MAX_RATE = 8, 384_000  # of a sound; Hz
+MAX_FILTER = 2**24  # entries of the resampling filter: 70,560 from 44,100 Hz, 700 million from 44,099 Hz
+
+
+def read_waveform(path: Path) -> np.ndarray:
+    """float32 (80000,): the file's first 5 seconds at 16 kHz, mean of its channels; shorter ones end in silence.
+
+    Any format, rate and channel count that libsndfile reads. Values keep the file's scale, [-1, 1] for integers.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it cannot be read, has no samples, or has samples that are NaN or infinite.
+    """
+    if not path.is_file():  # also a pipe, which one could wait for without end
+        raise FileNotFoundError(
+            f"Expected a file at {path}, got none. Complete the download; `avs-data check` lists all that is missing."
+        )
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            common = math.gcd(rate, SAMPLING_RATE)
+            if (
+                file.channels > MAX_CHANNELS
+                or rate > MAX_RATE
+                or SAMPLING_RATE // common * (rate // common) > MAX_FILTER
+            ):
+                raise ValueError(
+                    f"Expected sound of at most {MAX_CHANNELS} channels at a common rate (16,000, 22,050, 44,100, "
+                    f"48,000 Hz, …) at {path}, got {file.channels} channels at {rate} Hz. Resample it to "
+                    f"{SAMPLING_RATE} Hz, mono."
+                )
+            # A tenth of a second more than a clip, so that the resampling filter does not see where we cut.
+            channels = file.read(frames=round(5.1 * rate), dtype="float64", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(f"Expected a sound file at {path}: {error}. Download it again.") from error
+    if len(channels) == 0:
+        raise ValueError(f"Expected sound at {path}, got a file without samples. Download it again.")
+    if not np.isfinite(channels).all():
+        raise ValueError(f"Expected finite samples at {path}, got NaN or infinity. Download it again.")
+    waveform = channels.mean(axis=1)
+    if rate != SAMPLING_RATE:
+        # The model's front end, imported only here: AVSBench's own files are at 16 kHz.
+        from modeling_avsegformer.log_mel import resample
+
+        waveform = resample(waveform, rate, SAMPLING_RATE)
+    clip = np.zeros(SAMPLES, dtype=np.float32)
+    clip[: len(waveform)] = waveform[:SAMPLES]
+    return clip
+
+
+def encode_wav(samples: np.ndarray) -> bytes:
+    """A wav file of 16 bits at 16 kHz; `samples` are int16, or float in [-1, 1]."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, SAMPLING_RATE, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
