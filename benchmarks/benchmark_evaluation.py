@@ -25,8 +25,10 @@ from accelerate import Accelerator
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from avs_engine.clips import Splits, load_splits
+from avs_engine.predict import predict
+from avs_engine.scoring import score
 from avsbench_robust_dataset.synthetic import write_demo
-from evaluate_accelerate import Splits, load_splits, predict, score
 from modeling_avsegformer import (
     AVSegFormerConfig,
     AVSegFormerForSegmentation,

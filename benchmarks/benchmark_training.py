@@ -33,8 +33,8 @@ import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
 
+from avs_engine.step import train_batch
 from modeling_avsegformer import AVSegFormerConfig, AVSegFormerForSegmentation
-from train_accelerate import train_batch
 
 FRAMES = 5
 

@@ -132,13 +132,13 @@ def whole(data, of_model, forked, tmp_path_factory):
 
 
 SLOW = """
-import time, evaluate_metrics.journal
-append = evaluate_metrics.journal.Journal.append
+import time, avs_engine.journal
+append = avs_engine.journal.Journal.append
 def slowly(self, rows):
     append(self, rows)
     print("scored", len(self.rows), flush=True)
     time.sleep({seconds})
-evaluate_metrics.journal.Journal.append = slowly
+avs_engine.journal.Journal.append = slowly
 """
 
 FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))"  # bytes

@@ -5,9 +5,9 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from avs_engine.checkpoints import complete_checkpoints
 from avsbench_robust_dataset.synthetic import write_demo
 from modeling_avsegformer import AVSegFormerForSegmentation
-from train_accelerate import complete_checkpoints
 
 
 @pytest.fixture(scope="module")

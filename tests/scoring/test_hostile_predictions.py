@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from evaluate_metrics.journal import Journal
+from avs_engine.journal import Journal
 from evaluate_metrics.mask_files import PredictionsError, Target, read_prediction, score_predictions
 
 SETTINGS = settings(

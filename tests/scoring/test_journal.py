@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from avs_engine.journal import Journal
 from avsbench_robust_dataset.files import OutputError
-from evaluate_metrics.journal import Journal
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from train_accelerate import TrainingClips, epoch_plan, negative_conditions, parse_args
+from avs_engine.epochs import TrainingClips, epoch_plan, negative_conditions
+from avs_engine.training_arguments import parse_args
 
 BOTH = {"silence": 1.0, "off_screen": 1.0}
 

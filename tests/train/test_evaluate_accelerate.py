@@ -13,18 +13,14 @@ from accelerate.state import PartialState
 from PIL import Image
 from torch.nn import functional as F
 
-import evaluate_accelerate
-from evaluate_accelerate import (
-    batches_of,
-    encode_sounds,
-    format_scores,
-    git_revision,
-    load_splits,
-    main,
-    save_predictions,
-    sound_keys,
-    spread,
-)
+from avs_engine import sounds
+from avs_engine.clips import batches, evenly_spaced, load_splits
+from avs_engine.models import check_model_path
+from avs_engine.predict import save_predictions
+from avs_engine.provenance import git_revision
+from avs_engine.scoring import evaluate_model, format_scores
+from avs_engine.sounds import encode_sounds, sound_keys
+from evaluate_accelerate import main
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 from train_accelerate import main as train
 
@@ -113,15 +109,15 @@ def test_sounds_and_batches_do_not_depend_on_the_processes(model_folder, demo_tr
         def __init__(self, process_index):
             self.process_index = process_index
 
-    def batches(accelerator, done=()):
-        left, loaded = batches_of(splits["positive"], accelerator, 2, 0, done)
+    def indices(accelerator, done=()):
+        left, loaded = batches(splits["positive"], accelerator, 2, 0, done)
         return left, [[index for index, _, _ in batch] for batch in loaded]
 
-    assert batches(Process(0)) == ([0, 1, 2, 3, 4], [[0, 1], [4]])
-    assert batches(Process(1)) == ([0, 1, 2, 3, 4], [[2, 3], []])
-    assert batches(Process(0), {clip_ids[0], clip_ids[1], clip_ids[2]}) == ([2, 3, 4], [[2, 3]])
+    assert indices(Process(0)) == ([0, 1, 2, 3, 4], [[0, 1], [4]])
+    assert indices(Process(1)) == ([0, 1, 2, 3, 4], [[2, 3], []])
+    assert indices(Process(0), {clip_ids[0], clip_ids[1], clip_ids[2]}) == ([2, 3, 4], [[2, 3]])
     processor = AVSegFormerProcessor.from_pretrained(model_folder)
-    monkeypatch.setattr(evaluate_accelerate, "SOUND_BATCH", 3)
+    monkeypatch.setattr(sounds, "SOUND_BATCH", 3)
     seen = []
 
     def encoder(features):
@@ -132,7 +128,7 @@ def test_sounds_and_batches_do_not_depend_on_the_processes(model_folder, demo_tr
     whole, seen = seen, []
     encode_sounds(processor, splits, encoder, wanted=[0])
     assert all(any(torch.equal(batch, other) for other in whole) for batch in seen) and len(seen) < len(whole)
-    monkeypatch.setattr(evaluate_accelerate, "gather_object", lambda part: part)
+    monkeypatch.setattr(sounds, "gather_object", lambda part: part)
     seen = []
     parts = [encode_sounds(processor, splits, encoder, accelerator=Process(index)) for index in range(2)]
     assert not parts[0].keys() & parts[1].keys() and len(seen) == len(whole)
@@ -188,7 +184,7 @@ def test_the_released_front_end_treats_negatives_otherwise(model_folder, demo_tr
     (splits,) = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)
     ours = AVSegFormerProcessor.from_pretrained(model_folder)
     released = AVSegFormerProcessor.from_pretrained(model_folder, front_end="released")
-    shared, split = (evaluate_accelerate.encode_sounds(processor, splits) for processor in (ours, released))
+    shared, split = (encode_sounds(processor, splits) for processor in (ours, released))
     for source in splits["off_screen"]["audio_source"]:
         torch.testing.assert_close(split[f"positive clip {source}"], shared[f"clip {source}"], rtol=0, atol=0)
         assert (split[f"off_screen clip {source}"] - shared[f"clip {source}"]).abs().max() > 1
@@ -204,10 +200,10 @@ def test_fewer_clips_and_conditions(model_folder, demo_tree, tmp_path):
     assert results["scores"]["g_miou"] == results["scores"]["g_miou_silence"]
 
 
-def test_spread():
-    assert spread(4, None) == spread(4, 9) == [0, 1, 2, 3]
-    assert spread(10, 4) == [0, 2, 5, 7]
-    assert spread(3452, 2) == [0, 1726]
+def test_evenly_spaced():
+    assert evenly_spaced(4, None) == evenly_spaced(4, 9) == [0, 1, 2, 3]
+    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
+    assert evenly_spaced(3452, 2) == [0, 1726]
 
 
 def test_stored_masks_keep_the_threshold(tmp_path):
@@ -232,7 +228,7 @@ def test_conditions_of_different_clips(model_folder, demo_tree):
     splits = load_splits("demo", demo_tree, 42, ["test"], ("positive", "silence"))[0]
     splits["silence"] = splits["silence"].select([1, 0, 2, 3, 4])
     with pytest.raises(ValueError, match="those of 'positive' and 'silence' differ"):
-        evaluate_accelerate.evaluate_model(None, None, splits, Accelerator(cpu=True))
+        evaluate_model(None, None, splits, Accelerator(cpu=True))
 
 
 def test_nothing_is_written_where_the_data_is_missing(model_folder, tmp_path):
@@ -274,7 +270,7 @@ def test_a_model_that_is_not_there(demo_tree, tmp_path):
         with pytest.raises(FileNotFoundError, match=f"{model}.*{said}"):
             main([*arguments, "--model", str(model)])
     assert not (tmp_path / "eval").exists()
-    evaluate_accelerate.check_model_path("someone/avsegformer")  # may be on the Hub
+    check_model_path("someone/avsegformer")  # may be on the Hub
 
 
 def test_unknown_subset_and_condition(model_folder, demo_tree, tmp_path, capsys):

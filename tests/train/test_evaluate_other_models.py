@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from avs_engine.clips import load_splits
+from avs_engine.predict import load_function
 from avsbench_robust_dataset.conditions import mix
 from avsbench_robust_dataset.further import draw_unseen, find_wavs
-from evaluate_accelerate import cli, load_function, load_splits, main
+from evaluate_accelerate import cli, main
 from evaluate_metrics.results import read_run
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 

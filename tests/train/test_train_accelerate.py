@@ -11,9 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import evaluate_accelerate
-from evaluate_accelerate import load_splits
+from avs_engine import clips
+from avs_engine.clips import load_splits
+from avs_engine.models import build_model
+from avs_engine.training_arguments import parse_args
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
-from train_accelerate import build_model, main, parse_args
+from train_accelerate import main
 
 
 @pytest.fixture
@@ -188,7 +191,6 @@ def test_noise_on_request(tiny, tmp_path, capsys):
 
 def test_one_mask_a_clip(tiny, tmp_path, monkeypatch):
     """S4's training clips have one mask: the same path, with K = 1."""
-    import train_accelerate
 
     def one_mask(*arguments):
         training, validation = load_splits(*arguments)
@@ -203,7 +205,7 @@ def test_one_mask_a_clip(tiny, tmp_path, monkeypatch):
             shapes.append((tuple(kwargs["pixel_values"].shape[:2]), tuple(kwargs["labels"].shape)))
         return forward(self, *args, **kwargs)
 
-    monkeypatch.setattr(train_accelerate, "load_splits", one_mask)
+    monkeypatch.setattr(clips, "load_splits", one_mask)
     monkeypatch.setattr(AVSegFormerForSegmentation, "forward", spy)
     train(tiny, tmp_path, "--max_steps", "2", "--negative_ratio", "0.5", "--validation_every", "0")
     assert shapes == [((2, 2), (2, 1, 64, 64))] * 2

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import train_accelerate
+from avs_engine import clips, scoring, step
+from avs_engine.checkpoints import complete_checkpoints, put_back_checkpoints
 from avsbench_robust_dataset.files import only_run_in
-from train_accelerate import cli, complete_checkpoints, main, put_back_checkpoints
+from train_accelerate import cli, main
 
 STEPS = 6
 KEPT = ("model.safetensors", "last/model.safetensors", "train_log.jsonl")
@@ -49,14 +50,14 @@ def before_step(monkeypatch):
     """before_step(n, action): `action` is called with the model, before its n-th step."""
 
     def before_step(number, action):
-        step = train_accelerate.train_batch
+        train_batch = step.train_batch
 
         def patched(accelerator, model, optimizer, batch, max_grad_norm, done):
             if done == number - 1:
                 action(model)
-            return step(accelerator, model, optimizer, batch, max_grad_norm, done)
+            return train_batch(accelerator, model, optimizer, batch, max_grad_norm, done)
 
-        monkeypatch.setattr(train_accelerate, "train_batch", patched)
+        monkeypatch.setattr(step, "train_batch", patched)
 
     yield before_step
     monkeypatch.undo()
@@ -96,7 +97,7 @@ def test_sigterm_in_a_validation(train, whole, monkeypatch, tmp_path, capsys):
         terminate()
         time.sleep(60)
 
-    monkeypatch.setattr(train_accelerate, "evaluate_model", evaluate_model)
+    monkeypatch.setattr(scoring, "evaluate_model", evaluate_model)
     run = train("cut")
     assert "Stopped by SIGTERM after step 4" in capsys.readouterr().out
     assert (
@@ -109,8 +110,8 @@ def test_sigterm_in_a_validation(train, whole, monkeypatch, tmp_path, capsys):
 
 
 def test_sigterm_before_the_first_step(train, monkeypatch, tmp_path, capsys):
-    load_splits = train_accelerate.load_splits
-    monkeypatch.setattr(train_accelerate, "load_splits", lambda *arguments: terminate() or load_splits(*arguments))
+    load_splits = clips.load_splits
+    monkeypatch.setattr(clips, "load_splits", lambda *arguments: terminate() or load_splits(*arguments))
     run = train("cut")
     assert "before the first step" in capsys.readouterr().out
     assert not run.exists()
@@ -246,16 +247,17 @@ def test_a_loss_that_is_not_finite_keeps_the_checkpoint(train, before_step, tmp_
 BROKEN_IN_ONE_PROCESS = """
 import torch
 import train_accelerate
+from avs_engine import step
 
-step = train_accelerate.train_batch
+train_batch = step.train_batch
 
 def patched(accelerator, model, optimizer, batch, max_grad_norm, done):
     if done == 2 and accelerator.process_index == 1:
         batch["audio_labels"] = batch["audio_labels"] * torch.nan
         print("ONLY HERE", *batch["clips"], sep="|", flush=True)
-    return step(accelerator, model, optimizer, batch, max_grad_norm, done)
+    return train_batch(accelerator, model, optimizer, batch, max_grad_norm, done)
 
-train_accelerate.train_batch = patched
+step.train_batch = patched
 train_accelerate.main()
 """
 
@@ -277,15 +279,15 @@ def test_a_loss_that_is_not_finite_in_one_of_two_processes(train, start, tmp_pat
 
 def test_weights_that_are_not_finite_are_never_saved(train, monkeypatch, tmp_path):
     """The loss of a step is that of the weights before it."""
-    step = train_accelerate.train_batch
+    train_batch = step.train_batch
 
     def patched(accelerator, model, *rest):
-        losses = step(accelerator, model, *rest)
+        losses = train_batch(accelerator, model, *rest)
         if rest[-1] == 3:
             poison(model)
         return losses
 
-    monkeypatch.setattr(train_accelerate, "train_batch", patched)
+    monkeypatch.setattr(step, "train_batch", patched)
     with pytest.raises(FloatingPointError, match=r"not finite after step 4, on the clips d\w+ \(positive\), d\w+ \(p"):
         train("run", "--checkpointing_steps", 2)
     assert names(tmp_path / "run") == ["step_2"]

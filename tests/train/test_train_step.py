@@ -4,8 +4,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from avs_engine.step import train_batch
 from modeling_avsegformer import AVSegFormerForSegmentation
-from train_accelerate import train_batch
 
 CLIPS, FRAMES, SIZE = 3, 4, 64
 

@@ -1,0 +1,1 @@
+"""What training and evaluation share: clips and sounds, predicting and scoring, epochs, steps and checkpoints."""

@@ -1,0 +1,164 @@
+"""The splits of a run and their clips, decoded one at a time or in batches that every process shares."""
+
+import io
+import itertools
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, load_dataset
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from avsbench_robust_dataset import Subset
+from avsbench_robust_dataset.conditions import further_condition
+from avsbench_robust_dataset.files import BROKEN_IMAGE
+from avsbench_robust_dataset.further import FurtherSounds
+from avsbench_robust_dataset.masks import object_mask
+from avsbench_robust_dataset.subsets import Clip
+
+from .signals import leave_sigterm_to_parent
+
+
+def evenly_spaced(count: int, limit: int | None) -> list[int]:
+    """`limit` of `count` indices, evenly spaced: where clips are sorted by category, a prefix would be biased."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [index * count // limit for index in range(limit)]
+
+
+def decode_clip(split: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """A row's frames, (T, H, W, 3) uint8 RGB, and its masks, (K, H, W) uint8 with 1 = object.
+
+    Raises:
+        ValueError: an image cannot be decoded, though a build found its checksums right; the message names the file.
+    """
+    try:
+        clip = split[index]
+    except BROKEN_IMAGE as error:  # what Pillow raises does not say of which file
+        stored = split.with_format("arrow")[index : index + 1]
+        files = [file for column in ("frames", "masks") for file in stored[column].to_pylist()[0]]
+        names = [file["path"] or f"image {place} of row {index}" for place, file in enumerate(files)]
+        broken = [name for name, file in zip(names, files, strict=True) if not is_image(file)]
+        raise ValueError(
+            f"Expected images that can be decoded, got {', '.join(broken or names)}: {error}. Download or extract the "
+            "file again, then build the data anew."
+        ) from error
+    frames = np.stack([np.asarray(frame.convert("RGB")) for frame in clip["frames"]])
+    masks = np.stack([object_mask(mask) for mask in clip["masks"]])
+    return frames, masks
+
+
+def is_image(file: dict) -> bool:
+    """Whether Pillow can decode a file of `datasets`' `Image`, {"path", "bytes"}."""
+    try:
+        with Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as image:
+            image.load()
+    except BROKEN_IMAGE:
+        return False
+    return True
+
+
+class DecodedClips(torch.utils.data.Dataset):
+    """The clips of a split, decoded: (index, frames, masks)."""
+
+    def __init__(self, split: Dataset):
+        self.split = split.select_columns(["frames", "masks"])  # the waveforms are read once, by `encode_sounds`
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
+        return (index, *decode_clip(self.split, index))
+
+
+def batches(
+    split: Dataset, accelerator: Accelerator, batch_size: int, num_workers: int, done: Collection[str]
+) -> tuple[list[int], Iterator[list[tuple[int, np.ndarray, np.ndarray]]]]:
+    """The clips that are not `done`: the indices of all of them, and decoded batches of this process's share.
+
+    Every process has the same number of batches; the last ones may be empty. A clip has the same neighbours in its
+    batch whatever is done and however many processes there are, since its last bits may depend on them: a batch comes
+    as a whole, with clips that are done already.
+    """
+    clip_ids = split["clip_id"][:]
+    whole = [range(start, min(start + batch_size, len(clip_ids))) for start in range(0, len(clip_ids), batch_size)]
+    left = [list(batch) for batch in whole if not all(clip_ids[index] in done for index in batch)]
+    share = left[accelerator.process_index :: accelerator.num_processes]
+    loader = DataLoader(
+        DecodedClips(split),
+        batch_sampler=share,
+        num_workers=num_workers,
+        collate_fn=list,
+        worker_init_fn=leave_sigterm_to_parent,
+        generator=torch.Generator(),  # else the loader draws from the global generator, which a training run owns
+    )
+    rounds = math.ceil(len(left) / accelerator.num_processes)
+    indices = [index for batch in left for index in batch]
+    return indices, itertools.islice(itertools.chain(loader, itertools.repeat([])), rounds)
+
+
+Splits = dict[str, Dataset | FurtherSounds]  # condition -> the same clips in the same order; the first is a Dataset
+
+
+def load_splits(
+    subset: str,
+    data_dir: str | None,
+    seed: int,
+    splits: Sequence[str],
+    conditions: Sequence[str],
+    num_proc: int | None = None,
+) -> list[dict[str, Dataset]]:
+    """For each of `splits` of the subset, condition -> clips; `num_proc` processes build what is not cached yet.
+
+    Raises:
+        ValueError: a split without clips; an unknown subset.
+        FileNotFoundError: missing data; the builder's message says what.
+    """
+    names = [f"{split}_{condition}" for split in splits for condition in conditions]
+    loaded = load_dataset("avsbench_robust", subset, data_dir=data_dir, seed=seed, split=names, num_proc=num_proc)
+    for name, clips in zip(names, loaded, strict=True):
+        if not len(clips):
+            raise ValueError(
+                f"Expected clips in the split {name} of {subset}, but there are none. See `avs-data check`."
+            )
+    clips = iter(loaded)
+    return [{condition: next(clips) for condition in conditions} for _ in splits]
+
+
+def add_further(
+    splits: dict[str, Dataset], names: Iterable[str], seed: int, subset: str, split: str, unseen: Sequence[Path]
+) -> dict[str, FurtherSounds]:
+    """The sounds of the conditions beyond the four, made from the positive and off-screen splits."""
+    further = {}
+    for condition in map(further_condition, names):
+        partner = unseen if condition.partner == "unseen" else splits.get(condition.partner)
+        further[condition.name] = FurtherSounds(condition, splits["positive"], partner, seed, subset, split)
+    return further
+
+
+def check_splits(splits: Splits) -> None:
+    """Raises ValueError where the conditions are of different clips."""
+    conditions = list(splits)
+    first = splits[conditions[0]]
+    for condition in conditions[1:]:
+        split = splits[condition]
+        clip_ids = split.clip_ids if isinstance(split, FurtherSounds) else split["clip_id"][:]
+        if clip_ids != first["clip_id"][:]:
+            raise ValueError(
+                f"Expected the same clips in the same order in every condition, but those of {conditions[0]!r} and "
+                f"{condition!r} differ. Take the splits of one load_dataset call."
+            )
+
+
+def clip_metadata(clip: Clip, subset: Subset) -> dict[str, str | None]:
+    """What a row of `clips.jsonl` says of a clip itself; the group is None where its objects are unknown."""
+    return {
+        "clip_id": clip.clip_id,
+        "category": clip.category,
+        "group": "_".join(subset.groups_of(clip)) or None,
+        "source_video": clip.source_video,
+    }

@@ -1,0 +1,189 @@
+"""What an epoch consists of: each clip with its own sound, and some of them with a sound that is not theirs."""
+
+import argparse
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from avsbench_robust_dataset import CONDITIONS
+from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
+
+from .clips import decode_clip
+from .sounds import encode_sounds, sound_keys
+
+NEGATIVE_CONDITIONS = tuple(condition for condition in CONDITIONS if condition != "positive")
+
+
+def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
+    """{"silence": 1.0, …} from ["silence=1", "off_screen", …], in the data set's order of conditions.
+
+    Raises:
+        ValueError: an unknown condition, one named twice, or a weight that is no positive number.
+    """
+    weights = {}
+    for text in texts:
+        name, _, weight = text.partition("=")
+        if name not in NEGATIVE_CONDITIONS:
+            raise ValueError(
+                f"expected NAME or NAME=WEIGHT with NAME one of {', '.join(NEGATIVE_CONDITIONS)}, got {text!r}"
+            )
+        if name in weights:
+            raise ValueError(f"expected each condition once, got {name!r} twice")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            weights[name] = math.nan
+        if not 0 < weights[name] < math.inf:
+            raise ValueError(f"expected a positive number as the weight of {name}, got {weight!r}")
+    return {name: weights[name] for name in NEGATIVE_CONDITIONS if name in weights}
+
+
+def epoch_plan(
+    clips: int, negative_ratio: float, conditions: dict[str, float], seed: int, epoch: int
+) -> list[tuple[str, int]]:
+    """The items of an epoch in order, as (condition, clip index): a pure function of its arguments.
+
+    Args:
+        clips: n; each is there once as a positive item.
+        negative_ratio: r in [0, 1), the share of negative items: round(n r / (1 - r)) of them, at least one if r is
+            above 0; other clips each epoch.
+        conditions: negative condition -> weight; each gets its share of the negative items, rounded at random.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    items = [("positive", clip) for clip in range(clips)]
+    if negative_ratio > 0:
+        negatives = max(1, round(clips * negative_ratio / (1 - negative_ratio)))
+        bounds = np.cumsum(list(conditions.values())) / sum(conditions.values())
+        # Systematic sampling: equally spaced points with one random offset. No clip twice before all were drawn.
+        drawn = np.searchsorted(bounds, (rng.random() + np.arange(negatives)) / negatives, side="right")
+        rounds = [rng.permutation(clips) for _ in range(math.ceil(negatives / clips))]
+        names = list(conditions)
+        items += [
+            (names[min(which, len(names) - 1)], int(clip))
+            for which, clip in zip(drawn, np.concatenate(rounds)[:negatives], strict=True)
+        ]
+    return [items[index] for index in rng.permutation(len(items))]
+
+
+class TrainingClips(torch.utils.data.Dataset):
+    """The items of one epoch; `set_epoch` draws another.
+
+    All that is random about an item is a pure function of (seed, epoch, index): neither workers, nor prefetching, nor
+    where a run was resumed can change it.
+
+    Args:
+        split: the positive split; negative items show the same frames.
+        keys: condition -> key into `sounds` of each clip.
+        sounds: key -> features of the sound, one row a frame.
+        frames_per_clip: frames of an item, drawn among those with a mask first; None: all.
+        augment: flip half of the items left to right.
+        cache_bytes: keep the decoded frames in memory if they take no more.
+    """
+
+    def __init__(
+        self,
+        split: Dataset,
+        keys: dict[str, list[str]],
+        sounds: dict[str, torch.Tensor],
+        negative_ratio: float,
+        negative_conditions: dict[str, float],
+        seed: int,
+        frames_per_clip: int | None = None,
+        augment: bool = False,
+        cache_bytes: float = 0,
+    ):
+        self.clip_ids = split["clip_id"][:]
+        self.split = split.select_columns(["frames", "masks"])  # decoding the waveforms as well would cost more
+        self.keys = keys
+        self.sounds = sounds
+        self.negative_ratio = negative_ratio
+        self.negative_conditions = negative_conditions
+        self.seed = seed
+        self.frames_per_clip = frames_per_clip
+        self.augment = augment
+        self.decoded = None
+        if sum(array.nbytes for array in decode_clip(self.split, 0)) * len(split) <= cache_bytes:
+            self.decoded = [decode_clip(self.split, clip) for clip in range(len(split))]
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.plan = epoch_plan(len(self.clip_ids), self.negative_ratio, self.negative_conditions, self.seed, epoch)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: int) -> dict:
+        condition, clip = self.plan[index]
+        frames, masks = decode_clip(self.split, clip) if self.decoded is None else self.decoded[clip]
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        chosen = np.arange(len(frames))
+        labelled = len(masks)
+        if self.frames_per_clip is not None and self.frames_per_clip < len(frames):
+            first = rng.permutation(labelled)[: self.frames_per_clip]
+            others = labelled + rng.permutation(len(frames) - labelled)[: self.frames_per_clip - len(first)]
+            chosen, labelled = np.concatenate([np.sort(first), np.sort(others)]), len(first)
+        frames, masks = frames[chosen], masks[chosen[:labelled]]
+        if self.augment and rng.random() < 0.5:
+            frames, masks = np.flip(frames, 2).copy(), np.flip(masks, 2).copy()
+        return {
+            "clip": f"{self.clip_ids[clip]} ({condition})",
+            "frames": frames,  # (T, H, W, 3) uint8
+            "masks": masks if condition == "positive" else np.zeros_like(masks),  # (K, H, W)
+            "sound": self.sounds[self.keys[condition][clip]][torch.from_numpy(chosen)],
+            "audio_label": float(condition == "positive"),
+        }
+
+
+class Collator:
+    """Items to a batch of tensors. Labels cover the first K frames, where K is the fewest masks of any item.
+
+    Args:
+        sound_argument: what the model calls the items' `sound`: `audio_embeddings` or `input_features`.
+    """
+
+    def __init__(self, processor: AVSegFormerProcessor, sound_argument: str):
+        self.processor = processor
+        self.sound_argument = sound_argument
+
+    def __call__(self, items: list[dict]) -> dict:
+        labelled = min(len(item["masks"]) for item in items)
+        inputs = self.processor(
+            frames=[list(item["frames"]) for item in items], masks=[list(item["masks"][:labelled]) for item in items]
+        )
+        return {
+            "clips": [item["clip"] for item in items],
+            "pixel_values": inputs.pixel_values,  # (B, T, 3, H, W)
+            self.sound_argument: torch.stack([item["sound"] for item in items]),  # (B, T, ...)
+            "labels": inputs.labels,  # (B, K, H, W)
+            "audio_labels": torch.tensor([item["audio_label"] for item in items]),  # (B,)
+        }
+
+
+def build_clips(
+    args: argparse.Namespace,
+    splits: dict[str, Dataset],
+    processor: AVSegFormerProcessor,
+    network: AVSegFormerForSegmentation,
+    device: torch.device,
+    progress: bool,
+) -> tuple[TrainingClips, Collator]:
+    """The training items. While the audio encoder is frozen, each sound is encoded once for the whole run."""
+    frozen = network.config.freeze_audio_encoder
+    by_condition = processor.feature_extractor.front_end == "released"
+    sounds = encode_sounds(processor, splits, network.get_audio_embeddings if frozen else None, device, progress)
+    clips = TrainingClips(
+        splits["positive"],
+        {condition: sound_keys(condition, split, by_condition) for condition, split in splits.items()},
+        sounds,
+        args.negative_ratio,
+        args.negative_conditions,
+        args.seed,
+        args.frames_per_clip,
+        args.augment,
+        args.cache_frames_gb * 2**30,
+    )
+    return clips, Collator(processor, "audio_embeddings" if frozen else "input_features")

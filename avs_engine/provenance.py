@@ -1,0 +1,56 @@
+"""What a result says of how it was made: code, libraries, command, data."""
+
+import hashlib
+import json
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from datasets import Dataset
+
+from avsbench_robust_dataset.files import write_whole
+
+
+def git_revision() -> str | None:
+    """The commit of the checkout that holds this package, "-dirty" if files differ from it; None outside of one."""
+    folder = Path(__file__).resolve().parents[1]
+    git = ["git", "-C", str(folder)]
+    try:
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, timeout=10)
+        describe = [*git, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+        found = subprocess.run(describe, capture_output=True, text=True, timeout=60)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    installed_elsewhere = top.returncode or Path(top.stdout.strip()) != folder
+    return None if installed_elsewhere or found.returncode else found.stdout.strip()
+
+
+def library_versions() -> dict[str, str]:
+    names = ("torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def clips_digest(splits: dict[str, Dataset]) -> str:
+    """SHA-256 of which clips there are and which sound each has."""
+    columns = ("clip_id", "category", "audio_source", "audio_category")
+    content = {name: [split[column][:] for column in columns] for name, split in splits.items()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def command_line(argv: Sequence[str], secret: str | None) -> str:
+    """The command for a model card: without the token, and without where the folders of this machine are."""
+    words = []
+    for word in argv:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if secret:
+            value = value.replace(secret, "HF_TOKEN")
+        words.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
+    return shlex.join(["train_accelerate.py", *words])
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())

@@ -1,0 +1,230 @@
+"""Where a training stands, and what it writes into its folder."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
+
+from avsbench_robust_dataset.files import sha256, write_whole
+from modeling_avsegformer import AVSegFormerProcessor
+
+from .checkpoints import (
+    REPLACED,
+    STATE,
+    check_same_run,
+    check_undamaged,
+    complete_checkpoints,
+    remove,
+    sync_to_disk,
+)
+from .provenance import write_json
+
+LOG = "train_log.jsonl"
+
+OWN_FILES = (STATE, "checkpoints", "last", "config.json", "model.safetensors", "processor_config.json", LOG)
+
+
+def print_once(accelerator: Accelerator, text: str) -> None:
+    """Prints once, without tearing the progress bar."""
+    if accelerator.is_main_process:
+        tqdm.write(text)
+        sys.stdout.flush()
+
+
+def check_output_dir(output_dir: Path, overwrite: bool, restart: bool) -> None:
+    """Raises ValueError if a new run would replace what is in the folder.
+
+    Args:
+        restart: a run that ended before its first checkpoint may be replaced: one with a log of at most one
+            validation, and neither checkpoints, however damaged, nor a last model.
+    """
+    present = [name for name in OWN_FILES if (output_dir / name).exists()]
+    later = [output_dir / "last/model.safetensors", *output_dir.glob("checkpoints/[!.]*")]
+    if restart and LOG in present and not any(path.exists() for path in later):
+        if (output_dir / LOG).read_text(encoding="utf-8").count('"validation": {') <= 1:
+            return
+    if present and not overwrite:
+        raise ValueError(
+            f"Expected an --output_dir without a run, but {output_dir} has {', '.join(present)}. Continue that run "
+            "with --resume_from_checkpoint latest, replace it with --overwrite_output_dir, or name another folder."
+        )
+
+
+class Run:
+    """Where a run stands, and what it writes into its folder.
+
+    Attributes:
+        epoch, batches_done, step: the epoch under way, how many of its batches are done, optimizer steps so far.
+        validates: the step is made, its validation is not.
+        best: {"g_miou", "epoch", "step"} of the best validation, None before the first.
+
+    Args:
+        identity: what makes the run this run: `settings`, `model`, `data`; and what is only noted beside it.
+        keep: how many checkpoints stay, the newest; 0: all.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        output_dir: Path,
+        identity: dict,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        keep: int,
+    ):
+        self.accelerator = accelerator
+        self.output_dir = output_dir
+        self.identity = identity
+        self.scheduler = scheduler
+        self.keep = keep
+        self.epoch, self.batches_done, self.step, self.best, self.validates = 0, 0, 0, None, False
+        self.saved = None  # where the run stood at the last checkpoint
+
+    def start(self) -> None:
+        """Clears the folder of another run, if `check_output_dir` let that pass; its log goes last (see there)."""
+        if self.accelerator.is_main_process:
+            for checkpoint in complete_checkpoints(self.output_dir / "checkpoints"):
+                remove(checkpoint)
+            for path in (self.output_dir / name for name in OWN_FILES):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            (self.output_dir / LOG).touch()
+        self.accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Turns what a full disk or a file-size limit raises into one OSError that says how to go on."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # where torch.save fails
+                raise
+            reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
+            raise OSError(
+                f"Expected to write {path}, but it failed: {reason}. Look at the free space and the permissions. "
+                f"{self.how_to_go_on()}"
+            ) from error
+
+    def how_to_go_on(self) -> str:
+        checkpoints = complete_checkpoints(self.output_dir / "checkpoints")
+        if not checkpoints:
+            return "There is no checkpoint yet: the run starts from the beginning."
+        return (
+            f"The last complete checkpoint is {checkpoints[-1]}: repeat the command with --resume_from_checkpoint "
+            "latest to go on from it."
+        )
+
+    def resume(self, checkpoint: Path, saved: dict) -> None:
+        """Goes on exactly where `checkpoint` was written: weights, optimizer, schedule, random numbers, log.
+
+        Args:
+            saved: what `read_checkpoint` says of it.
+
+        Raises:
+            ValueError: the checkpoint is another run's, or damaged; the message names the setting or the file.
+        """
+        check_same_run(checkpoint, saved, self.identity)
+        check_undamaged(checkpoint, saved["files"])
+        self.accelerator.load_state(str(checkpoint))
+        self.scheduler.load_state_dict(saved["scheduler"])
+        self.epoch, self.batches_done = saved["epoch"], saved["batches_done"]
+        self.step, self.validates = saved["step"], saved.get("validates", False)
+        if (self.output_dir / "model.safetensors").is_file():  # else the run goes on in another folder
+            self.best = saved["best"]
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            # What the run wrote after the checkpoint will be written again.
+            log = checkpoint.parent.parent / LOG
+            text = log.read_bytes()[: saved["log_bytes"]] if log.is_file() else b""
+            for unfinished in (self.output_dir / "checkpoints").glob(".*/"):
+                shutil.rmtree(unfinished)
+            self._remove_old_checkpoints()
+            write_whole(self.output_dir / LOG, text)
+        self.accelerator.wait_for_everyone()
+        print_once(self.accelerator, f"Resuming from {checkpoint}: epoch {self.epoch}, step {self.step}.")
+
+    def log(self, values: dict) -> None:
+        """A line of train_log.jsonl, and the trackers."""
+        if self.accelerator.is_main_process:
+            log = self.output_dir / LOG
+            with self.writing(log), open(log, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.step, "epoch": self.epoch} | values) + "\n")
+        self.accelerator.log(values.get("validation", values), step=self.step)
+
+    def save_checkpoint(self, name: str) -> None:
+        """checkpoints/NAME: it gets its name when it is complete, and then old ones go.
+
+        trainer_state.json in it holds the position, and size and SHA-256 of each file.
+
+        Raises:
+            OSError: it could not be written; the earlier ones stay.
+        """
+        folder = self.output_dir / "checkpoints" / name
+        partial = folder.with_name(f".{name}")
+        with self.writing(folder):
+            try:
+                if self.accelerator.is_main_process:
+                    shutil.rmtree(partial, ignore_errors=True)
+                self.accelerator.wait_for_everyone()
+                self.accelerator.save_state(str(partial))
+                self.accelerator.wait_for_everyone()
+                if self.accelerator.is_main_process:
+                    self._complete(partial, folder)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)  # what is half written takes the space of the next try
+                raise
+        self.saved = (self.step, self.validates)
+        if self.accelerator.is_main_process:
+            self._remove_old_checkpoints()
+        self.accelerator.wait_for_everyone()
+
+    def _remove_old_checkpoints(self) -> None:
+        for old in complete_checkpoints(self.output_dir / "checkpoints")[: -self.keep] if self.keep else ():
+            remove(old)
+
+    def _complete(self, partial: Path, folder: Path) -> None:
+        position = {name: getattr(self, name) for name in ("epoch", "batches_done", "step", "validates", "best")}
+        files = sorted(file for file in partial.rglob("*") if file.is_file())
+        contents = {
+            file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+            for file in files
+        }
+        # The schedule as JSON: accelerate would pickle it, and what is unpickled may run code.
+        rest = {"log_bytes": (self.output_dir / LOG).stat().st_size, "scheduler": self.scheduler.state_dict()}
+        write_json(partial / STATE, self.identity | position | rest | {"files": contents})
+        sync_to_disk(partial)
+        replaced = folder.with_name(f".{folder.name}{REPLACED}")
+        if folder.exists():
+            os.replace(folder, replaced)
+        os.replace(partial, folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def save_model(self, model: torch.nn.Module, processor: AVSegFormerProcessor, folder: Path) -> None:
+        """A `from_pretrained` folder with trainer_state.json; each file appears whole, the weights last. A collective
+        call: the processes may share out the weights.
+
+        Raises:
+            OSError: it could not be written; what was there stays.
+        """
+        weights = self.accelerator.get_state_dict(model)
+        if not self.accelerator.is_main_process:
+            return
+        partial = folder / ".saving"
+        with self.writing(folder):
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                self.accelerator.unwrap_model(model).save_pretrained(partial, state_dict=weights)
+                processor.save_pretrained(partial)
+                sync_to_disk(partial)
+                for file in sorted(partial.iterdir(), key=lambda file: file.suffix == ".safetensors"):
+                    os.replace(file, folder / file.name)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            position = {"epoch": self.epoch, "step": self.step, "best": self.best}
+            write_json(folder / STATE, self.identity | position)

@@ -1,0 +1,92 @@
+"""The sounds of the splits: which are the same, and the features of each, computed once."""
+
+import itertools
+from collections.abc import Callable, Collection
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from datasets import Dataset
+
+from avsbench_robust_dataset.further import FurtherSounds
+from avsbench_robust_dataset.progress import progress_bar
+from modeling_avsegformer import AVSegFormerProcessor
+
+from .clips import Splits
+
+SOUND_BATCH = 16  # clips that pass the audio encoder together; fixed, so that no setting of a run changes their bits
+
+
+def sound_keys(condition: str, split: Dataset | FurtherSounds, by_condition: bool = False) -> list[str]:
+    """One key per clip, equal where the features are: a clip's own sound is also another clip's off-screen sound.
+
+    Args:
+        by_condition: equal waveforms have other features in another condition, as with the released front end.
+    """
+    if by_condition:
+        return [f"{condition} {key}" for key in sound_keys(condition, split)]
+    if isinstance(split, FurtherSounds):
+        return split.keys
+    if condition == "silence":
+        return ["silence"] * len(split)
+    rows = split.select_columns(["clip_id", "audio_source"])
+    return [f"clip {row['audio_source']}" if row["audio_source"] else f"{condition} {row['clip_id']}" for row in rows]
+
+
+def sounds_of(split: Dataset | FurtherSounds) -> Dataset | FurtherSounds:
+    """What gives {"audio": …} of clip i at [i], and reads nothing else for it."""
+    return split if isinstance(split, FurtherSounds) else split.select_columns(["audio"]).with_format("numpy")
+
+
+def encode_sounds(
+    processor: AVSegFormerProcessor,
+    splits: Splits,
+    encoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+    wanted: Collection[int] | None = None,
+    accelerator: Accelerator | None = None,
+) -> dict[str, torch.Tensor]:
+    """The features of every distinct sound of `splits`, keyed as in `sound_keys`.
+
+    Positive and negative sounds pass the same front end, each once; only a processor with `front_end="released"`
+    treats them differently, as the released code does.
+
+    Args:
+        encoder: log-mel (N, T, 1, 96, 64) on `device` -> embeddings (N, T, 128), run without gradients and in the
+            precision of its weights. None keeps the log-mel.
+        wanted: the clips whose sounds are needed; others may be missing. All by default.
+        accelerator: its processes share the work, and each has all the features; None works alone.
+
+    Returns:
+        Tensors on the CPU: (T, 128) with an encoder, (T, 1, 96, 64) without.
+    """
+    by_condition = processor.feature_extractor.front_end == "released"
+    places: dict[str, tuple[str, int]] = {}
+    needed: set[str] = set()
+    for condition, split in splits.items():
+        keys = sound_keys(condition, split, by_condition)
+        for index, key in enumerate(keys):
+            places.setdefault(key, (condition, index))
+        needed.update(keys if wanted is None else map(keys.__getitem__, wanted))
+    audio = {condition: sounds_of(split) for condition, split in splits.items()}
+    keys = list(places)
+    # The same batches whatever is wanted and however many processes there are: an embedding's last bits may depend on
+    # what it was computed with.
+    batches = [keys[start : start + SOUND_BATCH] for start in range(0, len(keys), SOUND_BATCH)]
+    batches = [batch for batch in batches if not needed.isdisjoint(batch)]
+    is_shared = accelerator is not None and accelerator.num_processes > 1
+    if is_shared:
+        batches = batches[accelerator.process_index :: accelerator.num_processes]
+    sounds = {}
+    for batch in progress_bar(batches, desc="sounds", show=progress, leave=False):
+        rows = [audio[condition][index]["audio"] for condition, index in map(places.get, batch)]
+        conditions = [condition for condition, _ in map(places.get, batch)]
+        features = processor(audio=rows, conditions=conditions).input_features
+        if encoder is not None:
+            with torch.no_grad():
+                features = encoder(features.to(device)).float().cpu()
+        sounds.update(zip(batch, features, strict=True))
+    if is_shared:
+        sounds = dict(itertools.chain.from_iterable(part.items() for part in gather_object([sounds])))
+    return sounds

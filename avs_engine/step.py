@@ -1,0 +1,120 @@
+"""One step of the training, and what must be finite after it."""
+
+import argparse
+import itertools
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
+from transformers import get_scheduler
+
+
+def train_batch(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: dict,
+    max_grad_norm: float,
+    step: int,
+) -> dict[str, torch.Tensor]:
+    """Learns from one batch of `Collator`'s; the losses of it, and how many of its items were negative.
+
+    Raises:
+        FloatingPointError: the loss is not finite in some process; the message names the clips.
+    """
+    clips = batch.pop("clips")
+    # Masks of the whole step's batch, so that the processes' mean is the loss that one process would have.
+    num_masks = (batch["labels"].flatten(2).sum(2) > 0).sum().float()
+    num_masks = accelerator.reduce(num_masks, reduction="sum").clamp(min=1) / accelerator.num_processes
+    with accelerator.accumulate(model):
+        # Frames without a mask meet the backbone and the similarity head only: S4 has one mask for five frames.
+        with accelerator.autocast():  # which accelerate sees to by itself, but for FSDP
+            output = model(**batch, num_masks=num_masks, frames_to_segment=batch["labels"].shape[1])
+        check_loss(accelerator, output.loss, clips, step)
+        accelerator.backward(output.loss)
+        if accelerator.sync_gradients and max_grad_norm:
+            accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    losses = {"loss": output.loss} | {f"loss_{name}": value for name, value in output.loss_dict.items()}
+    losses["negatives"] = (batch["audio_labels"] == 0).sum()
+    return {name: value.detach().float() for name, value in losses.items()}
+
+
+def check_loss(accelerator: Accelerator, loss: torch.Tensor, clips: Sequence[str], step: int) -> None:
+    """Raises FloatingPointError in all processes if the loss is not finite in one: none is left waiting for it."""
+    is_finite = torch.isfinite(loss.detach())
+    if accelerator.reduce(is_finite.float(), reduction="sum") == accelerator.num_processes:
+        return
+    found = gather_object([] if is_finite else [(loss.item(), list(clips))])
+    values = ", ".join(str(value) for value, _ in found)
+    names = ", ".join(itertools.chain.from_iterable(names for _, names in found))
+    raise FloatingPointError(
+        f"The loss is {values} in step {step + 1}, in the clips {names}. Lower --learning_rate or set "
+        "--max_grad_norm, and look at these clips."
+    )
+
+
+def check_finite(accelerator: Accelerator, network: torch.nn.Module, clips: Sequence[str], step: int) -> None:
+    """Raises FloatingPointError in all processes if the weights are not finite: the loss would tell a step later."""
+    tensors = [*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())]
+    tensors = [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]  # of weights that are shared out, ours
+    is_finite = torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all()
+    if accelerator.reduce(is_finite.float(), reduction="sum") < accelerator.num_processes:
+        raise FloatingPointError(
+            f"The weights are not finite after step {step}, on the clips {', '.join(gather_object(list(clips)))}. "
+            "Lower --learning_rate or set --max_grad_norm, and look at these clips."
+        )
+
+
+def mean_losses(accelerator: Accelerator, losses: dict[str, torch.Tensor], micro_batches: int) -> dict[str, float]:
+    """A step's losses, means over its micro-batches and the processes, and the sum of its negative items."""
+    totals = accelerator.reduce(torch.stack(list(losses.values())), reduction="sum").tolist()
+    counts = [1 if name == "negatives" else micro_batches * accelerator.num_processes for name in losses]
+    values = {name: total / count for name, total, count in zip(losses, totals, counts, strict=True)}
+    return values | {"negatives": int(values["negatives"])}
+
+
+def sync_buffers(model: torch.nn.Module) -> None:
+    """The main process's running statistics everywhere: processes that validate must agree on the model."""
+    for buffer in model.buffers():
+        buffer.copy_(broadcast(buffer.clone()))
+
+
+def build_scheduler(
+    args: argparse.Namespace, optimizer: torch.optim.Optimizer, total_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if args.warmup_steps and args.warmup_steps > total_steps - 2:
+        raise ValueError(
+            f"Expected --warmup_steps to leave steps to train, got {args.warmup_steps} of {total_steps} steps."
+        )
+    if args.lr_scheduler == "onecycle":
+        # torch counts from the first step, which is not one of the warm-up: the maximum is reached after this many.
+        warmup = (args.warmup_steps + 1) / total_steps if args.warmup_steps else 0.3
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, args.learning_rate, total_steps=total_steps, pct_start=warmup
+        )
+    name = "constant_with_warmup" if args.lr_scheduler == "constant" else args.lr_scheduler
+    return get_scheduler(name, optimizer, num_warmup_steps=args.warmup_steps, num_training_steps=total_steps)
+
+
+def configure_deepspeed(config: dict, args: argparse.Namespace, mixed_precision: str) -> None:
+    """Gives DeepSpeed the run's own settings, and to what it cannot do, a ValueError.
+
+    Else accelerate clips gradients at 1, accumulates as its configuration says, whatever the arguments are, and makes
+    16-bit numbers of all weights and BatchNorm's statistics.
+    """
+    stage = config["zero_optimization"]["stage"]
+    if stage == 3:
+        raise ValueError(
+            "Expected ZeRO stage 0, 1 or 2 in DeepSpeed's configuration, got 3, with which no model could be saved. "
+            "Where the weights must be shared out, use configs/accelerate/fsdp.yaml."
+        )
+    if mixed_precision == "fp16":
+        raise ValueError("Expected --mixed_precision bf16 or no with DeepSpeed, got fp16.")
+    config["gradient_clipping"] = args.max_grad_norm
+    config["gradient_accumulation_steps"] = args.gradient_accumulation_steps
+    if mixed_precision == "bf16":
+        config["bf16"] = {"enabled": False}
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}

@@ -1,0 +1,181 @@
+"""The arguments of the trainer: what there is to choose, the defaults that follow the subset, and what is refused."""
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+
+from modeling_avsegformer.configuration_avsegformer import LOSS_TYPES
+
+from .epochs import negative_conditions
+from .hub import add_hub_arguments
+from .models import LOSS_SETTINGS
+from .provenance import command_line
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Defaults that follow the subset."""
+
+    epochs: int
+    freeze_backbone_epochs: int  # the first ones
+    learning_rate: float
+    batch_size: int  # clips per process and step
+    image_size: int  # pixels
+    backbone: str
+
+
+# s4 and ms3: AVSegFormer's recipe (AdamW, constant rate, batch 2), frames at AVSBench's own resolution.
+PRESETS = {
+    "s4": Preset(30, 5, 2e-5, 2, 224, "pvt_v2_b5"),
+    "ms3": Preset(60, 10, 2e-5, 2, 224, "pvt_v2_b5"),
+    "demo": Preset(10, 0, 1e-3, 12, 64, "resnet10t"),
+}
+
+# the least value of each number
+LEAST = dict.fromkeys(
+    (
+        "epochs",
+        "max_steps",
+        "batch_size",
+        "gradient_accumulation_steps",
+        "frames_per_clip",
+        "validation_clips",
+        "logging_steps",
+        "image_size",
+    ),
+    1,
+) | dict.fromkeys(
+    (
+        "seed",
+        "data_seed",
+        "num_workers",
+        "warmup_steps",
+        "max_grad_norm",
+        "freeze_backbone_epochs",
+        "validation_every",
+        "keep_checkpoints",
+        "learning_rate",
+        "weight_decay",
+    ),
+    0,
+)
+
+
+def parse_args(argv: Sequence[str] | None, description: str | None = None) -> argparse.Namespace:
+    """The trainer's arguments, checked, with the subset's defaults; None reads the command line.
+
+    Raises:
+        SystemExit: an argument is refused; the message names it.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    _add_data(parser)
+    _add_model(parser)
+    _add_training(parser)
+    _add_output(parser)
+    add_hub_arguments(parser)
+    args = parser.parse_args(argv)
+    args.command = command_line(sys.argv[1:] if argv is None else argv, args.hub_token)
+    _fill_in_presets(parser, args)
+    _check(parser, args)
+    return args
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument("--subset", required=True, choices=list(PRESETS))
+    data.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
+    data.add_argument("--data_seed", type=int, default=42, help="of the draw of negative sounds, as evaluate's --seed")
+    data.add_argument("--num_workers", type=int, default=0, help="processes that read the data")
+    data.add_argument("--cache_frames_gb", type=float, default=2, help="decode once if the frames take no more GiB")
+    data.add_argument("--frames_per_clip", type=int, help="random frames of an item, masked ones first; default: all")
+    data.add_argument("--augment", action="store_true", help="flip left to right at random; the original does not")
+    data.add_argument("--negative_ratio", type=float, default=0.1, help="share of negative items; 0: the baseline")
+    data.add_argument(
+        "--negative_conditions",
+        nargs="+",
+        default=["silence=1", "off_screen=1"],
+        metavar="NAME[=WEIGHT]",
+        help="what negative items sound like; noise is held out unless named",
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", help="from_pretrained folder or Hub id to start from; default: a new model")
+    model.add_argument("--backbone", help="timm name, of a new model")
+    model.add_argument("--pretrained_backbone", action="store_true", help="timm's ImageNet weights, if reachable")
+    model.add_argument("--vggish_weights", help="file, folder or Hub id; default: random, or those of --model")
+    model.add_argument("--image_size", type=int, help="pixels; default: by subset, or that of --model")
+    model.add_argument("--loss_type", choices=LOSS_TYPES)
+    for name in LOSS_SETTINGS[1:]:
+        model.add_argument(f"--{name}", type=float, help="see AVSegFormerConfig")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    run = parser.add_argument_group("training (defaults by subset where none is given)")
+    run.add_argument("--seed", type=int, default=42, help="of new weights, order, dropout")
+    run.add_argument("--epochs", type=int)
+    run.add_argument("--max_steps", type=int, help="optimizer steps, instead of --epochs")
+    run.add_argument("--batch_size", type=int, help="clips per process and step")
+    run.add_argument("--gradient_accumulation_steps", type=int, default=1)
+    run.add_argument("--learning_rate", type=float)
+    run.add_argument("--weight_decay", type=float, default=0.01)
+    run.add_argument("--lr_scheduler", default="constant", choices=("constant", "linear", "cosine", "onecycle"))
+    run.add_argument("--warmup_steps", type=int, default=0)
+    run.add_argument("--max_grad_norm", type=float, default=0.0, help="0: no clipping")
+    run.add_argument("--freeze_backbone_epochs", type=int, help="how many epochs the backbone is frozen at first")
+    run.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: accelerate's own setting")
+    run.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    run.add_argument("--validation_every", type=int, default=1, help="epochs; 0: never")
+    run.add_argument("--validation_clips", type=int, help="validate on so many clips, evenly spaced; default: all")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    out = parser.add_argument_group("output")
+    out.add_argument("--output_dir", required=True)
+    out.add_argument("--overwrite_output_dir", action="store_true", help="replace the run that is there")
+    out.add_argument("--checkpointing_steps", default="epoch", help="a number of steps, or 'epoch'")
+    out.add_argument("--keep_checkpoints", type=int, default=2, help="the newest ones; 0: all")
+    out.add_argument(
+        "--resume_from_checkpoint",
+        help="a checkpoint folder, 'latest' in --output_dir, or 'auto': the latest if there is one, else a new run",
+    )
+    out.add_argument("--logging_steps", type=int, default=10)
+    out.add_argument("--with_tracking", action="store_true")
+    out.add_argument("--report_to", default="all", help="a tracker that accelerate knows")
+
+
+def _fill_in_presets(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Sets what was not given to the default of the subset, or leaves it to `--model`."""
+    if args.model is not None and (args.backbone is not None or args.pretrained_backbone):
+        parser.error("--model brings its own backbone: leave --backbone and --pretrained_backbone out")
+    preset = dataclasses.asdict(PRESETS[args.subset])
+    if args.model is not None:
+        preset |= {"backbone": None, "image_size": None}
+    for name, value in preset.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program at an argument that is refused, and parses conditions and checkpointing steps."""
+    try:
+        args.negative_conditions = negative_conditions(args.negative_conditions)
+    except ValueError as error:
+        parser.error(f"argument --negative_conditions: {error}")
+    if not 0 <= args.negative_ratio < 1:
+        parser.error(f"argument --negative_ratio: expected a number in [0, 1), got {args.negative_ratio}")
+    if args.checkpointing_steps != "epoch":
+        if not args.checkpointing_steps.isdecimal() or int(args.checkpointing_steps) < 1:
+            parser.error(
+                f"argument --checkpointing_steps: expected a number or 'epoch', got {args.checkpointing_steps!r}"
+            )
+        args.checkpointing_steps = int(args.checkpointing_steps)
+    for name, minimum in LEAST.items():
+        value = getattr(args, name)
+        if value is not None and not minimum <= value < math.inf:
+            parser.error(f"argument --{name}: expected at least {minimum}, got {value}")
+    if args.resume_from_checkpoint is not None and args.overwrite_output_dir:
+        parser.error("--resume_from_checkpoint continues a run, --overwrite_output_dir replaces it: give one of them")
