@@ -161,11 +161,18 @@ def test_other_content_is_never_read_from_the_cache(write_s4, out, tmp_path):
     assert rows[0] == rows[2] != rows[1]
 
 
-def test_equal_bytes_for_every_number_of_processes(write_s4, tmp_path):
+@pytest.fixture(params=[0o022, 0o077])
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_equal_bytes_for_every_number_of_processes(write_s4, tmp_path, umask):
     root = write_s4(tmp_path / "data", FEW)
     one, two = (export("s4", tmp_path / f"by_{n}" / "out", root, num_proc=n) for n in (1, 2))
     assert contents(one) == contents(two)
-    assert oct(one.stat().st_mode)[-3:] == "755"
+    assert one.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
 def test_content_hash_is_what_sha256sum_says(write_s4, out, tmp_path):

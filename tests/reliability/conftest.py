@@ -36,7 +36,11 @@ def forked():
 @pytest.fixture
 def run_command(forked, tmp_path_factory):
     """run_command("module:function", arguments, folder=…, environment={…}, before=Python code, kill_after=seconds |
-    kill_before_change=k)."""
+    kill_before_change=k).
+
+    Each run begins with an empty cache of data sets, unless `environment` names another: so a command changes the
+    file system as often in its first run as later.
+    """
 
     def run_command(
         entry,
@@ -50,12 +54,14 @@ def run_command(forked, tmp_path_factory):
         timeout=120,
     ):
         log = tmp_path_factory.mktemp("run") / "log.txt"
+        cache = log.with_name("cache")
+        cache.mkdir()
         request = {
             "entry": entry,
             "arguments": [str(argument) for argument in arguments],
             "log": str(log),
             "folder": str(folder),
-            "environment": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **dict(environment)},
+            "environment": {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(cache), **dict(environment)},
             "before": before,
             "kill_before_change": kill_before_change,
         }

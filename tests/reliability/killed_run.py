@@ -25,9 +25,9 @@ def run(entry, arguments, log, folder, environment, kill_before_change=None, bef
     os.dup2(descriptor, 2)
     os.chdir(folder)
     os.environ.update(environment)
+    sys.dont_write_bytecode = True  # only the first run would change these files
     # torch and datasets were imported before this process was forked
-    if "HF_DATASETS_CACHE" in environment:
-        importlib.import_module("datasets").config.HF_DATASETS_CACHE = environment["HF_DATASETS_CACHE"]
+    importlib.import_module("datasets").config.HF_DATASETS_CACHE = environment["HF_DATASETS_CACHE"]
     importlib.import_module("torch").set_num_threads(int(environment["OMP_NUM_THREADS"]))
     exec(before, {})
     module, function = entry.split(":")
@@ -49,8 +49,9 @@ def run(entry, arguments, log, folder, environment, kill_before_change=None, bef
         code = main()
     except SystemExit as exit:
         code = exit.code
+    of_the_command = changes
     with open(f"{log}.changes", "w", encoding="utf-8") as file:
-        file.write(str(changes))
+        file.write(str(of_the_command))
     sys.stdout.flush()
     sys.stderr.flush()
     if isinstance(code, str):
