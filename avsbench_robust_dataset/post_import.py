@@ -1,8 +1,4 @@
-"""Runs a function when a library has been imported: registration that costs nothing where the library is not used.
-
-`avsbench_robust_dataset/post_import.py` and `modeling_avsegformer/post_import.py` are the same: neither package may
-need the other.
-"""
+"""Runs a function when a library has been imported: registration that costs nothing where the library is not used."""
 
 import sys
 from collections.abc import Callable

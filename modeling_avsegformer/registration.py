@@ -1,76 +1,37 @@
-"""Makes transformers' Auto classes and pipelines find the parts of a saved model, in every process with this package.
+"""Registers this package's classes with transformers' Auto classes and its pipeline."""
 
-Each Auto class learns of ours when it is imported itself: until then neither it nor ours costs anything.
-"""
+from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import is_av_available
 
-from .post_import import when_imported
+from .configuration_avsegformer import AVSegFormerConfig, VGGishConfig
+from .feature_extraction_vggish import VGGishFeatureExtractor
+from .image_processing_avsegformer import AVSegFormerImageProcessor
+from .modeling_avsegformer import AVSegFormerForSegmentation
+from .modeling_vggish import VGGishModel
+from .pipeline_avsegformer import AudioVisualSegmentationPipeline
+from .processing_avsegformer import AVSegFormerProcessor
 
 __all__ = ["register"]
 
 
-def _register_configurations() -> None:
-    from transformers import AutoConfig
+def register() -> None:
+    """Makes `Auto….from_pretrained` and `pipeline("audio-visual-segmentation")` find the parts of a saved model.
 
-    from .configuration_avsegformer import AVSegFormerConfig, VGGishConfig
-
+    The pipeline also takes videos where PyAV is installed.
+    """
     AutoConfig.register(AVSegFormerConfig.model_type, AVSegFormerConfig)
     AutoConfig.register(VGGishConfig.model_type, VGGishConfig)
-
-
-def _register_models() -> None:
-    from transformers import AutoModel
-
-    from .configuration_avsegformer import AVSegFormerConfig, VGGishConfig
-    from .modeling_avsegformer import AVSegFormerForSegmentation
-    from .modeling_vggish import VGGishModel
-
-    AutoModel.register(AVSegFormerConfig, AVSegFormerForSegmentation)  # a checkpoint is of use for its masks
+    AutoModel.register(AVSegFormerConfig, AVSegFormerForSegmentation)  # a checkpoint is used for its masks
     AutoModel.register(VGGishConfig, VGGishModel)
-
-
-def _register_image_processor() -> None:
-    from transformers import AutoImageProcessor
-
-    from .configuration_avsegformer import AVSegFormerConfig
-    from .image_processing_avsegformer import AVSegFormerImageProcessor
-
     AutoImageProcessor.register(AVSegFormerConfig, image_processor_classes={"torchvision": AVSegFormerImageProcessor})
-
-
-def _register_feature_extractor() -> None:
-    from transformers import AutoFeatureExtractor
-
-    from .configuration_avsegformer import AVSegFormerConfig
-    from .feature_extraction_vggish import VGGishFeatureExtractor
-
     AutoFeatureExtractor.register(AVSegFormerConfig, VGGishFeatureExtractor)
-
-
-def _register_processor() -> None:
-    from transformers import AutoProcessor
-
-    from .configuration_avsegformer import AVSegFormerConfig
-    from .processing_avsegformer import AVSegFormerProcessor
-
     AutoProcessor.register(AVSegFormerConfig, AVSegFormerProcessor)
+    pipeline_class = AudioVisualSegmentationPipeline
+    if is_av_available():
+        from .video.pipeline import VideoSegmentationPipeline
 
-
-def _register_pipeline() -> None:
-    from transformers import AutoModel
-    from transformers.pipelines import PIPELINE_REGISTRY
-
-    from .pipeline_avsegformer import AudioVisualSegmentationPipeline
-
+        pipeline_class = VideoSegmentationPipeline
     PIPELINE_REGISTRY.register_pipeline(
-        "audio-visual-segmentation", AudioVisualSegmentationPipeline, pt_model=AutoModel, type="multimodal"
+        "audio-visual-segmentation", pipeline_class, pt_model=AutoModel, type="multimodal"
     )
-
-
-def register() -> None:
-    """Has each part registered when the module of transformers that looks for it is imported."""
-    when_imported("transformers.models.auto.configuration_auto", _register_configurations)
-    when_imported("transformers.models.auto.modeling_auto", _register_models)
-    when_imported("transformers.models.auto.image_processing_auto", _register_image_processor)
-    when_imported("transformers.models.auto.feature_extraction_auto", _register_feature_extractor)
-    when_imported("transformers.models.auto.processing_auto", _register_processor)
-    when_imported("transformers.pipelines", _register_pipeline)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from modeling_avsegformer.segment_video import load_pipeline
+from modeling_avsegformer.video.segment_video import load_pipeline
 
 LABELS = {"own sound": "positive", "silence": "silence", "noise": "noise", "another sound": "off_screen"}
 INTRODUCTION = """# Does it listen?

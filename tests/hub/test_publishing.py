@@ -25,12 +25,9 @@ CODE = {
     "model_card.py",
     "modeling_avsegformer.py",
     "modeling_vggish.py",
-    "overlay.py",
     "pipeline_avsegformer.py",
     "processing_avsegformer.py",
     "publishing.py",
-    "sounds.py",
-    "video.py",
 }
 CHECKPOINT = {"README.md", "config.json", "model.safetensors", "processor_config.json"}
 

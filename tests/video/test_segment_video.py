@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("av", reason="needs PyAV, which reads and writes videos: pip install av")
 
-from modeling_avsegformer.segment_video import main
+from modeling_avsegformer.video.segment_video import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +31,7 @@ def test_overlay_and_masks(clip, tiny_model, tmp_path, capsys, read, read_sound)
 
 
 def test_panels_with_another_sound_in_a_process_of_its_own(clip, tiny_model, tmp_path, read):
-    command = [sys.executable, "-m", "modeling_avsegformer.segment_video", "clip.mp4", "-o", "panels.mp4"]
+    command = [sys.executable, "-m", "modeling_avsegformer.video.segment_video", "clip.mp4", "-o", "panels.mp4"]
     clip(audio=None, seconds=0.3), clip("other.mkv")
     done = subprocess.run(
         [*command, "--conditions", "--audio", "other.mkv", "--model", tiny_model],
@@ -87,7 +87,7 @@ def test_the_demos_model_is_the_default(clip, tiny_model, tmp_path, monkeypatch,
 
 
 def test_ctrl_c_leaves_nothing(clip, tiny_model, tmp_path, monkeypatch, capsys):
-    from modeling_avsegformer import overlay
+    from modeling_avsegformer.video import pipeline
 
     def draw_until_stopped(frame, mask, drawn=[]):  # noqa: B006
         drawn.append(1)
@@ -95,7 +95,7 @@ def test_ctrl_c_leaves_nothing(clip, tiny_model, tmp_path, monkeypatch, capsys):
             signal.raise_signal(signal.SIGINT)
         return frame
 
-    monkeypatch.setattr(overlay, "draw_overlay", draw_until_stopped)
+    monkeypatch.setattr(pipeline, "draw_overlay", draw_until_stopped)
     path = clip()
     # What a shell starts in the background ignores it.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -112,7 +112,16 @@ def test_ctrl_c_leaves_nothing(clip, tiny_model, tmp_path, monkeypatch, capsys):
 def test_a_command_that_is_killed_leaves_nothing(clip, tiny_model, tmp_path):
     path = clip(seconds=20, size=(320, 240))
     process = subprocess.Popen(
-        [sys.executable, "-m", "modeling_avsegformer.segment_video", path, "-o", "out.mp4", "--model", tiny_model],
+        [
+            sys.executable,
+            "-m",
+            "modeling_avsegformer.video.segment_video",
+            path,
+            "-o",
+            "out.mp4",
+            "--model",
+            tiny_model,
+        ],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,

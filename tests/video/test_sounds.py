@@ -7,7 +7,7 @@ import soundfile
 pytest.importorskip("av", reason="needs PyAV, which reads sound: pip install av")
 
 from modeling_avsegformer.log_mel import MIN_SAMPLES, SAMPLE_RATE
-from modeling_avsegformer.sounds import Noise, Recording, Silence, Siren, hear
+from modeling_avsegformer.video.sounds import Noise, Recording, Silence, Siren, hear
 
 
 @pytest.fixture

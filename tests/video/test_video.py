@@ -10,7 +10,7 @@ pytest.importorskip("av", reason="needs PyAV, which reads and writes videos: pip
 
 import av
 
-from modeling_avsegformer.video import MaskFolderWriter, VideoWriter, read_frames, read_info, to_rgb
+from modeling_avsegformer.video.video import MaskFolderWriter, VideoWriter, read_frames, read_info, to_rgb
 
 
 def frames_of(path):

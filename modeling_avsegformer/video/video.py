@@ -12,15 +12,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
-from transformers.utils import is_av_available
-
-# In this form transformers does not ask for PyAV where it loads a checkpoint's code for the model alone.
-if is_av_available():
-    import av
-    from av.stream import Disposition
-    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 # Suffix of an output -> its codecs of pictures and sound.
 CODECS = {
@@ -75,7 +71,7 @@ class VideoInfo:
 
 
 @contextmanager
-def open_media(path: str | os.PathLike) -> Iterator["av.container.InputContainer"]:
+def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
     """An opened file.
 
     Raises:
@@ -104,7 +100,7 @@ def open_media(path: str | os.PathLike) -> Iterator["av.container.InputContainer
         yield container
 
 
-def decode(container, stream, path: str | os.PathLike) -> Iterator["av.VideoFrame | av.AudioFrame"]:
+def decode(container, stream, path: str | os.PathLike) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """The frames of a stream, in the order in which they are shown.
 
     Raises:
@@ -162,7 +158,7 @@ def read_info(path: str | os.PathLike) -> VideoInfo:
         )
 
 
-def read_frames(info: VideoInfo) -> Iterator[tuple[float, "av.VideoFrame"]]:
+def read_frames(info: VideoInfo) -> Iterator[tuple[float, av.VideoFrame]]:
     """Each frame and its time in seconds, from 0 and strictly increasing.
 
     Frames that say no time follow their predecessor at the mean rate; frames that do not go forward are left out.
@@ -176,7 +172,7 @@ def read_frames(info: VideoInfo) -> Iterator[tuple[float, "av.VideoFrame"]]:
                 last = time
 
 
-def to_rgb(frame: "av.VideoFrame", info: VideoInfo) -> np.ndarray:
+def to_rgb(frame: av.VideoFrame, info: VideoInfo) -> np.ndarray:
     """The upright picture, uint8 `(height, width, 3)` of `info`, from any depth and colour format."""
     turned = info.rotation % 180 == 90
     # A size that changes within the video becomes that of its first frame.

@@ -17,8 +17,6 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers.utils import is_av_available
 
-from .video import check_mask_output, check_suffix, read_info
-
 DEMO = Path("outputs/demo")
 
 
@@ -87,6 +85,7 @@ def segment_video(args: argparse.Namespace) -> int:
     """Runs the pipeline as the command line says."""
     if not is_av_available():
         raise ImportError("Expected PyAV, which reads and writes videos: pip install av")
+    from .video import check_mask_output, check_suffix, read_info
 
     # Before the model, which takes longer to load.
     info = read_info(args.video)
@@ -127,7 +126,7 @@ def load_pipeline(model: str | None, device: str | None = None):
     import torch
     from transformers import AutoConfig, pipeline
 
-    from . import AVSegFormerConfig
+    from ..configuration_avsegformer import AVSegFormerConfig
 
     if model is None:
         found = sorted(DEMO.glob("robust_seed*/last/config.json"))

@@ -6,14 +6,11 @@ A sound is read forwards, second by second, and forgets what lies behind.
 import os
 from collections.abc import Iterator
 
+import av
 import numpy as np
-from transformers.utils import is_av_available
 
-from .log_mel import MIN_SAMPLES, SAMPLE_RATE
+from ..log_mel import MIN_SAMPLES, SAMPLE_RATE
 from .video import decode, open_media
-
-if is_av_available():  # see video.py
-    import av
 
 MAX_GAP = 0.1  # seconds; a longer hole between the times of two audio frames becomes silence
 

@@ -1,0 +1,147 @@
+"""The state dict of our model from one of an original AVSegFormer or AVSBench-Robust checkpoint.
+
+Every original name falls under one rule of `RULES`, and the tensors keep their shapes and values.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from .configuration_avsegformer import AVSegFormerConfig
+from .modeling_avsegformer import AVSegFormerForSegmentation
+
+logger = logging.get_logger(__name__)
+
+# Original name (a regular expression) to ours; the first that matches counts.
+RULES = [
+    # timm's features-only models put "_" where the whole model has "."
+    (r"backbone\.patch_embed1\.", r"model.backbone.timm_model.patch_embed."),
+    (r"backbone\.patch_embed([2-4])\.", lambda m: f"model.backbone.timm_model.stages_{int(m[1]) - 1}.downsample."),
+    (
+        r"backbone\.block([1-4])\.(\d+)\.(mlp\.dwconv\.)?(?:dwconv\.)?",
+        lambda m: f"model.backbone.timm_model.stages_{int(m[1]) - 1}.blocks.{m[2]}.{m[3] or ''}",
+    ),
+    (r"backbone\.norm([1-4])\.", lambda m: f"model.backbone.timm_model.stages_{int(m[1]) - 1}.norm."),
+    (r"backbone\.layer([34])_1\.", r"model.backbone.timm_model.layer\1."),
+    (r"backbone\.(conv1|bn1|layer1|layer2)\.", r"model.backbone.timm_model.\1."),
+    (r"vggish\.(features|embeddings)\.", r"model.audio_encoder.\1."),
+    (r"audio_proj\.", r"model.audio_projection."),
+    (r"cosine_sim\.audio_proj\.", r"similarity_head.audio_projection."),
+    (r"head\.in_proj\.", r"model.input_projections."),
+    (r"head\.level_embed$", r"model.encoder.level_embed"),
+    (r"head\.transformer\.encoder\.layers\.", r"model.encoder.layers."),
+    (r"head\.transformer\.decoder\.layers\.", r"model.decoder."),
+    (r"head\.query_generator\.", r"model.query_generator."),
+    (r"head\.learnable_query\.", r"model.query_embed."),
+    (r"head\.(lateral_conv|out_conv)\.", r"model.pixel_decoder.\1."),
+    (r"head\.fusion_block\.", r"model.audio_gate."),
+    (r"head\.mlp\.layers\.([0-2])\.", lambda m: f"mask_head.mlp.{2 * int(m[1])}."),
+    (r"head\.fc\.0\.", r"mask_head.reduce."),
+    (r"head\.fc\.2\.", r"mask_head.predict.0."),
+    (r"head\.fc\.4\.", r"mask_head.predict.2."),
+]
+
+# What the original creates and never uses: a feature pyramid, an attention head, and ResNet's second branch.
+UNUSED = re.compile(r"head\.(fpn|attn_fc)\.|backbone\.layer[34]_2\.|vggish\.pproc\.")
+
+
+@dataclass
+class ConversionReport:
+    """
+    unused (`list[str]`): original names that the original never uses and that are left out.
+    unknown (`list[str]`): names that no rule knows; nothing was made of them.
+    """
+
+    unused: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def detect_backbone(state_dict: dict[str, Tensor]) -> str | None:
+    """The timm name of the original backbone whose names are in a state dict, None if neither's are."""
+    names = {key.removeprefix("module.") for key in state_dict}
+    if "backbone.patch_embed1.proj.weight" in names:
+        return "pvt_v2_b5"
+    return "resnet50" if "backbone.layer4_1.0.conv1.weight" in names else None
+
+
+def convert_original_state_dict(
+    state_dict: dict[str, Tensor], config: AVSegFormerConfig, return_report: bool = False
+) -> dict[str, Tensor] | tuple[dict[str, Tensor], ConversionReport]:
+    """The state dict of our model from an original one.
+
+    Args:
+        state_dict: tensors by original name, with or without "module." before it.
+        config (`AVSegFormerConfig`): of the model that is to take them. With `use_similarity_head=False` the
+            similarity head's tensors are left out.
+        return_report (`bool`, defaults to `False`): also return what was not used. It is logged in any case.
+
+    Returns:
+        `dict[str, Tensor]`: the same tensors (not copies) for `AVSegFormerForSegmentation.load_state_dict`
+
+    Raises:
+        ValueError: the state dict has another backbone than the configuration, lacks a tensor, or has one of another
+            shape; the message names it.
+    """
+    found = detect_backbone(state_dict)
+    if found is None or config.backbone.split(".")[0] != found:
+        raise ValueError(
+            f"Expected an original checkpoint with the backbone {config.backbone!r}, but this one has "
+            f"{repr(found) if found else 'neither PVT-v2-b5 nor ResNet-50'}. "
+            + (f"Use AVSegFormerConfig(backbone={found!r})." if found else "It is no AVSegFormer checkpoint.")
+        )
+    converted, report = {}, ConversionReport()
+    for name, tensor in state_dict.items():
+        name = name.removeprefix("module.")
+        if UNUSED.match(name) or (name.startswith("cosine_sim.") and not config.use_similarity_head):
+            report.unused.append(name)
+            continue
+        for pattern, replacement in RULES:
+            new_name, count = re.subn(rf"^{pattern}", replacement, name)
+            if count:
+                converted[new_name] = tensor
+                break
+        else:
+            report.unknown.append(name)
+    _check_complete(converted, config)
+    if report.unused:
+        logger.info(f"{len(report.unused)} tensors that the original never uses were left out: {report.unused}")
+    if report.unknown:
+        logger.warning(f"{len(report.unknown)} tensors are unknown and were left out: {report.unknown}")
+    return (converted, report) if return_report else converted
+
+
+def _check_complete(converted: dict[str, Tensor], config: AVSegFormerConfig) -> None:
+    """Raise where names or shapes are not those of the model that `config` describes."""
+    classes = len(converted.get("mask_head.predict.2.weight", [0]))
+    if classes > 1:
+        raise ValueError(
+            f"Expected a checkpoint of S4 or MS3, which predicts one mask a frame, but this one predicts {classes} "
+            "classes (AVSS), which AVSBench-Robust does not score."
+        )
+    with torch.device("meta"):
+        expected = AVSegFormerForSegmentation(config).state_dict()
+    missing = sorted(expected.keys() - converted.keys())
+    if missing and all(name.startswith("similarity_head.") for name in missing):
+        raise ValueError(
+            "Expected a checkpoint of AVSBench-Robust with the similarity head (`cosine_sim.*`), but this one is a "
+            "plain AVSegFormer. Use AVSegFormerConfig(use_similarity_head=False)."
+        )
+    other_shape = sorted(
+        f"{name} {tuple(converted[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in converted and converted[name].shape != tensor.shape
+    )
+    unexpected = sorted(converted.keys() - expected.keys())
+    for problem, names in (("missing", missing), ("of another shape", other_shape), ("too many", unexpected)):
+        if names:
+            raise ValueError(
+                f"Expected the tensors of an AVSegFormer with the given configuration (backbone {config.backbone!r}), "
+                f"but {len(names)} are {problem}, e.g. {', '.join(names[:3])}. Set the sizes in `AVSegFormerConfig` "
+                "as the checkpoint's."
+            )
+
+
+__all__ = ["ConversionReport", "convert_original_state_dict", "detect_backbone"]
