@@ -19,7 +19,16 @@ from .audio_files import write_audio
 from .builder import locate
 from .check import check
 from .conditions import CONDITIONS, further_condition
-from .draw import DRAWS, compare_manifests, draw_off_screen, manifest, read_manifest, summarize
+from .draw import (
+    DRAWS,
+    compare_manifests,
+    draw_off_screen,
+    draw_statistics,
+    explain,
+    manifest,
+    read_manifest,
+    summarize,
+)
 from .further import find_wavs
 from .sources import read_clips
 from .subsets import SPLITS, SUBSETS
@@ -29,12 +38,15 @@ def _manifest(args: argparse.Namespace) -> int:
     subset = SUBSETS[args.subset]
     published, is_whole = (None, True) if args.verify is None else read_manifest(args.verify)
     clips = read_clips(subset, locate(subset, args.data_dir))
-    pairs = []
+    pairs, statistics = [], {}
     for split in SPLITS.values():
         of_split = draw_off_screen([clip for clip in clips if clip.split == split], subset, args.seed, args.draw)
         if of_split:
-            print(f"{split}: {summarize(of_split)}", file=sys.stderr)
+            statistics[split] = draw_statistics(of_split, subset)
+            print(f"{split}: {summarize(statistics[split])}", file=sys.stderr)
         pairs += of_split
+    if note := explain(statistics, args.draw):
+        print(note, file=sys.stderr)
     if published is None:
         sys.stdout.writelines(manifest(pairs, subset))
         return 0

@@ -17,7 +17,7 @@ import soundfile
 from datasets.exceptions import DatasetGenerationError
 
 from .conditions import CONDITIONS, SAMPLING_RATE, generator
-from .draw import DRAWS, Pair, draw_off_screen
+from .draw import DRAWS, Pair, draw_off_screen, draw_statistics, explain
 from .sounds import read_waveform
 from .sources import (
     code_digest,
@@ -163,13 +163,14 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
                     f"{', …' if len(missing) > 3 else ''}. Complete the download; `avs-data check --subset "
                     f"{self.config.name} --data_dir {self.config.data_dir}` lists what each split lacks."
                 )
-        generators = []
+        generators, statistics = [], {}
         for name, split in SPLITS.items():
             of_split = [clip for clip in clips if clip.split == split]
             if not of_split:  # `datasets` has no empty splits
                 logger.warning("%s has no clips of %s: the four %s splits are left out.", self._root, split, name)
                 continue
             pairs = draw_off_screen(of_split, self._subset, self.config.seed, self.config.draw)
+            statistics[name] = draw_statistics(pairs, self._subset)
             count = min(MAX_SHARDS, len(pairs))
             edges = [len(pairs) * k // count for k in range(count + 1)]
             shards = [pairs[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
@@ -177,6 +178,8 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
                 parts = {"condition": condition, "shards": shards, "as_files": True}
                 generators.append(datasets.SplitGenerator(f"{name}_{condition}", parts))
                 generators[-1].split_info.num_examples = len(pairs)  # so that the progress bar knows when it ends
+        if note := explain(statistics, self.config.draw):
+            logger.warning("%s: %s", self.config.name, note)
         return generators
 
     def _generate_examples(self, condition: str, shards: list[list[Pair]], as_files: bool = False):

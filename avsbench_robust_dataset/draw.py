@@ -5,8 +5,11 @@ suitable contrast either (in MS3 such pairs are avoided where that is free); nev
 
 Two draws. `matched` is a seeded random one-to-one assignment within the split, so that every sound is heard once as a
 positive and once off screen, and nobody who only listens can tell the two conditions apart. Where one to one cannot
-be, sounds are reused as evenly as possible; only a clip with no partner at all under the rule is relaxed, by the
-nearest step. `released` follows the released script: a random allowed class, then a random clip of it.
+be (MS3, small splits), sounds are reused as evenly as possible; only a clip with no partner at all under the rule is
+relaxed, by the nearest step. The assignment is then an optimal semi-matching, which minimizes every symmetric convex
+function of the numbers of uses at once (Harvey et al. 2006, "Semi-matchings for bipartite graphs and load balancing"):
+no draw under the rule has a lower `DrawStatistics.sound_auc`. `released` follows the released script: a random allowed
+class, then a random clip of it.
 """
 
 import gzip
@@ -14,7 +17,7 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +26,18 @@ import numpy as np
 from .conditions import generator
 from .subsets import Clip, Subset
 
-__all__ = ["DRAWS", "Pair", "compare_manifests", "draw_off_screen", "manifest", "read_manifest", "summarize"]
+__all__ = [
+    "DRAWS",
+    "DrawStatistics",
+    "Pair",
+    "compare_manifests",
+    "draw_off_screen",
+    "draw_statistics",
+    "explain",
+    "manifest",
+    "read_manifest",
+    "summarize",
+]
 
 DRAWS = ("matched", "released")
 MIXING_ROUNDS = 100  # each proposes every clip an exchange with another one, and with another two
@@ -296,14 +310,108 @@ def compare_manifests(published: Iterable[dict], drawn: Iterable[dict]) -> list[
     return lines
 
 
-def summarize(pairs: list[Pair]) -> str:
-    """One line on a split's draw: how often sounds are reused, what was relaxed."""
-    uses = Counter(pair.partner.clip_id for pair in pairs)
-    unused = len(pairs) - len(uses)
+@dataclass(frozen=True)
+class DrawStatistics:
+    """How far a split's draw is from one to one, and which contrasts it hears. `dataclasses.asdict` gives plain JSON.
+
+    Attributes:
+        clips: of the split.
+        sounds_unused: sounds that are never heard off screen.
+        sounds_reused: sounds that are heard off screen more than once.
+        most_uses: off-screen uses of the sound that has most of them.
+        sound_auc: of whoever knows only which sound it is and never looks at the picture: the area under the ROC
+            curve, off-screen against positive, of the best score that is a function of the sound alone. 0.5 is chance,
+            and what one to one gives.
+        relaxed: what had to be allowed (`Pair.relaxation`) -> number of pairs.
+        least_suitable: pairs whose contrast is the least suitable one.
+        group_pairs: "groups of the picture > groups of the sound" -> number of pairs, most frequent first. Groups of
+            one clip are joined by "+"; "?" where AVSS does not name the clip's objects.
+    """
+
+    clips: int
+    sounds_unused: int
+    sounds_reused: int
+    most_uses: int
+    sound_auc: float
+    relaxed: dict[str, int]
+    least_suitable: int
+    group_pairs: dict[str, int]
+
+
+def draw_statistics(pairs: Iterable[Pair], subset: Subset) -> DrawStatistics:
+    """The statistics of the pairs of one split, of which there is at least one."""
+    pairs = list(pairs)
+    uses_of = Counter(pair.partner.clip_id for pair in pairs)
+    uses = np.sort([uses_of[pair.clip.clip_id] for pair in pairs])
+    n = len(uses)
+    # Each sound is positive once and off screen `uses` times, so the best score is the number of uses. A pair of
+    # sounds adds the larger of its two numbers to the wins: the AUC is (1 + Gini coefficient of the uses) / 2.
+    differences = int((uses * (2 * np.arange(n) - n + 1)).sum())  # sum of |uses - uses'| over pairs of sounds
     relaxed = Counter(pair.relaxation for pair in pairs if pair.relaxation is not None)
-    return (
-        f"{len(pairs)} clips, "
-        + (f"{unused} sounds unused, one used up to {max(uses.values())} times" if unused else "every sound used once")
-        + f", relaxed: {', '.join(f'{count} {name}' for name, count in sorted(relaxed.items())) or 'none'}"
-        + f", least suitable contrasts: {sum(pair.least_suitable for pair in pairs)}"
+    groups = Counter(
+        " > ".join("+".join(subset.groups_of(clip)) or "?" for clip in (pair.clip, pair.partner)) for pair in pairs
     )
+    return DrawStatistics(
+        clips=n,
+        sounds_unused=int((uses == 0).sum()),
+        sounds_reused=int((uses > 1).sum()),
+        most_uses=int(uses[-1]),
+        sound_auc=0.5 + differences / (2 * n * n),
+        relaxed=dict(sorted(relaxed.items())),
+        least_suitable=sum(pair.least_suitable for pair in pairs),
+        group_pairs=dict(sorted(groups.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def summarize(statistics: DrawStatistics) -> str:
+    """Two lines on a split's draw: reuse, relaxations and what a sound tells by itself; then the group pairings."""
+    reuse = "every sound used once"
+    if statistics.sounds_unused:
+        reuse = f"{statistics.sounds_unused} sounds unused, one used up to {statistics.most_uses} times"
+    return (
+        f"{statistics.clips} clips, {reuse}, relaxed: {_counts(statistics.relaxed) or 'none'}, "
+        f"least suitable contrasts: {statistics.least_suitable}, AUC of the sound alone: {statistics.sound_auc:.2f}\n"
+        f"  picture > sound: {', '.join(f'{names} {count}' for names, count in statistics.group_pairs.items())}"
+    )
+
+
+def explain(statistics: Mapping[str, DrawStatistics], draw: str = "matched") -> str:
+    """What to know before believing off-screen scores, in plain sentences; "" where the draw is one to one.
+
+    Args:
+        statistics: split -> its statistics, of one subset.
+        draw: "matched" or "released", the draw that they are of.
+    """
+    sentences = []
+    uneven = {split: of_split for split, of_split in statistics.items() if of_split.sounds_unused}
+    if uneven:
+        reason = (
+            "not one to one: each must come from another video and from another semantic group (music, human, animal, "
+            "device) than the picture, and these clips are too few or too alike for that"
+            if draw == "matched"
+            else "drawn anew for each clip, as in the released script, whether or not another clip has the same one"
+        )
+        unused = [f"{of_split.sounds_unused} of {of_split.clips} in {split}" for split, of_split in uneven.items()]
+        auc = [f"{of_split.sound_auc:.2f} in {split}" for split, of_split in uneven.items()]
+        sentences += [
+            f"Off-screen sounds are {reason}.",
+            f"Never heard off screen are {', '.join(unused)}; others are heard there twice or more.",
+            "Whoever only recognises which sound it is, and never looks at the picture, tells off-screen from "
+            f"positive sound with an AUC of {', '.join(auc)} (0.50 is guessing), so small differences in off-screen "
+            "scores can come from the draw.",
+        ]
+    relaxed = [
+        f"{sum(of_split.relaxed.values())} of {of_split.clips} in {split} ({_counts(of_split.relaxed)})"
+        for split, of_split in statistics.items()
+        if of_split.relaxed
+    ]
+    if relaxed:
+        sentences.append(
+            f"No other clip has an allowed sound for {', '.join(relaxed)}: these hear the nearest there is, so a "
+            "model that marks the visible object may be right about the kind of sound."
+        )
+    return " ".join(sentences)
+
+
+def _counts(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in numbers.items())

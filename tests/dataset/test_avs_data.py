@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ from avsbench_robust_dataset.__main__ import main
 from avsbench_robust_dataset.draw import read_manifest
 from avsbench_robust_dataset.sources import media_files, read_clips
 
-PUBLISHED = Path(sys.modules["avsbench_robust_dataset"].__file__).with_name("manifests") / "s4_seed42.jsonl.gz"
+MANIFESTS = Path(sys.modules["avsbench_robust_dataset"].__file__).with_name("manifests")
+PUBLISHED = MANIFESTS / "s4_seed42.jsonl.gz"
+PUBLISHED_MS3 = MANIFESTS / "ms3_seed42.jsonl.gz"  # with AVSS's labels
+MS3_DIGEST = "sha256 64d5ee101b8b009c39b66d36cfee5ae48ce18d805b338ab2cfc7aa2a1f28a6ba\n"
 METADATA = Path(__file__).resolve().parents[3] / "shared" / "avsbench_metadata"
 
 
@@ -127,6 +131,30 @@ def test_the_published_manifest_is_reproduced(write_s4, tmp_path, capsys):
     assert main(["manifest", "--verify", str(PUBLISHED), "--data_dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert out.endswith("sha256 b0689a4fa7fe72404f30f755e0e0c9cfc8207038319b23ea86fed1f837d69689\n")
+
+
+def test_the_published_ms3_manifest_is_reproduced(write_ms3, tmp_path, capsys):
+    rows, is_whole = read_manifest(PUBLISHED_MS3)
+    assert is_whole and Counter(row["split"] for row in rows) == {"train": 296, "val": 64, "test": 64}
+    assert all(row["category"] for row in rows)
+    write_ms3(tmp_path, [(row["clip_id"], row["category"], row["split"]) for row in rows[::-1]], media=False)
+    assert main(["manifest", "--subset", "ms3", "--data_dir", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert out == gzip.decompress(PUBLISHED_MS3.read_bytes()).decode() and out.endswith(MS3_DIGEST)
+    assert "test: 64 clips, 8 sounds unused, one used up to 2 times, relaxed: none" in err
+    assert "human > music 16, music > human 16, human+music > animal 6" in err
+    assert err.count("not one to one") == 1 and "AUC of 0.55 in train, 0.61 in val, 0.61 in test" in err
+
+
+def test_the_published_ms3_manifest_is_that_of_the_real_tables(tmp_path, capsys):
+    if not METADATA.is_dir():
+        pytest.skip("needs AVSBench's real tables in ../shared/avsbench_metadata")
+    (tmp_path / "AVSS").mkdir()
+    (tmp_path / "AVSS/metadata.csv").write_bytes((METADATA / "avss_metadata.csv").read_bytes())
+    (tmp_path / "ms3_meta_data.csv").write_bytes((METADATA / "ms3_meta_data.csv").read_bytes())
+    command = ["manifest", "--subset", "ms3", "--verify", str(PUBLISHED_MS3), "--data_dir", str(tmp_path)]
+    assert main(command) == 0
+    assert capsys.readouterr().out.endswith(MS3_DIGEST)
 
 
 def test_check_of_a_whole_tree(write_s4, write_ms3, tmp_path, capsys):

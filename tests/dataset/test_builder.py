@@ -249,6 +249,15 @@ def test_a_split_without_clips_is_left_out(write_s4, load, tmp_path, caplog):
     assert list(load("s4", root, streaming=True)) == SPLITS[8:]
 
 
+def test_a_draw_that_is_not_one_to_one_is_explained_once(write_s4, load, tmp_path, caplog):
+    load("s4", write_s4(tmp_path / "whole"))
+    assert "one to one" not in caplog.text
+    rows = [(f"clip{i:07d}", ("dog_barking", "cat_meowing", "race_car")[i % 3], "test") for i in range(3)]
+    load("s4", write_s4(tmp_path / "small", rows))
+    (note,) = [record.getMessage() for record in caplog.records if "one to one" in record.getMessage()]
+    assert note.startswith("s4: Off-screen sounds are not one to one:") and "1 of 3 in test" in note
+
+
 # --- where the data is ---
 
 

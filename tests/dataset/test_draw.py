@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avsbench_robust_dataset import OBJECT_GROUPS, SINGLE_SOURCE_GROUPS, SUBSETS
-from avsbench_robust_dataset.draw import draw_off_screen, manifest, summarize
+from avsbench_robust_dataset.draw import draw_off_screen, draw_statistics, explain, manifest, summarize
 from avsbench_robust_dataset.subsets import Clip
 
 S4, MS3 = SUBSETS["s4"], SUBSETS["ms3"]
@@ -129,6 +129,71 @@ def test_ms3_chooses_which_sound_to_reuse_by_suitability():
         check_against_trying_everything(clips, MS3, seed)
 
 
+def auc_of_the_sound(uses):
+    """By definition: every off-screen sound against every positive one, scored by how often it is heard off screen."""
+    off_screen = [score for score in uses for _ in range(score)]
+    wins = [(score > other) + (score == other) / 2 for score in off_screen for other in uses]
+    return sum(wins) / len(wins)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(ms3_tables.filter(lambda rows: len({source for _, source in rows}) > 1), st.integers(0, 2**32))
+def test_no_draw_under_the_rule_tells_less_by_the_sound_alone(rows, seed):
+    clips = sorted(ms3_clips(rows), key=lambda clip: clip.clip_id)
+    auc = draw_statistics(draw_off_screen(clips, MS3, seed), MS3).sound_auc
+    assignments = itertools.product(*options(clips, MS3))
+    least = min(auc_of_the_sound(np.bincount(assignment, minlength=len(clips))) for assignment in assignments)
+    assert auc == pytest.approx(least, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_clips_of_few_groups_are_as_even_as_the_assignment_problem_allows(seed):
+    """Oracle: scipy's assignment of clips to copies of the sounds, the k-th copy at the cost of 2k - 1."""
+    from scipy.optimize import linear_sum_assignment
+
+    rng = np.random.default_rng(seed)
+    names = rng.choice(["guitar", "man", "dog", "car"], size=(120, 2), p=[0.5, 0.3, 0.15, 0.05])
+    rows = [(list(dict.fromkeys(pair[: rng.integers(1, 3)])), f"v{rng.integers(100)}") for pair in names]
+    clips = sorted(ms3_clips(rows), key=lambda clip: clip.clip_id)
+    allowed = np.zeros((120, 120), dtype=bool)
+    for i, partners in enumerate(options(clips, MS3)):
+        allowed[i, partners] = True
+    copies = 12
+    cost = np.concatenate([np.where(allowed, 2 * k + 1, 10**6) for k in range(copies)], axis=1)
+    chosen = linear_sum_assignment(cost)
+    assert cost[chosen].max() < 2 * copies - 1  # more copies would not help
+    uses = np.bincount(chosen[1] % 120, minlength=120)
+    assert (uses == 0).sum() > 10
+    pairs = draw_off_screen(clips, MS3, seed)
+    drawn = Counter(pair.partner.clip_id for pair in pairs)
+    assert sorted(drawn[clip.clip_id] for clip in clips) == sorted(uses)
+    assert draw_statistics(pairs, MS3).sound_auc == pytest.approx(auc_of_the_sound(uses), abs=1e-12)
+
+
+def test_statistics_by_hand():
+    """Five dogs hear two cars, three and two of them; the cars hear one dog each."""
+    clips = s4_clips(["dog_barking"] * 5 + ["race_car"] * 2)
+    statistics = draw_statistics(draw_off_screen(clips, S4, seed=0), S4)
+    assert (statistics.clips, statistics.sounds_unused, statistics.sounds_reused, statistics.most_uses) == (7, 3, 2, 3)
+    # 3 sounds with no use, 2 with one, 1 with two, 1 with three: wins of 7 off-screen against 7 positive sounds
+    wins = 2 * (3 + 2 / 2) + 2 * (3 + 2 + 1 / 2) + 3 * (3 + 2 + 1 + 1 / 2)
+    assert statistics.sound_auc == pytest.approx(wins / 49, abs=1e-12)
+    assert (statistics.relaxed, statistics.least_suitable) == ({}, 0)
+    assert statistics.group_pairs == {"animal > device": 5, "device > animal": 2}
+
+
+def test_what_is_said_of_a_draw():
+    whole = draw_statistics(draw_off_screen(s4_clips(["dog_barking", "race_car"]), S4, 0), S4)
+    assert whole.sound_auc == 0.5 and explain({"train": whole}) == ""
+    few = draw_statistics(draw_off_screen(s4_clips(["dog_barking"] * 2 + ["race_car"]), S4, 0), S4)
+    note = explain({"train": whole, "test": few})
+    assert "Never heard off screen are 1 of 3 in test;" in note and "AUC of 0.72 in test (0.50 is guessing)" in note
+    assert "train" not in note and "not one to one: " in note and "allowed sound" not in note
+    assert "as in the released script" in explain({"test": few}, "released")
+    alike = draw_statistics(draw_off_screen(s4_clips(["dog_barking", "cat_meowing"]), S4, 0), S4)
+    assert explain({"val": alike}).startswith("No other clip has an allowed sound for 2 of 2 in val (2 shared_group):")
+
+
 def most_sounds(allowed):
     """Size of a maximum matching, by Kuhn's algorithm as textbooks give it."""
     owner = {}
@@ -196,7 +261,9 @@ def test_reuse_comes_before_relaxation_and_is_even():
     assert uses == {"race_car": 6, "dog_barking": 3}
     assert Counter(Counter(pair.partner.clip_id for pair in pairs).values()) == {2: 3, 1: 3}
     assert not [pair for pair in pairs if pair.relaxation]
-    assert "3 sounds unused, one used up to 2 times, relaxed: none" in summarize(pairs)
+    statistics = draw_statistics(pairs, S4)
+    assert "3 sounds unused, one used up to 2 times, relaxed: none" in summarize(statistics)
+    assert statistics.group_pairs == {"animal > device": 6, "device > animal": 3}
 
 
 def test_ms3_compares_all_objects_and_source_videos():
