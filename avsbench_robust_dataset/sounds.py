@@ -8,6 +8,7 @@ import numpy as np
 import soundfile
 
 from .conditions import SAMPLES, SAMPLING_RATE
+from .subsets import FRAMES_PER_CLIP
 
 __all__ = ["encode_wav", "read_waveform"]
 
@@ -15,8 +16,32 @@ MAX_CHANNELS, MAX_RATE = 8, 384_000  # of a sound; Hz
 MAX_FILTER = 2**24  # entries of the resampling filter: 70,560 from 44,100 Hz, 700 million from 44,099 Hz
 
 
+WINDOW = 15600  # samples, 0.975 s: what one example of VGGish's front end hears
+STEP = 15360  # samples, 0.96 s: from one example to the next
+
+
+def _as_clip(waveform: np.ndarray) -> np.ndarray:
+    """float32 (80000,): the first 5 seconds of a 16 kHz waveform; the last whole window of a shorter one is repeated.
+
+    AVSBench's preprocessing does so with log-mel examples: S4's 14 clips of 4 s give four, and the fourth comes twice.
+    Here each sample after the last whole window is the one `STEP` samples before it, so what a file holds behind that
+    window (0.145 s of 4 s) is not heard, as in AVSBench. A sound that fills all five windows ends in silence, and so
+    does one that fills none.
+    """
+    clip = np.zeros(SAMPLES, dtype=np.float32)
+    clip[: len(waveform)] = waveform[:SAMPLES]
+    windows = 1 + (len(waveform) - WINDOW) // STEP
+    if 0 < windows < FRAMES_PER_CLIP:
+        for begin in range((windows - 1) * STEP + WINDOW, SAMPLES, STEP):
+            end = min(begin + STEP, SAMPLES)
+            clip[begin:end] = clip[begin - STEP : end - STEP]
+    return clip
+
+
 def read_waveform(path: Path) -> np.ndarray:
-    """float32 (80000,): the file's first 5 seconds at 16 kHz, mean of its channels; shorter ones end in silence.
+    """float32 (80000,): the file's first 5 seconds at 16 kHz, mean of its channels.
+
+    The last whole window of 0.975 s of a shorter sound is repeated, as in AVSBench; see `_as_clip`.
 
     Any format, rate and channel count that libsndfile reads. Values keep the file's scale, [-1, 1] for integers.
 
@@ -56,9 +81,7 @@ def read_waveform(path: Path) -> np.ndarray:
         from modeling_avsegformer.log_mel import resample
 
         waveform = resample(waveform, rate, SAMPLING_RATE)
-    clip = np.zeros(SAMPLES, dtype=np.float32)
-    clip[: len(waveform)] = waveform[:SAMPLES]
-    return clip
+    return _as_clip(waveform)
 
 
 def encode_wav(samples: np.ndarray) -> bytes:

@@ -15,7 +15,7 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
     """The log-mel front end of VGGish for clips of `num_seconds` seconds.
 
     Longer sounds are cut; of shorter ones the last whole example is repeated, as in AVSBench's preprocessing. (The
-    data set of this project pads with silence first, so that nothing is repeated there.)
+    data set of this project repeats the samples of that window, which gives the same examples.)
 
     Args:
         num_seconds (`int`, defaults to 5): examples of a clip, each of 0.96 s.

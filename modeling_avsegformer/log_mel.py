@@ -22,13 +22,15 @@ LOG_OFFSET = 0.01  # added before the logarithm: digital silence becomes log(0.0
 NUM_FRAMES = 96  # frames of an example, 0.96 s
 RELEASED_RATE = 22050  # Hz, of `released_log_mel`
 MIN_SAMPLES = WINDOW_LENGTH + (NUM_FRAMES - 1) * HOP_LENGTH  # 15600, the shortest sound with one example
+STEP = NUM_FRAMES * HOP_LENGTH  # 15360, samples from one example to the next; two neighbours share 240
 
 
 def log_mel(waveform: np.ndarray) -> np.ndarray:
     """Log-mel examples of a waveform.
 
     Five seconds give 498 frames and thus five examples; the 18 frames after the last whole example are dropped. Fewer
-    than `MIN_SAMPLES` samples give no example at all.
+    than `MIN_SAMPLES` samples give no example at all. Where a waveform was made longer by repeating its last window,
+    as this project's data set does with clips of 4 s, the example is repeated exactly, the two frames at the seam too.
 
     Args:
         waveform (`np.ndarray` of shape `(samples,)` or `(samples, channels)`): at 16 kHz, in [-1, 1] or signed
@@ -49,7 +51,13 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     frames = frames[: num_examples * NUM_FRAMES]
     magnitudes = np.abs(np.fft.rfft(frames * _hann_window(), FFT_LENGTH))  # (frames, 257), not squared
     logs = np.log(magnitudes @ mel_matrix() + LOG_OFFSET)
-    return logs.astype(np.float32).reshape(num_examples, 1, NUM_FRAMES, NUM_MEL_BINS)
+    examples = logs.astype(np.float32).reshape(num_examples, 1, NUM_FRAMES, NUM_MEL_BINS)
+    for index in range(1, num_examples):
+        behind_the_seam = slice(index * STEP + MIN_SAMPLES - STEP, index * STEP + MIN_SAMPLES)
+        earlier = slice(behind_the_seam.start - STEP, behind_the_seam.stop - STEP)
+        if waveform[behind_the_seam].any() and np.array_equal(waveform[behind_the_seam], waveform[earlier]):
+            examples[index] = examples[index - 1]
+    return examples
 
 
 @lru_cache(maxsize=1)

@@ -18,6 +18,7 @@ from avsbench_robust_dataset.sources import (
     read_frames,
     read_masks,
 )
+from modeling_avsegformer import VGGishFeatureExtractor
 
 S4, MS3 = SUBSETS["s4"], SUBSETS["ms3"]
 HEADER = "name,start,category,split\n"
@@ -331,14 +332,29 @@ def test_24_bits_are_kept(tmp_path):
     np.testing.assert_array_equal(waveform, (samples / 2**23).astype(np.float32))
 
 
-def test_short_ends_in_silence_and_long_is_cut(tmp_path):
+def test_long_is_cut_and_short_repeats_its_last_window(tmp_path):
     samples = np.random.default_rng(0).integers(1, 2**15, size=100000, dtype=np.int16)
     whole = read_waveform(write_wav(tmp_path / "long.wav", samples))
     np.testing.assert_array_equal(whole, samples[:80000] / 32768)
-    short = read_waveform(write_wav(tmp_path / "short.wav", samples[:64000]))
-    np.testing.assert_array_equal(short, np.r_[samples[:64000] / 32768, np.zeros(16000)])
-    one = read_waveform(write_wav(tmp_path / "one.wav", samples[:1]))
-    assert one[0] == np.float32(samples[0] / 32768) and not one[1:].any()
+    short = read_waveform(write_wav(tmp_path / "short.wav", samples[:64000]))  # windows end at 61680
+    expected = np.r_[samples[:61680], samples[61680 - 15360 : 61680], samples[46320 : 46320 + 2960]] / 32768
+    np.testing.assert_array_equal(short, expected)
+    two = read_waveform(write_wav(tmp_path / "two.wav", samples[:31000]))
+    np.testing.assert_array_equal(two[30960:], np.tile(samples[15600:30960], 4)[: 80000 - 30960] / 32768)
+    for length in (1, 15599, 77040, 79999):  # no whole window, or all five: there is nothing to repeat
+        waveform = read_waveform(write_wav(tmp_path / "other.wav", samples[:length]))
+        np.testing.assert_array_equal(waveform, np.r_[samples[:length] / 32768, np.zeros(80000 - length)])
+
+
+@pytest.mark.parametrize("seconds", [0.975, 1.5, 2.0, 3.999, 4.0, 4.5, 4.9, 5.0])
+def test_data_set_and_processor_have_one_rule_for_short_sounds(tmp_path, seconds):
+    """AVSBench's: the last whole log-mel example comes again, exactly."""
+    samples = np.random.default_rng(0).integers(-(2**15), 2**15, size=round(seconds * 16000), dtype=np.int16)
+    waveform = read_waveform(write_wav(tmp_path / "a.wav", samples))
+    extractor = VGGishFeatureExtractor()
+    heard, raw = (extractor(sound, sampling_rate=16000)["input_features"][0] for sound in (waveform, samples / 32768))
+    np.testing.assert_array_equal(heard, raw)
+    assert (heard[4] == heard[3]).all() == (seconds < 4.8)
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000, 96000])
