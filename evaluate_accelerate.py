@@ -30,112 +30,58 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
-from avs_engine.clips import Splits, add_further, check_splits, clip_metadata, evenly_spaced, load_splits
+from avs_engine.clips import load_conditions
 from avs_engine.hub import add_hub_arguments, publish
 from avs_engine.journal import Journal
 from avs_engine.models import check_model_path
-from avs_engine.predict import Noted, load_function, predict, predict_by, save_predictions
+from avs_engine.predict import AVSegFormerSegmenter, Noted, load_segmenter, predict, save_predictions
 from avs_engine.provenance import git_revision, library_versions, write_json
-from avs_engine.scoring import count_source_videos, format_scores, score
+from avs_engine.scoring import count_source_videos, format_scores, score, score_masks
 from avs_engine.signals import ends_on_sigterm
-from avsbench_robust_dataset import CONDITIONS, SPLITS, SUBSETS
-from avsbench_robust_dataset.builder import locate
+from avsbench_robust_dataset import CONDITIONS, SUBSETS
 from avsbench_robust_dataset.conditions import further_condition
 from avsbench_robust_dataset.files import OutputError, only_run_in
 from avsbench_robust_dataset.further import find_wavs, unseen_digest
 from avsbench_robust_dataset.hub_access import check_hub_access
-from avsbench_robust_dataset.progress import progress_bar
-from avsbench_robust_dataset.sources import media_files, read_clips, read_masks
-from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP
 from evaluate_metrics.clip_rows import results, write_rows
-from evaluate_metrics.mask_files import PredictionsError, Target, score_predictions
-from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
-
-
-def score_folder(args: argparse.Namespace) -> tuple[list[dict], int]:
-    """(the rows of the PNG masks in `args.predictions`, compared with the masks of the download; the grey of
-    probability 1, 1 or 255). No sound is read.
-
-    Raises:
-        PredictionsError: what is missing, extra, broken or of another size.
-        FileNotFoundError, ValueError: from the download.
-    """
-    subset = SUBSETS[args.subset]
-    root = locate(subset, args.data_dir)
-    targets = [
-        Target(**clip_metadata(clip, subset), masks=tuple(media_files(subset, root, clip)[1]), frames=FRAMES_PER_CLIP)
-        for clip in read_clips(subset, root)
-        if clip.split == SPLITS[args.split]
-    ]
-    if not targets:
-        raise ValueError(f"Expected clips in the split {args.split} of {args.subset}, but there are none.")
-    kept = evenly_spaced(len(targets), args.max_clips)
-    return score_predictions(
-        Path(args.predictions),
-        args.conditions,
-        targets,
-        read_masks,
-        kept,
-        is_condition=is_condition,
-        grey_of_one=args.grey_of_one,
-        progress=partial(progress_bar, leave=False),
-    )
+from evaluate_metrics.mask_files import PredictionsError
 
 
 def score_model(
-    args: argparse.Namespace, accelerator: Accelerator, unseen: Sequence[Path], run: dict
+    args: argparse.Namespace, accelerator: Accelerator, unseen: Sequence[Path], settings: dict
 ) -> tuple[list[dict], Journal]:
-    """The rows of `args.model` or of the callable `args.model_fn`, in the order of the data set, and their journal.
+    """The rows of `args.model` or of what `args.model_fn` names, in the order of the data set, and their journal.
 
     Args:
-        run: settings that name this run's journal, beside those that are added here.
+        settings: what names this run's journal, beside the model and the data.
     """
-    function = load_function(args.model_fn) if args.model_fn else None
-    fixed = [condition for condition in args.conditions if condition in CONDITIONS]
-    further = [condition for condition in args.conditions if condition not in CONDITIONS]
-    needed = [*fixed]
-    if "off_screen" not in fixed and any(further_condition(name).partner == "off_screen" for name in further):
-        needed.append("off_screen")
+    if args.model_fn:
+        segmenter = load_segmenter(args.model_fn)
+    else:
+        segmenter = AVSegFormerSegmenter.from_pretrained(
+            args.model, args.front_end, args.batch_size, accelerator.device
+        )
+        args.front_end = segmenter.identity["front_end"]
     with accelerator.main_process_first():  # one process builds the data, the others read its cache
-        (loaded,) = load_splits(args.subset, args.data_dir, args.seed, [args.split], needed, args.num_workers or None)
-    kept = evenly_spaced(len(loaded[needed[0]]), args.max_clips)
-    splits: Splits = {condition: loaded[condition].select(kept) for condition in fixed}
-    for condition, sounds in add_further(loaded, further, args.seed, args.subset, args.split, unseen).items():
-        splits[condition] = sounds.select(kept)
-    check_splits(splits)
-    data = {condition: [file["filename"] for file in loaded[condition].cache_files] for condition in needed}
-    if function is None:
-        model, loading = AVSegFormerForSegmentation.from_pretrained(args.model, output_loading_info=True)
-        if loading["missing_keys"] or loading["unexpected_keys"]:
-            raise ValueError(
-                f"Expected the weights of a whole AVSegFormer in {args.model}, but {len(loading['missing_keys'])} are "
-                f"missing and {len(loading['unexpected_keys'])} are unknown, e.g. "
-                f"{sorted([*loading['missing_keys'], *loading['unexpected_keys']])[0]}. Train it first, or load the "
-                "weights with the configuration that they were saved with."
-            )
-        model.to(accelerator.device).eval()
-        front_end = {} if args.front_end is None else {"front_end": args.front_end}
-        processor = AVSegFormerProcessor.from_pretrained(args.model, **front_end)
-        if args.front_end not in (None, processor.feature_extractor.front_end):
-            raise ValueError(
-                f"Expected the front end {args.front_end!r} of --front_end, but the processor of {args.model} has "
-                f"{processor.feature_extractor.front_end!r}."
-            )
-        args.front_end = processor.feature_extractor.front_end
-        # An embedding's last bits may depend on what shares its batch.
-        run = run | {"front_end": args.front_end, "batch_size": args.batch_size}
-        files = sorted(path for path in Path(args.model).glob("*") if path.suffix in (".safetensors", ".bin"))
-        state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        run = run | {"weights": state or getattr(model.config, "_commit_hash", None)}
+        splits, data = load_conditions(
+            args.subset,
+            args.data_dir,
+            args.seed,
+            args.split,
+            args.conditions,
+            unseen,
+            args.max_clips,
+            args.num_workers or None,
+        )
     output_dir = Path(args.output_dir)
-    clip_ids = splits[fixed[0]]["clip_id"][:]
-    with Journal(output_dir, run | {"data": data}, accelerator.is_main_process) as journal:
+    clip_ids = next(iter(splits.values()))["clip_id"][:]
+    identity = settings | segmenter.identity | {"data": data}
+    with Journal(output_dir, identity, accelerator.is_main_process) as journal:
         accelerator.wait_for_everyone()  # all have read the journal before one writes to it
         done = journal.rows.keys() & set(clip_ids)
         if done and accelerator.is_main_process:
@@ -144,14 +90,11 @@ def score_model(
                 "file to score them again, for example where the model has changed.",
                 flush=True,
             )
-        if function is None:
-            batches = predict(model, processor, splits, accelerator, args.batch_size, args.num_workers, done=done)
-        else:
-            batches = predict_by(function, args.model_fn, splits, accelerator, args.num_workers, done)
+        predictions = predict(segmenter, splits, accelerator, args.num_workers, done)
         if args.save_predictions:
-            batches = save_predictions(batches, list(splits), output_dir / "predictions")
+            predictions = save_predictions(predictions, list(splits), output_dir / "predictions")
         with Noted(f"while scoring {args.model or args.model_fn}"):
-            score(batches, list(splits), accelerator, SUBSETS[args.subset], journal, len(clip_ids) - len(done))
+            score(predictions, list(splits), accelerator, SUBSETS[args.subset], journal, len(clip_ids) - len(done))
     return [journal.rows[clip_id] for clip_id in clip_ids], journal
 
 
@@ -215,13 +158,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
     add_hub_arguments(parser)
     args = parser.parse_args(argv)
+    further = [condition for condition in dict.fromkeys(args.conditions) if condition not in CONDITIONS]
+    args.conditions = [condition for condition in CONDITIONS if condition in args.conditions] + further
+    check_arguments(parser, args, further)
+    return args
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, further: Sequence[str]) -> None:
+    """Ends the program at arguments that do not go together."""
     if args.push_to_hub and args.model is None:
         parser.error("argument --push_to_hub: only with argument --model; other models have their own ways to the Hub")
     for name in ("batch_size", "max_clips"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"argument --{name}: expected at least 1, got {getattr(args, name)}")
-    further = [condition for condition in dict.fromkeys(args.conditions) if condition not in CONDITIONS]
-    args.conditions = [condition for condition in CONDITIONS if condition in args.conditions] + further
     if args.grey_of_one is not None and args.predictions is None:
         parser.error("argument --grey_of_one: only with argument --predictions")
     if args.front_end is not None and args.model is None:
@@ -235,7 +184,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"argument --conditions: {further[0]} is compared with positive; add positive")
         if ("unseen" in further) != (args.unseen_dir is not None):
             parser.error("argument --unseen_dir: goes together with --conditions unseen")
-    return args
 
 
 def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
@@ -247,7 +195,18 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
         settings["unseen_sha256"] = unseen_digest(args.unseen_dir, unseen)
     journal = None
     if args.predictions:
-        rows, settings["grey_of_one"] = score_folder(args) if accelerator.is_main_process else ([], None)
+        rows = []
+        if accelerator.is_main_process:
+            rows, settings["grey_of_one"] = score_masks(
+                Path(args.predictions),
+                args.conditions,
+                SUBSETS[args.subset],
+                args.data_dir,
+                args.split,
+                args.max_clips,
+                args.grey_of_one,
+                is_condition,
+            )
     else:
         settings |= {"mixed_precision": accelerator.mixed_precision, "device": accelerator.device.type}
         run = {"source": source, "subset": args.subset, "split": args.split, "saved": args.save_predictions}

@@ -18,281 +18,318 @@ in the end, with its processor, its card and its code; whether it may is asked b
 
 import argparse
 import contextlib
+import dataclasses
 import json
-import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, set_seed
-from torch.utils.data import DataLoader
+from accelerate.data_loader import DataLoaderShard
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import set_seed
+from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from avs_engine import clips, scoring, step
+from avs_engine.accelerator import build_accelerator
 from avs_engine.checkpoints import check_newest, find_checkpoint, put_back_checkpoints, read_checkpoint
-from avs_engine.epochs import build_clips
+from avs_engine.clips import Splits
+from avs_engine.epochs import TrainingClips, build_clips, build_loader
 from avs_engine.hub import publish
-from avs_engine.models import build_model, model_settings
-from avs_engine.provenance import clips_digest, git_revision, library_versions
-from avs_engine.run import LOG, Run, check_output_dir, print_once
-from avs_engine.signals import Terminated, Termination, leave_sigterm_to_parent
+from avs_engine.models import build_model
+from avs_engine.predict import AVSegFormerSegmenter
+from avs_engine.provenance import clips_digest
+from avs_engine.run import LOG, Run, check_output_dir, print_once, run_identity
+from avs_engine.signals import Terminated, Termination
 from avs_engine.sounds import encode_sounds
 from avs_engine.training_arguments import parse_args
 from avsbench_robust_dataset.files import only_run_in
 from avsbench_robust_dataset.hub_access import check_hub_access
 from avsbench_robust_dataset.progress import progress_bar
-
-# What a resumed run must share with the run it continues, beside the data and the model.
-FIXED_SETTINGS = (
-    "subset",
-    "data_seed",
-    "seed",
-    "image_size",
-    "batch_size",
-    "learning_rate",
-    "weight_decay",
-    "lr_scheduler",
-    "warmup_steps",
-    "freeze_backbone_epochs",
-    "gradient_accumulation_steps",
-    "max_grad_norm",
-    "negative_ratio",
-    "negative_conditions",
-    "frames_per_clip",
-    "augment",
-)
+from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
 
-def training_function(args: argparse.Namespace, folder: contextlib.ExitStack, termination: Termination) -> None:
+@dataclasses.dataclass
+class Data:
+    """The clips of a run: condition -> split; and a digest of which clips there are and which sound each has."""
+
+    training: Splits
+    validation: Splits
+    digest: str
+
+
+@dataclasses.dataclass
+class Training:
+    """What a run trains, with what, and where it stands.
+
+    Attributes:
+        network, model: the model itself, and as accelerate wraps it for several processes.
+        last_clips: the clips of the last batch, for errors.
     """
-    Args:
-        folder: will hold `--output_dir` for this run alone.
+
+    args: argparse.Namespace
+    accelerator: Accelerator
+    termination: Termination
+    network: AVSegFormerForSegmentation
+    model: torch.nn.Module
+    processor: AVSegFormerProcessor
+    optimizer: AcceleratedOptimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    items: TrainingClips
+    loader: DataLoaderShard
+    validation: Splits
+    segmenter: AVSegFormerSegmenter
+    total_steps: int
+    run: Run
+    last_clips: Sequence[str] = ()
+
+
+def find_start(args: argparse.Namespace) -> tuple[Path | None, dict]:
+    """The checkpoint to go on from and the trainer's state in it; (None, {}) for a new run, which may begin.
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint, or a run in the folder that would be lost.
     """
     output_dir = Path(args.output_dir)
-    accelerator = Accelerator(
-        cpu=args.cpu,
-        mixed_precision=args.mixed_precision,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=args.report_to if args.with_tracking else None,
-        project_dir=args.output_dir,
-        # The backbone gets no gradient while it is frozen and does so later; the wrapper must know of both.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=args.freeze_backbone_epochs > 0)],
-    )
-    if accelerator.distributed_type == DistributedType.FSDP and args.validation_every:
-        raise ValueError(
-            "Expected --validation_every 0 with FSDP: validation gives each process other numbers of batches, which "
-            "shared-out weights do not allow. Evaluate the trained model with evaluate_accelerate.py."
-        )
-    mixed_precision = accelerator.mixed_precision
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        step.configure_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, args, mixed_precision)
-    if accelerator.distributed_type == DistributedType.FSDP:
-        # Autocast alone, as elsewhere: BatchNorm takes no 16-bit weights with its statistics in 32 bits.
-        accelerator.state.fsdp_plugin.mixed_precision_policy = None
-    show = accelerator.is_main_process
-    if show:
-        folder.enter_context(only_run_in(output_dir))
-        put_back_checkpoints(output_dir / "checkpoints")
-    accelerator.wait_for_everyone()
     checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir)
-    if checkpoint is not None:
-        saved = read_checkpoint(checkpoint)
+    saved = {} if checkpoint is None else read_checkpoint(checkpoint)
+    if saved:
         torch.set_num_threads(saved["num_threads"])  # their number changes the last bits of sums
     if checkpoint is not None and checkpoint.resolve().parent.parent == output_dir.resolve():
         check_newest(checkpoint)
     else:
         check_output_dir(output_dir, args.overwrite_output_dir, restart=args.resume_from_checkpoint == "auto")
-    publishes = args.push_to_hub and accelerator.is_main_process
-    if publishes:  # hours before it is needed
-        hub_model_id = check_hub_access(args.hub_model_id or output_dir.resolve().name, args.hub_token)
+    return checkpoint, saved
 
-    # Data
-    conditions = ["positive", *args.negative_conditions]
-    alone = accelerator.num_processes == 1  # others would wait for one that stops by itself
-    with termination.cuts_short(alone), accelerator.main_process_first():  # one process builds, others read its cache
+
+def load_data(args: argparse.Namespace, accelerator: Accelerator) -> Data:
+    with accelerator.main_process_first():  # one process builds, the others read its cache
         training, validation = clips.load_splits(
             args.subset,
             args.data_dir,
             args.data_seed,
             ["train", "validation"],
-            conditions,
+            ["positive", *args.negative_conditions],
             args.num_workers or None,
         )
-    data = clips_digest(training | {f"validation_{condition}": split for condition, split in validation.items()})
+    digest = clips_digest(training | {f"validation_{condition}": split for condition, split in validation.items()})
     if not args.negative_ratio:
         training = {"positive": training["positive"]}
     kept = clips.evenly_spaced(len(validation["positive"]), args.validation_clips)
-    validation = {condition: split.select(kept) for condition, split in validation.items()}
+    return Data(training, {condition: split.select(kept) for condition, split in validation.items()}, digest)
 
-    # Model. The seed comes first, so that it also decides the new weights.
-    set_seed(args.seed)
+
+def build(args: argparse.Namespace, accelerator: Accelerator, termination: Termination, is_new: bool) -> Training:
+    """Loads data and model and prepares them for training.
+
+    Args:
+        is_new: the weights are not those of a checkpoint, which are loaded later.
+    """
+    alone = accelerator.num_processes == 1  # others would wait for one that stops by itself
+    show = accelerator.is_main_process
+    with termination.cuts_short(alone):
+        data = load_data(args, accelerator)
+    set_seed(args.seed)  # before the model, so that it also decides the new weights
     with accelerator.main_process_first():
-        network, processor = build_model(args, load_weights=checkpoint is None)
+        network, processor = build_model(args, load_weights=is_new)
     # Weights read from a file lie in its memory map, at any alignment; sums over them could differ in the last bit.
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = tensor.data.clone()
     network.to(accelerator.device).eval()
+    sounds = None
     with termination.cuts_short(alone):
-        items, collator = build_clips(args, training, processor, network, accelerator.device, show)
-    loader = DataLoader(
-        items,
-        batch_size=args.batch_size,
-        num_workers=args.num_workers,
-        collate_fn=collator,
-        worker_init_fn=leave_sigterm_to_parent,
-        pin_memory=accelerator.device.type == "cuda",
-        generator=torch.Generator(),  # else the start of an epoch draws from the generator that dropout uses
-    )
-    validation_sounds = None
-    if network.config.freeze_audio_encoder:
-        with termination.cuts_short(alone):
-            validation_sounds = encode_sounds(
-                processor, validation, network.get_audio_embeddings, accelerator.device, show
-            )
-
-    # Optimizer: one group, the backbone in it also while it is frozen.
+        items, collator = build_clips(args, data.training, processor, network, accelerator.device, show)
+        if network.config.freeze_audio_encoder:
+            sounds = encode_sounds(processor, data.validation, network.get_audio_embeddings, accelerator.device, show)
+    # One group, the backbone in it also while it is frozen.
     optimizer = torch.optim.AdamW(
         [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=args.learning_rate,
         weight_decay=args.weight_decay,
         fused=accelerator.device.type in ("cpu", "cuda"),
     )
+    loader = build_loader(items, collator, args.batch_size, args.num_workers, accelerator.device)
     model, prepared_optimizer, loader = accelerator.prepare(network, optimizer, loader)
-    steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
-    total_steps = args.max_steps or args.epochs * steps_per_epoch
+    total_steps = args.max_steps or args.epochs * step.steps_per_epoch(len(loader), args.gradient_accumulation_steps)
     # Not prepared: accelerate would step it once per process. DeepSpeed's optimizer is none for torch's schedules.
     scheduler = step.build_scheduler(args, optimizer, total_steps)
+    identity = run_identity(args, accelerator, network, processor, data.digest, total_steps)
+    return Training(
+        args,
+        accelerator,
+        termination,
+        network,
+        model,
+        processor,
+        prepared_optimizer,
+        scheduler,
+        items,
+        loader,
+        data.validation,
+        AVSegFormerSegmenter(network, processor, args.batch_size, sounds),
+        total_steps,
+        Run(accelerator, Path(args.output_dir), identity, scheduler, args.keep_checkpoints),
+    )
 
-    # Resume
-    settings = {name: getattr(args, name) for name in FIXED_SETTINGS}
-    settings["image_size"] = dict(processor.image_processor.size)
-    settings |= {"num_processes": accelerator.num_processes, "mixed_precision": mixed_precision}
-    if args.lr_scheduler != "constant":
-        settings["total_steps"] = total_steps  # only a run of constant rate may be extended
-    identity = {"settings": settings, "model": model_settings(network.config), "data": data}
-    identity |= {"total_steps": total_steps, "num_threads": torch.get_num_threads(), "versions": library_versions()}
-    identity |= {"git_revision": git_revision(), "command": args.command}
-    run = Run(accelerator, output_dir, identity, scheduler, args.keep_checkpoints)
+
+def start(training: Training, checkpoint: Path | None, saved: dict) -> None:
+    """Begins the run, or puts it where the checkpoint was written, and says what it is."""
+    args, accelerator, run = training.args, training.accelerator, training.run
     set_seed(args.seed, device_specific=True)  # every process its own dropout
     if checkpoint is None:
         run.start()
     else:
         # As at the last step before it: FSDP insists on the optimizer's state of each weight that learns.
-        network.freeze_backbone(saved["epoch"] - (not saved["batches_done"]) < args.freeze_backbone_epochs)
+        training.network.freeze_backbone(saved["epoch"] - (not saved["batches_done"]) < args.freeze_backbone_epochs)
         run.resume(checkpoint, saved)
     if args.with_tracking:
         tracked = {name: str(value) for name, value in vars(args).items() if name != "hub_token"}
         accelerator.init_trackers("avsbench_robust", tracked)
-    print_once(accelerator, f"run {json.dumps(identity)}")
+    print_once(accelerator, f"run {json.dumps(run.identity)}")
+    positives = len(training.items.clip_ids)
     print_once(
         accelerator,
-        f"{len(items.clip_ids)} clips and {len(items) - len(items.clip_ids)} negative items an epoch, "
-        f"{total_steps} steps on {accelerator.device} in {accelerator.num_processes} process(es)",
+        f"{positives} clips and {len(training.items) - positives} negative items an epoch, "
+        f"{training.total_steps} steps on {accelerator.device} in {accelerator.num_processes} process(es)",
     )
     if "noise" in args.negative_conditions:
         print_once(accelerator, "Noise is trained on: it is not a held-out condition of this run.")
 
-    def validate() -> None:
-        step.sync_buffers(network)
-        with termination.cuts_short(alone):
-            scores = scoring.evaluate_model(
-                network, processor, validation, accelerator, args.batch_size, args.num_workers, validation_sounds
+
+def train(training: Training, bar: tqdm) -> None:
+    """Trains to the last step.
+
+    Raises:
+        Terminated: SIGTERM came; the run stands where a checkpoint may be written.
+        FloatingPointError: a loss or a weight is not finite.
+    """
+    args, accelerator, run = training.args, training.accelerator, training.run
+    if run.validates:  # SIGTERM came while it did
+        end_step(training)
+    while run.step < training.total_steps:
+        training.network.freeze_backbone(run.epoch < args.freeze_backbone_epochs)
+        training.model.train()
+        losses: list[dict[str, torch.Tensor]] = []  # of the micro-batches of a step
+        for batch in batches_left(training):
+            training.last_clips = list(batch["clips"])
+            losses.append(
+                step.train_batch(accelerator, training.model, training.optimizer, batch, args.max_grad_norm, run.step)
             )
-        run.log({"validation": scores})
-        print_once(accelerator, f"validation after step {run.step}\n{scoring.format_scores(scores, conditions)}")
-        if run.best is None or scores["g_miou"] > run.best["g_miou"]:
-            run.best = {"g_miou": scores["g_miou"], "epoch": run.epoch, "step": run.step}
-            run.save_model(model, processor, output_dir)
+            run.batches_done += 1
+            if not accelerator.sync_gradients:
+                continue
+            learning_rate = training.scheduler.get_last_lr()[0]  # of the step that was made
+            if not accelerator.optimizer_step_was_skipped:
+                training.scheduler.step()
+            run.step += 1
+            bar.update()
+            if run.step % args.logging_steps == 0 or run.step == training.total_steps:
+                run.log(step.mean_losses(accelerator, losses) | {"lr": learning_rate})
+            losses = []
+            end_step(training)
+            if run.step == training.total_steps:
+                break
+            if training.termination.agreed(accelerator):
+                raise Terminated
 
-    def save(name: str) -> None:
-        step.check_finite(accelerator, network, seen, run.step)
-        run.save_checkpoint(name)
 
-    def end_step() -> None:
-        """What follows a step: validation, then the checkpoint, so that a resumed run need not validate again."""
-        finished = run.step == total_steps
-        epoch_finished = run.batches_done == len(loader)
-        due = epoch_finished and args.validation_every and (run.epoch + 1) % args.validation_every == 0
-        if due or (finished and args.validation_every):
-            step.check_finite(accelerator, network, seen, run.step)
-            run.validates = True
-            validate()
-            run.validates = False
-        if epoch_finished:
-            run.epoch, run.batches_done = run.epoch + 1, 0
-        if args.checkpointing_steps == "epoch" and epoch_finished:
-            save(f"epoch_{run.epoch}")
-        elif finished or (args.checkpointing_steps != "epoch" and run.step % args.checkpointing_steps == 0):
-            save(f"step_{run.step}")
+def batches_left(training: Training) -> Iterable[dict]:
+    """The batches of the epoch under way that were not trained on yet."""
+    training.loader.set_epoch(training.run.epoch)
+    done = training.run.batches_done
+    return training.accelerator.skip_first_batches(training.loader, done) if done else training.loader
 
-    def train() -> None:
-        """Trains to the last step.
 
-        Raises:
-            Terminated: SIGTERM came; `run` stands where a checkpoint may be written.
-        """
-        if run.validates:  # SIGTERM came while it did
-            end_step()
-        while run.step < total_steps:
-            network.freeze_backbone(run.epoch < args.freeze_backbone_epochs)
-            model.train()
-            loader.set_epoch(run.epoch)
-            batches = loader
-            if run.batches_done:
-                batches = accelerator.skip_first_batches(loader, run.batches_done)
-            losses: dict[str, torch.Tensor] = {}
-            micro_batches = 0
-            for batch in batches:
-                seen[:] = batch["clips"]
-                found = step.train_batch(accelerator, model, prepared_optimizer, batch, args.max_grad_norm, run.step)
-                losses = {name: losses.get(name, 0) + value for name, value in found.items()}
-                run.batches_done += 1
-                micro_batches += 1
-                if not accelerator.sync_gradients:
-                    continue
-                learning_rate = scheduler.get_last_lr()[0]  # of the step that was made
-                if not accelerator.optimizer_step_was_skipped:
-                    scheduler.step()
-                run.step += 1
-                bar.update()
-                if run.step % args.logging_steps == 0 or run.step == total_steps:
-                    run.log(step.mean_losses(accelerator, losses, micro_batches) | {"lr": learning_rate})
-                losses, micro_batches = {}, 0
-                end_step()
-                if run.step < total_steps and termination.agreed(accelerator):
-                    raise Terminated
-                if run.step == total_steps:
-                    break
+def end_step(training: Training) -> None:
+    """What follows a step: validation, then the checkpoint, so that a resumed run need not validate again."""
+    args, run = training.args, training.run
+    finished = run.step == training.total_steps
+    epoch_finished = run.batches_done == len(training.loader)
+    due = epoch_finished and args.validation_every and (run.epoch + 1) % args.validation_every == 0
+    if due or (finished and args.validation_every):
+        step.check_finite(training.accelerator, training.network, training.last_clips, run.step)
+        run.validates = True
+        validate(training)
+        run.validates = False
+    if epoch_finished:
+        run.epoch, run.batches_done = run.epoch + 1, 0
+    if args.checkpointing_steps == "epoch" and epoch_finished:
+        save(training, f"epoch_{run.epoch}")
+    elif finished or (args.checkpointing_steps != "epoch" and run.step % args.checkpointing_steps == 0):
+        save(training, f"step_{run.step}")
 
-    # Epochs
-    seen: list[str] = []  # the clips of the last batch
-    bar = progress_bar(total=total_steps, initial=run.step, desc="train", show=show)
+
+def validate(training: Training) -> None:
+    """Scores the model and keeps it if it is the best so far."""
+    accelerator, run = training.accelerator, training.run
+    step.sync_buffers(training.network)
+    training.network.eval()
+    with training.termination.cuts_short(accelerator.num_processes == 1):
+        scores = scoring.evaluate_model(
+            training.segmenter, training.validation, accelerator, training.args.num_workers
+        )
+    run.log({"validation": scores})
+    table = scoring.format_scores(scores, list(training.validation))
+    print_once(accelerator, f"validation after step {run.step}\n{table}")
+    if run.best is None or scores["g_miou"] > run.best["g_miou"]:
+        run.best = {"g_miou": scores["g_miou"], "epoch": run.epoch, "step": run.step}
+        run.save_model(training.model, training.processor, run.output_dir)
+
+
+def save(training: Training, name: str) -> None:
+    step.check_finite(training.accelerator, training.network, training.last_clips, training.run.step)
+    training.run.save_checkpoint(name)
+
+
+def finish(training: Training) -> None:
+    """Saves the model of the last step, and it again as the best one where nothing was validated."""
+    run = training.run
+    run.save_model(training.model, training.processor, run.output_dir / "last")
+    if run.best is None:
+        run.save_model(training.model, training.processor, run.output_dir)
+    best = f"best G-mIoU {run.best['g_miou']:.4f} after step {run.best['step']}" if run.best else "not validated"
+    print_once(
+        training.accelerator,
+        f"model: {run.output_dir} ({best}); after the last step: {run.output_dir / 'last'}; "
+        f"log: {run.output_dir / LOG}",
+    )
+
+
+def run_training(args: argparse.Namespace, folder: contextlib.ExitStack, termination: Termination) -> None:
+    """
+    Args:
+        folder: will hold `--output_dir` for this run alone.
+    """
+    output_dir = Path(args.output_dir)
+    accelerator = build_accelerator(args)
+    if accelerator.is_main_process:
+        folder.enter_context(only_run_in(output_dir))
+        put_back_checkpoints(output_dir / "checkpoints")
+    accelerator.wait_for_everyone()
+    checkpoint, saved = find_start(args)
+    publishes = args.push_to_hub and accelerator.is_main_process
+    if publishes:  # hours before it is needed
+        hub_model_id = check_hub_access(args.hub_model_id or output_dir.resolve().name, args.hub_token)
+    training = build(args, accelerator, termination, is_new=checkpoint is None)
+    run = training.run
+    start(training, checkpoint, saved)
+    bar = progress_bar(total=training.total_steps, initial=run.step, desc="train", show=accelerator.is_main_process)
     try:
-        train()
+        train(training, bar)
     except Terminated:
         if run.saved != (run.step, run.validates):
-            save(f"step_{run.step}")
+            save(training, f"step_{run.step}")
         print_once(accelerator, f"Stopped by SIGTERM after step {run.step}. {run.how_to_go_on()}")
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
-        return
+        publishes = False
     except FloatingPointError as error:
         error.add_note(run.how_to_go_on())
         raise
+    else:
+        finish(training)
     finally:
         bar.close()
-
-    # Save
-    run.save_model(model, processor, output_dir / "last")
-    if run.best is None:
-        run.save_model(model, processor, output_dir)
-    best = f"best G-mIoU {run.best['g_miou']:.4f} after step {run.best['step']}" if run.best else "not validated"
-    print_once(
-        accelerator,
-        f"model: {output_dir} ({best}); after the last step: {output_dir / 'last'}; log: {output_dir / LOG}",
-    )
     accelerator.wait_for_everyone()  # without it, processes have been seen to abort at shutdown
     accelerator.end_training()
     if publishes:  # alone: an upload may last longer than other processes would wait
@@ -304,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     disable_progress_bar()  # transformers' own, which tears ours
     with contextlib.ExitStack() as folder, Termination() as termination:
         try:
-            training_function(args, folder, termination)
+            run_training(args, folder, termination)
         except Terminated:
             print("Stopped by SIGTERM before the first step: nothing is lost, repeat the command.", flush=True)
 

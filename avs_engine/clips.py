@@ -3,8 +3,9 @@
 import io
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from datasets import Dataset, load_dataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from avsbench_robust_dataset import Subset
+from avsbench_robust_dataset import CONDITIONS, Subset
 from avsbench_robust_dataset.conditions import further_condition
 from avsbench_robust_dataset.files import BROKEN_IMAGE
 from avsbench_robust_dataset.further import FurtherSounds
@@ -62,8 +63,16 @@ def is_image(file: dict) -> bool:
     return True
 
 
+class DecodedClip(NamedTuple):
+    """A clip of a split: its index there, frames (T, H, W, 3) uint8 RGB, masks (K, H, W) uint8 with 1 = object."""
+
+    index: int
+    frames: np.ndarray
+    masks: np.ndarray
+
+
 class DecodedClips(torch.utils.data.Dataset):
-    """The clips of a split, decoded: (index, frames, masks)."""
+    """The clips of a split, decoded when they are read."""
 
     def __init__(self, split: Dataset):
         self.split = split.select_columns(["frames", "masks"])  # the waveforms are read once, by `encode_sounds`
@@ -71,13 +80,13 @@ class DecodedClips(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
-        return (index, *decode_clip(self.split, index))
+    def __getitem__(self, index: int) -> DecodedClip:
+        return DecodedClip(index, *decode_clip(self.split, index))
 
 
 def batches(
     split: Dataset, accelerator: Accelerator, batch_size: int, num_workers: int, done: Collection[str]
-) -> tuple[list[int], Iterator[list[tuple[int, np.ndarray, np.ndarray]]]]:
+) -> tuple[list[int], Iterator[list[DecodedClip]]]:
     """The clips that are not `done`: the indices of all of them, and decoded batches of this process's share.
 
     Every process has the same number of batches; the last ones may be empty. A clip has the same neighbours in its
@@ -129,15 +138,39 @@ def load_splits(
     return [{condition: next(clips) for condition in conditions} for _ in splits]
 
 
-def add_further(
-    splits: dict[str, Dataset], names: Iterable[str], seed: int, subset: str, split: str, unseen: Sequence[Path]
-) -> dict[str, FurtherSounds]:
-    """The sounds of the conditions beyond the four, made from the positive and off-screen splits."""
-    further = {}
-    for condition in map(further_condition, names):
-        partner = unseen if condition.partner == "unseen" else splits.get(condition.partner)
-        further[condition.name] = FurtherSounds(condition, splits["positive"], partner, seed, subset, split)
-    return further
+def load_conditions(
+    subset: str,
+    data_dir: str | None,
+    seed: int,
+    split: str,
+    conditions: Sequence[str],
+    unseen: Sequence[Path] = (),
+    max_clips: int | None = None,
+    num_proc: int | None = None,
+) -> tuple[Splits, dict[str, list[str]]]:
+    """The clips of a split under each condition, also those beyond the four.
+
+    Args:
+        unseen: the wav files of the condition `unseen`.
+        max_clips: only so many, evenly spaced.
+
+    Returns:
+        The splits, and condition -> the files of the cache that they were read from.
+    """
+    fixed = [condition for condition in conditions if condition in CONDITIONS]
+    further = [further_condition(name) for name in conditions if name not in CONDITIONS]
+    needed = [*fixed]
+    if "off_screen" not in fixed and any(condition.partner == "off_screen" for condition in further):
+        needed.append("off_screen")
+    (loaded,) = load_splits(subset, data_dir, seed, [split], needed, num_proc)
+    kept = evenly_spaced(len(loaded[needed[0]]), max_clips)
+    splits: Splits = {condition: loaded[condition].select(kept) for condition in fixed}
+    for condition in further:
+        partner = unseen if condition.partner == "unseen" else loaded.get(condition.partner)
+        sounds = FurtherSounds(condition, loaded["positive"], partner, seed, subset, split)
+        splits[condition.name] = sounds.select(kept)
+    check_splits(splits)
+    return splits, {condition: [file["filename"] for file in loaded[condition].cache_files] for condition in needed}
 
 
 def check_splits(splits: Splits) -> None:

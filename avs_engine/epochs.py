@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.utils.data import DataLoader
 
 from avsbench_robust_dataset import CONDITIONS
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
 from .clips import decode_clip
+from .signals import leave_sigterm_to_parent
 from .sounds import encode_sounds, sound_keys
 
 NEGATIVE_CONDITIONS = tuple(condition for condition in CONDITIONS if condition != "positive")
@@ -161,6 +163,20 @@ class Collator:
             "labels": inputs.labels,  # (B, K, H, W)
             "audio_labels": torch.tensor([item["audio_label"] for item in items]),  # (B,)
         }
+
+
+def build_loader(
+    items: TrainingClips, collator: Collator, batch_size: int, num_workers: int, device: torch.device
+) -> DataLoader:
+    return DataLoader(
+        items,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=collator,
+        worker_init_fn=leave_sigterm_to_parent,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else the start of an epoch draws from the generator that dropout uses
+    )
 
 
 def build_clips(

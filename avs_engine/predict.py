@@ -1,5 +1,11 @@
-"""The probabilities of a model, or of any callable, for the same clips under each condition."""
+"""The masks that a model predicts for the same clips under each condition.
 
+A model is seen through the protocol `Segmenter`: our own (`AVSegFormerSegmenter`), any Python callable
+(`CallableSegmenter`), and whatever else has these two methods. Masks that lie on the disk already need neither sounds
+nor a built data set; `evaluate_metrics.mask_files` scores them.
+"""
+
+import dataclasses
 import importlib
 import io
 import operator
@@ -7,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,11 +26,56 @@ from avsbench_robust_dataset.files import write_whole, writing
 from evaluate_metrics.avs_robust.avs_robust import as_numpy
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
-from .clips import Splits
-from .clips import batches as batches_of
+from .clips import DecodedClip, Splits, batches
 from .sounds import encode_sounds, sound_keys, sounds_of
 
 ROUNDING = 1e-6  # how far outside [0, 1] a callable's probabilities are still taken for 0 and 1
+
+
+@dataclasses.dataclass
+class Segmented:
+    """What a model predicts for one clip.
+
+    Attributes:
+        probabilities: (C, K, H, W) float32 in [0, 1], of the C conditions in the order of the splits and the K frames
+            that have a mask, at the masks' resolution.
+        similarity: condition -> similarity of sound and picture, a number a frame; None without such a head.
+    """
+
+    probabilities: np.ndarray
+    similarity: dict[str, list[float]] | None = None
+
+
+@dataclasses.dataclass
+class Prediction:
+    """A clip of the data set, its masks, (K, H, W) uint8 with 1 = object, and what a model predicts for it."""
+
+    clip_id: str
+    category: str
+    masks: np.ndarray
+    probabilities: np.ndarray
+    similarity: dict[str, list[float]] | None = None
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """A model that can be scored; an adapter of this shape is all that a further model needs.
+
+    Attributes:
+        batch_size: how many clips `segment` gets at most.
+        identity: what decides the predictions beside the clips, as JSON, say a digest of the weights: an interrupted
+            evaluation only goes on where it is equal.
+    """
+
+    batch_size: int
+    identity: dict
+
+    def hear(self, splits: Splits, wanted: Sequence[int], accelerator: Accelerator) -> None:
+        """Prepares the sounds of the clips `wanted`, as indices, under each condition; called once, before the first
+        clip."""
+
+    def segment(self, clips: Sequence[DecodedClip]) -> list[Segmented]:
+        """What the model predicts for these clips, each under every condition."""
 
 
 class Noted:
@@ -40,11 +92,175 @@ class Noted:
             error.add_note(self.note)
 
 
-def load_function(name: str) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray | torch.Tensor]:
-    """The callable that `module:function` names; modules of the working directory come first.
+def predict(
+    segmenter: Segmenter,
+    splits: Splits,
+    accelerator: Accelerator,
+    num_workers: int = 0,
+    done: Collection[str] = (),
+) -> Iterator[list[Prediction]]:
+    """This process's share of the clips, batch by batch; every process yields the same number of batches.
+
+    Batches of clips whose ids are all in `done` are left out.
+    """
+    first = next(iter(splits.values()))
+    clip_ids, categories = first["clip_id"][:], first["category"][:]
+    left, shared = batches(first, accelerator, segmenter.batch_size, num_workers, done)
+    segmenter.hear(splits, left, accelerator)
+    for clips in shared:
+        yield [
+            Prediction(clip_ids[clip.index], categories[clip.index], clip.masks, found.probabilities, found.similarity)
+            for clip, found in zip(clips, segmenter.segment(clips) if clips else [], strict=True)
+        ]
+
+
+class AVSegFormerSegmenter:
+    """Our own model: the frames pass the backbone once a clip, each distinct sound passes the audio encoder once.
+
+    Args:
+        model: in evaluation mode on the accelerator's device, not wrapped for distributed training.
+        sounds: embeddings from `encode_sounds` to use again; None computes them.
+    """
+
+    def __init__(
+        self,
+        model: AVSegFormerForSegmentation,
+        processor: AVSegFormerProcessor,
+        batch_size: int = 4,
+        sounds: dict[str, torch.Tensor] | None = None,
+    ):
+        self.model = model
+        self.processor = processor
+        self.batch_size = batch_size
+        self.known_sounds = sounds
+        # An embedding's last bits may depend on what shares its batch.
+        self.identity = {"front_end": processor.feature_extractor.front_end, "batch_size": batch_size}
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str, front_end: str | None = None, batch_size: int = 4, device: torch.device | str = "cpu"
+    ) -> "AVSegFormerSegmenter":
+        """Loads a `from_pretrained` folder or Hub id.
+
+        Args:
+            front_end: that of the processor; None leaves what was saved.
+
+        Raises:
+            ValueError: weights are missing or unknown; a processor that does not take the front end.
+        """
+        network, loading = AVSegFormerForSegmentation.from_pretrained(model, output_loading_info=True)
+        missing, unknown = loading["missing_keys"], loading["unexpected_keys"]
+        if missing or unknown:
+            raise ValueError(
+                f"Expected the weights of a whole AVSegFormer in {model}, but {len(missing)} are missing and "
+                f"{len(unknown)} are unknown, e.g. {sorted([*missing, *unknown])[0]}. Train it first, or load the "
+                "weights with the configuration that they were saved with."
+            )
+        changes = {} if front_end is None else {"front_end": front_end}
+        processor = AVSegFormerProcessor.from_pretrained(model, **changes)
+        found = processor.feature_extractor.front_end
+        if front_end not in (None, found):
+            raise ValueError(
+                f"Expected the front end {front_end!r} of --front_end, but the processor of {model} has {found!r}."
+            )
+        segmenter = cls(network.to(device).eval(), processor, batch_size)
+        files = sorted(path for path in Path(model).glob("*") if path.suffix in (".safetensors", ".bin"))
+        state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        segmenter.identity["weights"] = state or getattr(network.config, "_commit_hash", None)
+        return segmenter
+
+    def hear(self, splits: Splits, wanted: Sequence[int], accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.sounds = self.known_sounds
+        if self.sounds is None:
+            self.sounds = encode_sounds(
+                self.processor,
+                splits,
+                self.model.get_audio_embeddings,
+                accelerator.device,
+                accelerator.is_main_process,
+                wanted,
+                accelerator,
+            )
+        by_condition = self.processor.feature_extractor.front_end == "released"
+        self.keys = {condition: sound_keys(condition, split, by_condition) for condition, split in splits.items()}
+
+    def segment(self, clips: Sequence[DecodedClip]) -> list[Segmented]:
+        """The logits are resized bilinearly to the masks' resolution."""
+        device = self.accelerator.device
+        pixel_values = self.processor(frames=[list(clip.frames) for clip in clips]).pixel_values.to(device)
+        probabilities: list[list[torch.Tensor]] = [[] for _ in clips]
+        similarity: list[dict[str, torch.Tensor]] = [{} for _ in clips]
+        with torch.no_grad(), self.accelerator.autocast():
+            image_embeddings = self.model.get_image_embeddings(pixel_values)
+            for condition, keys in self.keys.items():
+                audio_embeddings = torch.stack([self.sounds[keys[clip.index]] for clip in clips]).to(device)
+                output = self.model(image_embeddings=image_embeddings, audio_embeddings=audio_embeddings)
+                for place, (clip, logits) in enumerate(zip(clips, output.logits.float(), strict=True)):
+                    count, *size = clip.masks.shape
+                    resized = F.interpolate(logits[None, :count], size=size, mode="bilinear", align_corners=False)
+                    probabilities[place].append(resized[0].sigmoid())
+                    if output.similarity is not None:
+                        similarity[place][condition] = output.similarity[place].float()
+        # Only now: a GPU is asked once all conditions are on their way.
+        return [
+            Segmented(
+                torch.stack(of_clip).cpu().numpy(),
+                {condition: values.tolist() for condition, values in similar.items()} or None,
+            )
+            for of_clip, similar in zip(probabilities, similarity, strict=True)
+        ]
+
+
+class CallableSegmenter:
+    """A callable (frames (T, H, W, 3) uint8, waveform (80000,) float32, sampling rate) -> probabilities (T, H, W),
+    numpy or torch, called once a clip and condition.
+
+    `segment` raises ValueError for another shape and for numbers that are NaN or outside [0, 1] by more than rounding
+    (`ROUNDING`), and what the callable raises, with a note; each names clip and condition.
+
+    Args:
+        name: of the callable, for messages.
+    """
+
+    batch_size = 1
+    identity: dict = {}
+
+    def __init__(self, function: Callable[[np.ndarray, np.ndarray, int], np.ndarray | torch.Tensor], name: str):
+        self.function = function
+        self.name = name
+
+    def hear(self, splits: Splits, wanted: Sequence[int], accelerator: Accelerator) -> None:
+        self.clip_ids = next(iter(splits.values()))["clip_id"][:]
+        self.audio = {condition: sounds_of(split) for condition, split in splits.items()}
+
+    def segment(self, clips: Sequence[DecodedClip]) -> list[Segmented]:
+        return [Segmented(np.stack([self._call(clip, condition) for condition in self.audio])) for clip in clips]
+
+    def _call(self, clip: DecodedClip, condition: str) -> np.ndarray:
+        waveform = np.array(self.audio[condition][clip.index]["audio"]["array"], dtype=np.float32)
+        where = f"clip {self.clip_ids[clip.index]!r} ({condition})"
+        with Noted(f"in {self.name} at {where}"):
+            predicted = as_numpy(self.function(clip.frames.copy(), waveform, SAMPLING_RATE))
+        if predicted.shape != clip.frames.shape[:3] or predicted.dtype.kind not in "bfiu":
+            raise ValueError(
+                f"Expected probabilities of shape (T, H, W) = {clip.frames.shape[:3]} from {self.name}, got "
+                f"{predicted.dtype} of shape {predicted.shape} for {where}."
+            )
+        low, high = predicted.min(), predicted.max()
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # written so that NaN fails it
+            raise ValueError(
+                f"Expected probabilities in [0, 1] from {self.name}, got {low} to {high} for {where}. Apply a sigmoid "
+                "to logits, divide 8-bit masks by 255, and look for NaN in the model."
+            )
+        return predicted[: len(clip.masks)].astype(np.float32).clip(0, 1)
+
+
+def load_segmenter(name: str) -> Segmenter:
+    """The callable, or the `Segmenter`, that `module:name` names; modules of the working directory come first.
 
     Raises:
-        ValueError: not of that form, or no callable of that name.
+        ValueError: not of that form, or neither a callable nor a segmenter of that name.
         ImportError: no such module.
     """
     module_name, _, attribute = name.partition(":")
@@ -55,143 +271,31 @@ def load_function(name: str) -> Callable[[np.ndarray, np.ndarray, int], np.ndarr
     with Noted(f"while importing {module_name!r} for --model-fn {name}; looked first in {os.getcwd()}"):
         module = importlib.import_module(module_name)
     try:
-        function = operator.attrgetter(attribute)(module)
+        found = operator.attrgetter(attribute)(module)
     except AttributeError as error:
         raise ValueError(f"Expected a callable {attribute!r} in {module.__file__} for --model-fn: {error}.") from error
-    if not callable(function):
-        raise ValueError(f"Expected a callable for --model-fn {name}, got {type(function).__name__}.")
-    return function
+    if isinstance(found, Segmenter):
+        return found
+    if not callable(found):
+        raise ValueError(f"Expected a callable for --model-fn {name}, got {type(found).__name__}.")
+    return CallableSegmenter(found, name)
 
 
-def predict(
-    model: AVSegFormerForSegmentation,
-    processor: AVSegFormerProcessor,
-    splits: Splits,
-    accelerator: Accelerator,
-    batch_size: int = 4,
-    num_workers: int = 0,
-    sounds: dict[str, torch.Tensor] | None = None,
-    done: Collection[str] = (),
-) -> Iterator[list[dict]]:
-    """This process's share of the clips, batch by batch; every process yields the same number of batches.
-
-    A clip is a dict: `clip_id`, `category`, `masks` (K, H, W) uint8, `probabilities` (C, K, H, W) float32 in [0, 1],
-    of the C conditions in the order of `splits` and the K frames that have a mask, and `similarity`, condition -> a
-    number a frame, None without the similarity head; the logits are resized bilinearly to the masks' resolution.
-    Batches of clips whose ids are all in `done` are left out.
-    """
-    first = next(iter(splits.values()))
-    clip_ids, categories = first["clip_id"][:], first["category"][:]
-    left, batches = batches_of(first, accelerator, batch_size, num_workers, done)
-    if sounds is None:
-        sounds = encode_sounds(
-            processor,
-            splits,
-            model.get_audio_embeddings,
-            accelerator.device,
-            accelerator.is_main_process,
-            left,
-            accelerator,
-        )
-    by_condition = processor.feature_extractor.front_end == "released"
-    keys = {condition: sound_keys(condition, split, by_condition) for condition, split in splits.items()}
-    for batch in batches:
-        clips = [
-            {"clip_id": clip_ids[i], "category": categories[i], "masks": masks, "probabilities": [], "similarity": {}}
-            for i, _, masks in batch
-        ]
-        if clips:
-            pixel_values = processor(frames=[list(frames) for _, frames, _ in batch]).pixel_values.to(
-                accelerator.device
-            )
-            with torch.no_grad(), accelerator.autocast():
-                image_embeddings = model.get_image_embeddings(pixel_values)
-                for condition in splits:
-                    audio_embeddings = torch.stack([sounds[keys[condition][i]] for i, _, _ in batch])
-                    output = model(
-                        image_embeddings=image_embeddings, audio_embeddings=audio_embeddings.to(accelerator.device)
-                    )
-                    for place, (clip, clip_logits) in enumerate(zip(clips, output.logits.float(), strict=True)):
-                        count, *size = clip["masks"].shape
-                        resized = F.interpolate(
-                            clip_logits[None, :count], size=size, mode="bilinear", align_corners=False
-                        )
-                        clip["probabilities"].append(resized[0].sigmoid())
-                        if output.similarity is not None:
-                            clip["similarity"][condition] = output.similarity[place].float()
-            for clip in clips:  # only now: a GPU is asked once all conditions are on their way
-                clip["probabilities"] = torch.stack(clip["probabilities"]).cpu().numpy()
-                similarity = {condition: values.tolist() for condition, values in clip["similarity"].items()}
-                clip["similarity"] = similarity or None
-        yield clips
-
-
-def predict_by(
-    function: Callable[[np.ndarray, np.ndarray, int], np.ndarray | torch.Tensor],
-    name: str,
-    splits: Splits,
-    accelerator: Accelerator,
-    num_workers: int = 0,
-    done: Collection[str] = (),
-) -> Iterator[list[dict]]:
-    """As `predict`, clip by clip, of a callable (frames (T, H, W, 3) uint8, waveform (80000,) float32, sampling rate)
-    -> probabilities (T, H, W), numpy or torch, called once a clip and condition.
-
-    Raises:
-        ValueError: another shape, numbers that are NaN or outside [0, 1] by more than rounding (`ROUNDING`); names
-            clip and condition.
-        Whatever `function` raises, with a note that names clip and condition.
-    """
-    first = next(iter(splits.values()))
-    clip_ids, categories = first["clip_id"][:], first["category"][:]
-    audio = {condition: sounds_of(split) for condition, split in splits.items()}
-    _, batches = batches_of(first, accelerator, 1, num_workers, done)
-    for batch in batches:
-        clips = []
-        for index, frames, masks in batch:
-            probabilities = []
-            for condition, sounds in audio.items():
-                waveform = np.array(sounds[index]["audio"]["array"], dtype=np.float32)
-                clip = f"clip {clip_ids[index]!r} ({condition})"
-                with Noted(f"in {name} at {clip}"):
-                    predicted = as_numpy(function(frames.copy(), waveform, SAMPLING_RATE))
-                if predicted.shape != frames.shape[:3] or predicted.dtype.kind not in "bfiu":
-                    raise ValueError(
-                        f"Expected probabilities of shape (T, H, W) = {frames.shape[:3]} from {name}, got "
-                        f"{predicted.dtype} of shape {predicted.shape} for {clip}."
-                    )
-                low, high = predicted.min(), predicted.max()
-                if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # written so that NaN fails it
-                    raise ValueError(
-                        f"Expected probabilities in [0, 1] from {name}, got {low} to {high} for {clip}. Apply a "
-                        "sigmoid to logits, divide 8-bit masks by 255, and look for NaN in the model."
-                    )
-                probabilities.append(predicted[: len(masks)].astype(np.float32).clip(0, 1))
-            clips.append(
-                {
-                    "clip_id": clip_ids[index],
-                    "category": categories[index],
-                    "masks": masks,
-                    "probabilities": np.stack(probabilities),
-                    "similarity": None,
-                }
-            )
-        yield clips
-
-
-def save_predictions(batches: Iterable[list[dict]], conditions: Sequence[str], folder: Path) -> Iterator[list[dict]]:
+def save_predictions(
+    batches: Iterable[list[Prediction]], conditions: Sequence[str], folder: Path
+) -> Iterator[list[Prediction]]:
     """Passes `batches` on and writes them: FOLDER/<condition>/<category>/<clip>/<clip>_<k>.png, k from 1.
 
     A probability p is stored as 255 p, rounded to the nearest, halves down: `value / 255 > 0.5` exactly where p > 0.5.
     """
     for clips in batches:
         for clip in clips:
-            for condition, frames in zip(conditions, clip["probabilities"], strict=True):
-                target = folder / condition / clip["category"] / clip["clip_id"]
+            for condition, frames in zip(conditions, clip.probabilities, strict=True):
+                target = folder / condition / clip.category / clip.clip_id
                 with writing(target):
                     target.mkdir(parents=True, exist_ok=True)
                 for k, frame in enumerate(np.ceil(frames * 255 - 0.5).astype(np.uint8), start=1):
                     png = io.BytesIO()
                     Image.fromarray(frame).save(png, "PNG")
-                    write_whole(target / f"{clip['clip_id']}_{k}.png", png.getvalue())
+                    write_whole(target / f"{clip.clip_id}_{k}.png", png.getvalue())
         yield clips

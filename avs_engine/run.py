@@ -1,5 +1,6 @@
 """Where a training stands, and what it writes into its folder."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from avsbench_robust_dataset.files import sha256, write_whole
-from modeling_avsegformer import AVSegFormerProcessor
+from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
 from .checkpoints import (
     REPLACED,
@@ -25,11 +26,59 @@ from .checkpoints import (
     remove,
     sync_to_disk,
 )
-from .provenance import write_json
+from .models import model_settings
+from .provenance import git_revision, library_versions, write_json
 
 LOG = "train_log.jsonl"
 
 OWN_FILES = (STATE, "checkpoints", "last", "config.json", "model.safetensors", "processor_config.json", LOG)
+
+
+# What a resumed run must share with the run it continues, beside the data and the model.
+FIXED_SETTINGS = (
+    "subset",
+    "data_seed",
+    "seed",
+    "image_size",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "lr_scheduler",
+    "warmup_steps",
+    "freeze_backbone_epochs",
+    "gradient_accumulation_steps",
+    "max_grad_norm",
+    "negative_ratio",
+    "negative_conditions",
+    "frames_per_clip",
+    "augment",
+)
+
+
+def run_identity(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    network: AVSegFormerForSegmentation,
+    processor: AVSegFormerProcessor,
+    data_digest: str,
+    total_steps: int,
+) -> dict:
+    """What `trainer_state.json` says of how a run is made; a resumed run must share settings, model and data."""
+    settings = {name: getattr(args, name) for name in FIXED_SETTINGS}
+    settings["image_size"] = dict(processor.image_processor.size)
+    settings |= {"num_processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
+    if args.lr_scheduler != "constant":
+        settings["total_steps"] = total_steps  # only a run of constant rate may be extended
+    return {
+        "settings": settings,
+        "model": model_settings(network.config),
+        "data": data_digest,
+        "total_steps": total_steps,
+        "num_threads": torch.get_num_threads(),
+        "versions": library_versions(),
+        "git_revision": git_revision(),
+        "command": args.command,
+    }
 
 
 def print_once(accelerator: Accelerator, text: str) -> None:

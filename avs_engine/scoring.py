@@ -1,27 +1,38 @@
 """From probabilities to rows, scores and the table that is printed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from avsbench_robust_dataset import SPLITS, Subset
+from avsbench_robust_dataset import CONDITIONS, SPLITS, Subset
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.progress import progress_bar
-from avsbench_robust_dataset.sources import read_clips
-from avsbench_robust_dataset.subsets import Clip
+from avsbench_robust_dataset.sources import media_files, read_clips, read_masks
+from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP, Clip
 from evaluate_metrics.clip_rows import clip_row, scores
+from evaluate_metrics.mask_files import Target, score_predictions
 from evaluate_metrics.uncertainty import shared_source_videos
-from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
-from .clips import Splits, check_splits, clip_metadata
+from .clips import Splits, check_splits, clip_metadata, evenly_spaced
 from .journal import Journal
-from .predict import predict
+from .predict import Prediction, Segmenter, predict
+
+
+def clip_of(prediction: Prediction, subset: Subset | None) -> dict[str, str | None]:
+    """What a row says of the clip itself; without a subset it has no group and is of a video of its own."""
+    clip_id, category = prediction.clip_id, prediction.category
+    if subset is None:
+        return {"clip_id": clip_id, "category": category, "group": None, "source_video": clip_id}
+    several = subset.category_column is None
+    labels = tuple(filter(None, category.split("_"))) if several else (category,)
+    return clip_metadata(Clip(clip_id, "", category, labels, subset.source_video(clip_id)), subset)
 
 
 def score(
-    batches: Iterable[list[dict]],
+    batches: Iterable[list[Prediction]],
     conditions: Sequence[str],
     accelerator: Accelerator,
     subset: Subset | None = None,
@@ -34,26 +45,23 @@ def score(
     bring, whatever the masks' sizes.
 
     Args:
-        subset: tells groups and source videos; without it a row has no group and is of a video of its own.
+        subset: tells groups and source videos.
         journal: receives the rows as they come; a clip that it has already is left out.
     """
     rows = []
     known_ids = set() if journal is None else set(journal.rows)
     bar = progress_bar(total=total, desc="clips", unit="clip", show=accelerator.is_main_process, leave=False)
-    for clips in batches:
-        reduced = []
-        for clip in clips:
-            if clip["clip_id"] in known_ids:
-                continue
-            known = {"clip_id": clip["clip_id"], "category": clip["category"], "group": None}
-            known["source_video"] = clip["clip_id"]
-            if subset is not None:
-                several = subset.category_column is None
-                labels = tuple(filter(None, clip["category"].split("_"))) if several else (clip["category"],)
-                source = subset.source_video(clip["clip_id"])
-                known = clip_metadata(Clip(clip["clip_id"], "", clip["category"], labels, source), subset)
-            probabilities = dict(zip(conditions, clip["probabilities"], strict=True))
-            reduced.append(clip_row(known, clip["masks"], probabilities, clip["similarity"]))
+    for batch in batches:
+        reduced = [
+            clip_row(
+                clip_of(prediction, subset),
+                prediction.masks,
+                dict(zip(conditions, prediction.probabilities, strict=True)),
+                prediction.similarity,
+            )
+            for prediction in batch
+            if prediction.clip_id not in known_ids
+        ]
         reduced = gather_object(reduced) if accelerator.num_processes > 1 else reduced
         if journal is not None:
             journal.append(reduced)
@@ -63,21 +71,54 @@ def score(
     return rows
 
 
-def evaluate_model(
-    model: AVSegFormerForSegmentation,
-    processor: AVSegFormerProcessor,
-    splits: Splits,
-    accelerator: Accelerator,
-    batch_size: int = 4,
-    num_workers: int = 0,
-    sounds: dict[str, torch.Tensor] | None = None,
-) -> dict[str, float]:
-    """The robustness scores of `model` over `splits`, the same in every process.
+def score_masks(
+    folder: Path,
+    conditions: Sequence[str],
+    subset: Subset,
+    data_dir: str | None,
+    split: str,
+    max_clips: int | None = None,
+    grey_of_one: int | None = None,
+    is_condition: Callable[[str], bool] = CONDITIONS.__contains__,
+) -> tuple[list[dict], int]:
+    """The rows of the PNG masks in `folder`, compared with the masks of the download, and the grey of probability 1,
+    which is 1 or 255. No sound is read.
 
     Args:
-        model: on the accelerator's device, not wrapped for distributed training. Its training mode is restored.
+        grey_of_one: None finds it.
+        is_condition: whether a folder beside those of `conditions` may be of another condition.
+
+    Raises:
+        PredictionsError: what is missing, extra, broken or of another size.
+        FileNotFoundError, ValueError: from the download.
+    """
+    root = locate(subset, data_dir)
+    targets = [
+        Target(**clip_metadata(clip, subset), masks=tuple(media_files(subset, root, clip)[1]), frames=FRAMES_PER_CLIP)
+        for clip in read_clips(subset, root)
+        if clip.split == SPLITS[split]
+    ]
+    if not targets:
+        raise ValueError(f"Expected clips in the split {split} of {subset.name}, but there are none.")
+    return score_predictions(
+        folder,
+        conditions,
+        targets,
+        read_masks,
+        evenly_spaced(len(targets), max_clips),
+        is_condition=is_condition,
+        grey_of_one=grey_of_one,
+        progress=partial(progress_bar, leave=False),
+    )
+
+
+def evaluate_model(
+    segmenter: Segmenter, splits: Splits, accelerator: Accelerator, num_workers: int = 0
+) -> dict[str, float]:
+    """The robustness scores of a model over `splits`, the same in every process.
+
+    Args:
         splits: condition -> Dataset, the same clips in the same order, as `load_dataset("avsbench_robust", …)` gives.
-        sounds: embeddings from `encode_sounds` to reuse; None computes them.
 
     Returns:
         The metric's keys (`miou_positive`, …, `g_miou`, …), fractions in [0, 1].
@@ -86,12 +127,8 @@ def evaluate_model(
         ValueError: splits of different clips.
     """
     check_splits(splits)
-    was_training = model.training
-    model.eval()
-    batches = predict(model, processor, splits, accelerator, batch_size, num_workers, sounds)
-    rows = score(batches, list(splits), accelerator, total=len(next(iter(splits.values()))))
-    model.train(was_training)
-    return scores(rows)
+    predictions = predict(segmenter, splits, accelerator, num_workers)
+    return scores(score(predictions, list(splits), accelerator, total=len(next(iter(splits.values())))))
 
 
 def format_scores(

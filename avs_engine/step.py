@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -68,11 +69,13 @@ def check_finite(accelerator: Accelerator, network: torch.nn.Module, clips: Sequ
         )
 
 
-def mean_losses(accelerator: Accelerator, losses: dict[str, torch.Tensor], micro_batches: int) -> dict[str, float]:
+def mean_losses(accelerator: Accelerator, losses: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
     """A step's losses, means over its micro-batches and the processes, and the sum of its negative items."""
-    totals = accelerator.reduce(torch.stack(list(losses.values())), reduction="sum").tolist()
-    counts = [1 if name == "negatives" else micro_batches * accelerator.num_processes for name in losses]
-    values = {name: total / count for name, total, count in zip(losses, totals, counts, strict=True)}
+    names = list(losses[0])
+    sums = torch.stack([sum(of_batch[name] for of_batch in losses) for name in names])
+    totals = accelerator.reduce(sums, reduction="sum").tolist()
+    counts = [1 if name == "negatives" else len(losses) * accelerator.num_processes for name in names]
+    values = {name: total / count for name, total, count in zip(names, totals, counts, strict=True)}
     return values | {"negatives": int(values["negatives"])}
 
 
@@ -80,6 +83,11 @@ def sync_buffers(model: torch.nn.Module) -> None:
     """The main process's running statistics everywhere: processes that validate must agree on the model."""
     for buffer in model.buffers():
         buffer.copy_(broadcast(buffer.clone()))
+
+
+def steps_per_epoch(batches: int, gradient_accumulation_steps: int) -> int:
+    """The last step of an epoch has fewer micro-batches where they do not come out even."""
+    return math.ceil(batches / gradient_accumulation_steps)
 
 
 def build_scheduler(
@@ -97,24 +105,3 @@ def build_scheduler(
         )
     name = "constant_with_warmup" if args.lr_scheduler == "constant" else args.lr_scheduler
     return get_scheduler(name, optimizer, num_warmup_steps=args.warmup_steps, num_training_steps=total_steps)
-
-
-def configure_deepspeed(config: dict, args: argparse.Namespace, mixed_precision: str) -> None:
-    """Gives DeepSpeed the run's own settings, and to what it cannot do, a ValueError.
-
-    Else accelerate clips gradients at 1, accumulates as its configuration says, whatever the arguments are, and makes
-    16-bit numbers of all weights and BatchNorm's statistics.
-    """
-    stage = config["zero_optimization"]["stage"]
-    if stage == 3:
-        raise ValueError(
-            "Expected ZeRO stage 0, 1 or 2 in DeepSpeed's configuration, got 3, with which no model could be saved. "
-            "Where the weights must be shared out, use configs/accelerate/fsdp.yaml."
-        )
-    if mixed_precision == "fp16":
-        raise ValueError("Expected --mixed_precision bf16 or no with DeepSpeed, got fp16.")
-    config["gradient_clipping"] = args.max_grad_norm
-    config["gradient_accumulation_steps"] = args.gradient_accumulation_steps
-    if mixed_precision == "bf16":
-        config["bf16"] = {"enabled": False}
-        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}

@@ -26,7 +26,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from avs_engine.clips import Splits, load_splits
-from avs_engine.predict import predict
+from avs_engine.predict import AVSegFormerSegmenter, predict
 from avs_engine.scoring import score
 from avsbench_robust_dataset.synthetic import write_demo
 from modeling_avsegformer import (
@@ -95,8 +95,9 @@ def measure(
     )
 
     def evaluate(conditions: tuple[str, ...]) -> None:
+        segmenter = AVSegFormerSegmenter(model, processor, batch_size)
         used = {condition: splits[condition] for condition in conditions}
-        score(predict(model, processor, used, accelerator, batch_size), conditions, accelerator)
+        score(predict(segmenter, used, accelerator), conditions, accelerator)
 
     draw = torch.Generator().manual_seed(0)
     pixel_values = torch.randn(1, FRAMES, 3, size, size, generator=draw).to(accelerator.device)

@@ -181,6 +181,25 @@ def test_the_walk_sees_circles():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
+LONGEST = 80  # lines of a function
+# To go, each with the work on its file.
+TOO_LONG = {"examples/demo.py main", "avsbench_robust_dataset/__main__.py main"}
+
+
+def long_functions(source: str) -> list[str]:
+    functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef))
+    return [node.name for node in functions if node.end_lineno - node.lineno + 1 > LONGEST]
+
+
+def test_no_function_is_long():
+    product = [*PACKAGES.values(), ROOT / "examples", ROOT / "benchmarks", ROOT / "kernels/benchmarks"]
+    files = [path for folder in product for path in folder.rglob("*.py")] + [ROOT / f"{name}.py" for name in SCRIPTS]
+    found = {f"{path.relative_to(ROOT)} {name}" for path in files for name in long_functions(path.read_text("utf-8"))}
+    assert not found - TOO_LONG
+    assert long_functions("def f():\n" + "    x = 1\n" * LONGEST) == ["f"]
+    assert long_functions("def f():\n" + "    x = 1\n" * (LONGEST - 1)) == []
+
+
 def names_from_scripts(source: str) -> set[str]:
     """What `source` takes from a script: names it imports, and attributes of a script that it imported."""
     tree, taken, scripts = ast.parse(source), set(), set()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from avs_engine import sounds
 from avs_engine.clips import batches, evenly_spaced, load_splits
 from avs_engine.models import check_model_path
-from avs_engine.predict import save_predictions
+from avs_engine.predict import Prediction, save_predictions
 from avs_engine.provenance import git_revision
 from avs_engine.scoring import evaluate_model, format_scores
 from avs_engine.sounds import encode_sounds, sound_keys
@@ -210,7 +210,7 @@ def test_stored_masks_keep_the_threshold(tmp_path):
     """Where p > 0.5 decides, the 8-bit file decides the same: also one step above and below a half, and at it."""
     half = np.float32(0.5)
     values = np.array([0, np.nextafter(half, np.float32(0)), half, np.nextafter(half, np.float32(1)), 1], np.float32)
-    clip = {"clip_id": "c", "category": "dog", "probabilities": values.reshape(1, 1, 1, 5), "masks": None}
+    clip = Prediction("c", "dog", np.zeros((1, 1, 5)), values.reshape(1, 1, 1, 5))
     assert list(save_predictions([[clip]], ["noise"], tmp_path)) == [[clip]]
     stored = np.asarray(Image.open(tmp_path / "noise/dog/c/c_1.png"))
     assert ((stored / 255 > 0.5) == (values > 0.5)).all()
@@ -228,7 +228,7 @@ def test_conditions_of_different_clips(model_folder, demo_tree):
     splits = load_splits("demo", demo_tree, 42, ["test"], ("positive", "silence"))[0]
     splits["silence"] = splits["silence"].select([1, 0, 2, 3, 4])
     with pytest.raises(ValueError, match="those of 'positive' and 'silence' differ"):
-        evaluate_model(None, None, splits, Accelerator(cpu=True))
+        evaluate_model(None, splits, Accelerator(cpu=True))
 
 
 def test_nothing_is_written_where_the_data_is_missing(model_folder, tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from avs_engine.clips import load_splits
-from avs_engine.predict import load_function
+from avs_engine.predict import load_segmenter
 from avsbench_robust_dataset.conditions import mix
 from avsbench_robust_dataset.further import draw_unseen, find_wavs
 from evaluate_accelerate import cli, main
@@ -342,7 +342,7 @@ def test_naming_a_callable(module, tmp_path):
     module(
         "import numpy as np\nclass Model:\n    def predict(self):\n        return 1\nmodel = Model()\nrate = 16000\n"
     )
-    assert load_function("my_model:model.predict")() == 1
+    assert load_segmenter("my_model:model.predict").function() == 1
     for name, message in (
         ("my_model", "Expected module:function"),
         ("my_model:", "Expected module:function"),
@@ -350,9 +350,9 @@ def test_naming_a_callable(module, tmp_path):
         ("my_model:rate", "got int"),
     ):
         with pytest.raises(ValueError, match=message):
-            load_function(name)
+            load_segmenter(name)
     with pytest.raises(ModuleNotFoundError) as caught:
-        load_function("no_such_module_here:f")
+        load_segmenter("no_such_module_here:f")
     assert str(tmp_path) in caught.value.__notes__[0]
 
 
