@@ -3,18 +3,22 @@
 import gzip
 import hashlib
 import json
+import struct
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
 from avsbench_robust_dataset import SUBSETS
 from avsbench_robust_dataset.__main__ import main
+from avsbench_robust_dataset.check import mute_clips
 from avsbench_robust_dataset.draw import read_manifest
+from avsbench_robust_dataset.sounds import missing_share
 from avsbench_robust_dataset.sources import media_files, read_clips
 
 MANIFESTS = Path(sys.modules["avsbench_robust_dataset"].__file__).with_name("manifests")
@@ -183,6 +187,64 @@ def test_check_counts_what_is_missing_or_broken(write_ms3, tmp_path, capsys):
     assert f"{frames[1]}\n" in out and "… and 2 more" in out and str(frames[0]) in out and str(wav) in out
     assert "train: 4 clips, missing: nothing, unreadable: 0" in out
     assert ".DS_Store" not in out
+
+
+def spoil_sounds(root):
+    """The wav files of the three test clips of `write_s4`: cut off, mute and short."""
+    clips = {clip.clip_id: clip for clip in read_clips(SUBSETS["s4"], root)}
+    names = ("dog00000002", "car00000002", "violin00002")
+    cut, mute, short = (media_files(SUBSETS["s4"], root, clips[name])[2] for name in names)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 3])
+    soundfile.write(mute, np.full(80000, 20, dtype=np.int16), 16000)  # of 32768
+    samples, rate = soundfile.read(short)
+    soundfile.write(short, samples[:4800], rate)
+    return cut, mute, short
+
+
+def test_check_names_cut_mute_and_short_sounds(write_s4, tmp_path, capsys):
+    cut, mute, short = spoil_sounds(write_s4(tmp_path))
+    assert main(["check", "--data_dir", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "test: 3 clips, missing: nothing, unreadable: 0" in out
+    assert f"cut off: 1. Download them again:\n    {cut}: ends after 1.67 of the 5.00 s" in out
+    assert "mute: 1. A mute clip's own sound is its silence condition once more" in out
+    assert f"hears silence:\n    {mute}\n" in out
+    assert f"shorter than a second: 1. The rest of the 5 seconds is made up:\n    {short}: 0.30 s\n" in out
+    assert out.count(": 1.") == 3 and out.count(".wav") == 3
+    soundfile.write(cut, np.full((72000, 2), 0.1), 16000, subtype="FLOAT")
+    assert main(["check", "--data_dir", str(tmp_path)]) == 0  # AVSBench itself has mute and short sounds
+    out = capsys.readouterr().out
+    assert str(cut) not in out and str(mute) in out and str(short) in out
+
+
+def test_mute_clips_of_the_rows_that_a_model_hears(write_s4, load, tmp_path):
+    _, mute, _ = spoil_sounds(write_s4(tmp_path / "data"))
+    loaded = load("s4", tmp_path / "data")
+
+    def found(name):
+        return mute_clips(loaded[name].select_columns(["clip_id", "audio"]))
+
+    assert found("test_positive") == [mute.stem] and found("train_positive") == []
+    hears_it = [row["clip_id"] for row in loaded["test_off_screen"] if row["audio_source"] == mute.stem]
+    assert found("test_off_screen") == hears_it and hears_it
+    assert len(found("test_silence")) == 3 and found("test_noise") == []
+
+
+@pytest.mark.parametrize(
+    ("header_length", "missing"), [(200, 0.0), (400, 0.5), (201, 1 / 201), (2**32 - 1, 0.0), (0x7FFFF000, 0.0)]
+)
+def test_what_a_wav_lacks_by_its_header(tmp_path, header_length, missing):
+    path = tmp_path / "a.wav"
+    chunks = b"LIST" + struct.pack("<I", 3) + b"abc\0" + b"data" + struct.pack("<I", header_length) + bytes(200)
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+    assert missing_share(path) == missing
+
+
+def test_other_formats_are_not_judged_by_a_header(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(800), 16000, format="FLAC")
+    assert missing_share(tmp_path / "a.wav") == 0
+    (tmp_path / "b.wav").write_bytes(b"RIFF\0\0\0\0WAVE" + bytes(10**6))  # chunks of no length, without end
+    assert missing_share(tmp_path / "b.wav") == 0
 
 
 def test_check_names_what_was_looked_for(tmp_path, capsys):
