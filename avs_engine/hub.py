@@ -2,11 +2,24 @@
 
 import argparse
 import json
+import tempfile
+from hashlib import file_digest
 from pathlib import Path
 
+from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoFile
+from huggingface_hub.errors import EntryNotFoundError
+from transformers.utils import logging
+
+from avsbench_robust_dataset.hub_access import check_hub_access, explained
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
+from .model_card import evaluation_results, is_own_card, model_card, plain, with_results
 from .predict import Noted
+
+logger = logging.get_logger(__name__)
+
+# Of an earlier upload that had other shards or other code; from_pretrained would take them.
+OUTDATED = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "*.py"]
 
 
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,18 +36,175 @@ def publish(model: str | Path, repo_id: str, args: argparse.Namespace, results_f
     Raises:
         PermissionError, ConnectionError, ValueError: with a note how to repeat what failed.
     """
-    again = f"AVSegFormerForSegmentation.from_pretrained({str(model)!r}).push_to_hub({repo_id!r}"
+    again = f"push_checkpoint(AVSegFormerForSegmentation.from_pretrained({str(model)!r}), {repo_id!r}"
     again += ", private=True" if args.hub_private else ""
     again += f", results=json.load(open({str(results_file)!r}))" if results_file else ""
     with Noted(f"All that was computed is saved. To publish it later, in Python: {again})"):
         network = AVSegFormerForSegmentation.from_pretrained(model)
         processor = AVSegFormerProcessor.from_pretrained(model)
-        commit = network.push_to_hub(
+        commit = push_checkpoint(
+            network,
             repo_id,
-            processor=processor,
+            processor,
             results=json.loads(results_file.read_text(encoding="utf-8")) if results_file else None,
             private=args.hub_private or None,
             token=args.hub_token,
             commit_message="Upload AVSegFormer and its robustness scores" if results_file else "Upload AVSegFormer",
         )
     print(f"published: {commit.commit_url}")
+
+
+def push_checkpoint(
+    model,
+    repo_id: str,
+    processor: AVSegFormerProcessor | None = None,
+    *,
+    results: dict | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    max_shard_size: int | str = "5GB",
+    tags: list[str] | None = None,
+) -> CommitInfo:
+    """Publish the model with its processor, its card and its code, in one commit: all of it arrives or nothing.
+
+    The call may be repeated: what the Hub has is not sent again. The card is kept if it describes exactly these
+    weights, with all that was written into it; for other weights a new one is written.
+
+    Args:
+        model (`AVSegFormerForSegmentation`)
+        repo_id (`str`): `user/name`, or `name` for your own.
+        processor (`AVSegFormerProcessor`, *optional*): if not given, the one beside the weights that the model was
+            loaded from; else the repository keeps the one it has or receives the default one.
+        results (`dict`, *optional*): the content of an evaluation's `results.json`; becomes the card's
+            `model-index` and a table.
+        private (`bool`, *optional*): True never writes to a public repository.
+        token (`str`, *optional*): with write permission; if not given, that of `hf auth login` or `HF_TOKEN`.
+        revision (`str`, *optional*): a branch, made where it does not exist.
+        commit_message, commit_description, create_pr, max_shard_size, tags: as in `PreTrainedModel.push_to_hub`.
+
+    Raises:
+        PermissionError: no token, one that is not valid, or one that may not write there.
+        ConnectionError: the connection was lost or the Hub failed; repeat the call.
+        ValueError: a name that no repository can have, a public repository with `private=True`, or a model, a
+            processor or results of another kind.
+    """
+    _check_class("model", model, "AVSegFormerForSegmentation")
+    if processor is not None:
+        _check_class("processor", processor, "AVSegFormerProcessor")
+    if results is not None:
+        evaluation_results(results)  # raises, before anything is on the Hub
+    repo_id = check_hub_access(repo_id, token)
+    api = HfApi(token=token)
+    with explained(repo_id):
+        _open_repository(api, repo_id, private, revision)
+        there = _files_on_hub(api, repo_id, revision)
+        with tempfile.TemporaryDirectory(prefix="avsegformer-") as temporary:
+            folder = Path(temporary)
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
+            processor = processor or _processor_of(model, repo_id, there)
+            if processor is not None:
+                processor.save_pretrained(folder)
+            card = _card(model, repo_id, folder, there, revision, token)
+            card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *(tags or [])]))
+            if results is not None:
+                card = with_results(card, results)
+            card.save(folder / "README.md")
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or "Upload AVSegFormer",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+                delete_patterns=OUTDATED,
+            )
+
+
+def _check_class(name: str, value, expected: str) -> None:
+    # By name: a checkpoint's own code (`trust_remote_code`) defines these classes once more.
+    if expected not in [base.__name__ for base in type(value).__mro__]:
+        raise ValueError(f"Expected `{name}` to be an {expected} to publish it, got {type(value).__name__}.")
+
+
+def _open_repository(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> None:
+    """Make the repository and the branch where they do not exist; with `private`, never take a public one."""
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    if private and not api.model_info(repo_id).private:
+        raise ValueError(
+            f"Expected a private repository, but {repo_id} exists and is public. Make it private in its settings, or "
+            "name another. Nothing was uploaded."
+        )
+    if revision is not None and not revision.startswith("refs/pr/"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+
+
+def _processor_of(model, repo_id: str, there: dict[str, str]) -> AVSegFormerProcessor | None:
+    """The processor beside the weights that the model was loaded from; else what the repository has (None); else the
+    defaults."""
+    source = model.name_or_path
+    if source and (source != repo_id or Path(source).is_dir()):
+        try:
+            return AVSegFormerProcessor.from_pretrained(source)
+        except OSError:
+            logger.info(f"There is no processor in {source}.")
+    if "processor_config.json" in there:
+        logger.warning(f"{repo_id} keeps its processor; give `processor` to replace it.")
+        return None
+    logger.warning("No `processor` was given: the default one, 224x224 pixels, is published with the model.")
+    return AVSegFormerProcessor()
+
+
+def _card(
+    model, repo_id: str, folder: Path, there: dict[str, str], revision: str | None, token: str | None
+) -> ModelCard:
+    """A card that speaks of exactly these weights: the one on the Hub, the one beside the weights, or a new one.
+
+    A card of other weights would carry their results, so it is never reused.
+    """
+    weights = _weights(folder)
+    source = Path(model.name_or_path or "-")
+    from_source = source.is_dir() and _weights(source) == weights
+    if {name: digest for name, digest in there.items() if name.endswith(".safetensors")} == weights:
+        try:
+            card = ModelCard(_read(repo_id, "README.md", revision, token), ignore_metadata_errors=True)
+        except EntryNotFoundError:
+            card = None
+        if card is not None and is_own_card(card):
+            return card
+    if from_source and (source / "README.md").is_file():
+        card = ModelCard.load(source / "README.md", ignore_metadata_errors=True)
+        if is_own_card(card):
+            return card
+    training = note = None
+    if from_source and (source / "trainer_state.json").is_file():
+        training = json.loads((source / "trainer_state.json").read_text(encoding="utf-8"))
+    elif from_source and (source / "conversion.json").is_file():
+        made_from = json.loads((source / "conversion.json").read_text(encoding="utf-8"))
+        file, digest = plain(made_from["file"]), plain(made_from["sha256"])
+        note = f"Converted from the original checkpoint {file} (SHA-256 {digest}) without further training."
+    base_model = model.name_or_path if getattr(model.config, "_commit_hash", None) else None
+    return model_card(model, repo_id, training, note, base_model if base_model != repo_id else None)
+
+
+def _read(repo_id: str, path: str, revision: str | None, token: str | None) -> str:
+    file = HfApi(token=token).hf_hub_download(repo_id, path, revision=revision)
+    return Path(file).read_text(encoding="utf-8")
+
+
+def _files_on_hub(api: HfApi, repo_id: str, revision: str | None) -> dict[str, str]:
+    """Path -> SHA-256 of a large file, else git's name of it."""
+    files = api.list_repo_tree(repo_id, revision=revision)
+    return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files if isinstance(file, RepoFile)}
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    """File name -> SHA-256 of every safetensors file in a folder."""
+    digests = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            digests[path.name] = file_digest(file, "sha256").hexdigest()
+    return digests

@@ -3,8 +3,6 @@
 from . import registration
 from .configuration_avsegformer import AVSegFormerConfig as AVSegFormerConfig
 from .configuration_avsegformer import VGGishConfig as VGGishConfig
-from .feature_extraction_vggish import VGGishFeatureExtractor as VGGishFeatureExtractor
-from .image_processing_avsegformer import AVSegFormerImageProcessor as AVSegFormerImageProcessor
 from .modeling_avsegformer import AVSegFormerForSegmentation as AVSegFormerForSegmentation
 from .modeling_avsegformer import AVSegFormerImageEmbeddings as AVSegFormerImageEmbeddings
 from .modeling_avsegformer import AVSegFormerModel as AVSegFormerModel
@@ -15,6 +13,8 @@ from .modeling_vggish import VGGishModel as VGGishModel
 from .modeling_vggish import VGGishOutput as VGGishOutput
 from .original_state_dict import convert_original_state_dict as convert_original_state_dict
 from .pipeline_avsegformer import AudioVisualSegmentationPipeline as AudioVisualSegmentationPipeline
+from .processing_avsegformer import AVSegFormerImageProcessor as AVSegFormerImageProcessor
 from .processing_avsegformer import AVSegFormerProcessor as AVSegFormerProcessor
+from .processing_avsegformer import VGGishFeatureExtractor as VGGishFeatureExtractor
 
 registration.register()

@@ -21,11 +21,9 @@ from safetensors import SafetensorError
 
 from .checkpoint_reader import read_tensors
 from .configuration_avsegformer import AVSegFormerConfig
-from .feature_extraction_vggish import VGGishFeatureExtractor
-from .image_processing_avsegformer import AVSegFormerImageProcessor
 from .modeling_avsegformer import SMALLEST_IMAGE, AVSegFormerForSegmentation
 from .original_state_dict import convert_original_state_dict, detect_backbone
-from .processing_avsegformer import AVSegFormerProcessor
+from .processing_avsegformer import AVSegFormerImageProcessor, AVSegFormerProcessor, VGGishFeatureExtractor
 
 
 def convert_original_checkpoint(

@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +19,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput
 
+from .backbone_avsegformer import BACKBONE_STRIDES, TimmFeatures
 from .configuration_avsegformer import AVSegFormerConfig
 from .loss_avsegformer import avsegformer_loss
 from .modeling_vggish import VGGishModel
+from .pipeline_avsegformer import AudioVisualSegmentationPipeline
 
 try:
     from ms_deform_attn import ms_deform_attn
@@ -34,9 +34,6 @@ except ImportError:
     # A checkpoint's code can run alone (`trust_remote_code`), without the package of compiled backends.
     ms_deform_attn = None
 
-logger = logging.get_logger(__name__)
-
-BACKBONE_STRIDES = [4, 8, 16, 32]
 SMALLEST_IMAGE = 32  # pixels, so that the coarsest feature map has one
 
 
@@ -202,93 +199,6 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
             model.load_vggish_weights(vggish)
         return model
 
-    def save_pretrained(
-        self, save_directory, is_main_process: bool = True, state_dict=None, push_to_hub: bool = False, **kwargs
-    ):
-        """See `PreTrainedModel.save_pretrained`.
-
-        With `push_to_hub=True` the model is then published with the arguments of `push_to_hub`; `repo_id` is by
-        default the folder's name and `processor` the one that is in the folder.
-
-        Raises:
-            ValueError: `push_to_hub` with a `state_dict`; what is published are the model's own weights.
-        """
-        if push_to_hub and state_dict is not None:
-            raise ValueError("Expected no `state_dict` with push_to_hub=True. Load it into the model first.")
-        hub_names = ("repo_id", "processor", "results", "commit_message", "commit_description", "private", "token")
-        hub_names += ("revision", "create_pr", "tags")
-        of_hub = {name: kwargs.pop(name) for name in hub_names if name in kwargs}
-        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
-        if is_main_process and self._auto_class is not None:  # a checkpoint that carries its code
-            from .pipeline_avsegformer import AudioVisualSegmentationPipeline
-
-            custom_object_save(AudioVisualSegmentationPipeline, save_directory)
-        if push_to_hub and is_main_process:
-            from .publishing import processor_in
-
-            if of_hub.get("processor") is None:
-                of_hub["processor"] = processor_in(save_directory)
-            if "max_shard_size" in kwargs:
-                of_hub["max_shard_size"] = kwargs["max_shard_size"]
-            self.push_to_hub(of_hub.pop("repo_id", None) or Path(save_directory).name, **of_hub)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        processor=None,
-        results: dict | None = None,
-        commit_message: str | None = None,
-        commit_description: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        max_shard_size: int | str = "5GB",
-        tags: list[str] | None = None,
-    ):
-        """Publish the model with its processor, its card and its code, in one commit: all of it arrives or nothing.
-
-        Safe to repeat: what the Hub has is not sent again. The card is kept if it speaks of exactly these weights,
-        with all that was written into it, and is written anew if they are others.
-
-        Args:
-            repo_id (`str`): `user/name`, or `name` for your own.
-            processor (`AVSegFormerProcessor`, *optional*): if not given, the one beside the weights that this model
-                was loaded from; else the repository keeps the one it has or receives the default one.
-            results (`dict`, *optional*): the content of an evaluation's `results.json`; becomes the card's
-                `model-index` and a table.
-            private (`bool`, *optional*): True never writes to a public repository.
-            token (`str`, *optional*): with write permission; if not given, that of `hf auth login` or `HF_TOKEN`.
-            revision (`str`, *optional*): a branch, made where it does not exist.
-            commit_message, commit_description, create_pr, max_shard_size, tags: as in `transformers`.
-
-        Returns:
-            `huggingface_hub.CommitInfo`
-
-        Raises:
-            PermissionError: no token, one that is not valid, or one that may not write there.
-            ConnectionError: the connection was lost or the Hub failed; repeat the call.
-            ValueError: a name that no repository can have, a public repository with `private=True`, or a model, a
-                processor or results of another kind.
-        """
-        from .publishing import push_checkpoint
-
-        return push_checkpoint(
-            self,
-            repo_id,
-            processor,
-            results=results,
-            commit_message=commit_message,
-            commit_description=commit_description,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-            max_shard_size=max_shard_size,
-            tags=tags,
-        )
-
     def _freeze_audio_encoder(self) -> None:
         if self.config.freeze_audio_encoder:
             self.get_audio_encoder().requires_grad_(False)
@@ -297,108 +207,11 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
         """None: neither frames nor spectrograms are tokens. Asked for where processes share out the weights (FSDP)."""
         return None
 
-    def get_backbone(self) -> "TimmFeatures":
+    def get_backbone(self) -> TimmFeatures:
         return self.base_model.backbone
 
     def get_audio_encoder(self) -> VGGishModel:
         return self.base_model.audio_encoder
-
-
-class TimmFeatures(PreTrainedModel):
-    """The four feature maps of a timm model, with strides 4, 8, 16 and 32.
-
-    A `PreTrainedModel` of its own so that timm's initialisation is kept: the parent's `post_init` would replace it.
-    """
-
-    config_class = AVSegFormerConfig
-    base_model_prefix = "backbone"
-    main_input_name = "pixel_values"
-
-    def __init__(self, config: AVSegFormerConfig):
-        super().__init__(config)
-        self.timm_model = _create_timm_features(config, pretrained=False)
-        self.channels: list[int] = self.timm_model.feature_info.channels()
-        self.channels_last = str(getattr(self.timm_model, "output_fmt", "NCHW")).endswith("NHWC")  # Swin and its kin
-        self.frozen = False
-        self.mode_when_learning = True  # what `train()` and `eval()` last asked for
-        self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        # After a start on the meta device, buffers that no checkpoint fills hold nothing.
-        if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
-        elif getattr(module, "running_mean", None) is not None:  # a batch norm
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
-
-    def freeze(self, freeze: bool) -> None:
-        self.frozen = freeze
-        self.requires_grad_(not freeze)
-        self.train(self.mode_when_learning)
-
-    def train(self, mode: bool = True):
-        self.mode_when_learning = mode
-        return super().train(mode and not self.frozen)
-
-    def load_pretrained(self) -> bool:
-        import timm
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-        name = self.config.backbone
-        if not timm.is_model_pretrained(name):
-            raise ValueError(f"Expected a backbone with pretrained weights in timm {timm.__version__}, got {name!r}.")
-        try:
-            pretrained = _create_timm_features(self.config, pretrained=True)
-        except (LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, URLError) as error:
-            logger.warning(
-                f"The pretrained weights of the backbone {name!r} could not be fetched ({type(error).__name__}): it "
-                "keeps its random initialisation. Connect to the Hub, or load a checkpoint."
-            )
-            return False
-        self.timm_model.load_state_dict(pretrained.state_dict())
-        return True
-
-    def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        """The maps `(N, channels[i], H / stride, W / stride)`, finest first, of `pixel_values (N, 3, H, W)`."""
-        maps = self.timm_model(pixel_values)
-        return [feature.permute(0, 3, 1, 2) for feature in maps] if self.channels_last else list(maps)
-
-
-def _create_timm_features(config: AVSegFormerConfig, pretrained: bool) -> nn.Module:
-    """The last four feature levels of `config.backbone`; errors name timm's version and what would do."""
-    import timm
-
-    name = config.backbone
-    if not timm.is_model(name):
-        from difflib import get_close_matches
-
-        close = get_close_matches(name, timm.list_models(), n=3) or ["pvt_v2_b5", "resnet50"]
-        raise ValueError(
-            f"Expected a model of timm {timm.__version__} as `backbone`, got {name!r}. Close names: "
-            f"{', '.join(close)}. A newer timm may know it: `pip install -U timm`."
-        )
-    # The original's rates: linear from 0 to 0.1 over the blocks.
-    defaults = {"drop_path_rate": 0.1} if name.startswith("pvt_v2") else {}
-    kwargs = defaults | (config.backbone_kwargs or {})
-    levels = len(BACKBONE_STRIDES)
-    try:
-        features = timm.create_model(
-            name, pretrained=pretrained, features_only=True, out_indices=tuple(range(-levels, 0)), **kwargs
-        )
-        strides = features.feature_info.reduction()
-    except (AssertionError, IndexError, AttributeError) as error:  # what timm raises for too few or no levels
-        raise ValueError(
-            f"Expected a backbone with feature maps of strides {BACKBONE_STRIDES}, but timm {timm.__version__} gives "
-            f"no four levels for {name!r} with {kwargs} ({error}). pvt_v2_b5, resnet50 and convnext_tiny have them."
-        ) from error
-    if strides != BACKBONE_STRIDES:
-        raise ValueError(
-            f"Expected a backbone with feature maps of strides {BACKBONE_STRIDES}, but the last levels of {name!r} "
-            f"have strides {strides}. pvt_v2_b5, resnet50 and convnext_tiny have the right ones."
-        )
-    return features
 
 
 class DeformableAttention(nn.Module):
@@ -875,6 +688,8 @@ class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
     """
 
     _auto_class = "AutoModel"  # checkpoints carry their code, for `trust_remote_code=True`
+    # transformers copies the files that a class's own file imports: so a checkpoint carries its pipeline as well.
+    pipeline_class = AudioVisualSegmentationPipeline
 
     def __init__(self, config: AVSegFormerConfig):
         super().__init__(config)

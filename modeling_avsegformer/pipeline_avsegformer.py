@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import Pipeline
-
-from .modeling_avsegformer import AVSegFormerOutput
+from transformers.utils import ModelOutput
 
 
 class AudioVisualSegmentationPipeline(Pipeline):
@@ -120,7 +119,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
     def _threshold(self, logits: torch.Tensor, size: tuple[int, int], threshold: float) -> np.ndarray:
         """bool `(clips, frames, height, width)` of logits of any size."""
         masks = self.processor.post_process_segmentation(
-            AVSegFormerOutput(logits=logits), threshold, target_sizes=[size] * len(logits)
+            ModelOutput(logits=logits), threshold, target_sizes=[size] * len(logits)
         )
         return np.stack([mask.numpy() for mask in masks])
 

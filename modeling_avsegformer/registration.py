@@ -5,12 +5,10 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import is_av_available
 
 from .configuration_avsegformer import AVSegFormerConfig, VGGishConfig
-from .feature_extraction_vggish import VGGishFeatureExtractor
-from .image_processing_avsegformer import AVSegFormerImageProcessor
 from .modeling_avsegformer import AVSegFormerForSegmentation
 from .modeling_vggish import VGGishModel
 from .pipeline_avsegformer import AudioVisualSegmentationPipeline
-from .processing_avsegformer import AVSegFormerProcessor
+from .processing_avsegformer import AVSegFormerImageProcessor, AVSegFormerProcessor, VGGishFeatureExtractor
 
 __all__ = ["register"]
 

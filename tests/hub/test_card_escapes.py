@@ -5,7 +5,7 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from modeling_avsegformer.model_card import MARKER, with_results
+from avs_engine.model_card import MARKER, with_results
 
 EVIL = [
     "<script>alert(1)</script>",

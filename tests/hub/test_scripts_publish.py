@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 
 import evaluate_accelerate
 import train_accelerate
+from avs_engine.hub import push_checkpoint
 from avsbench_robust_dataset.synthetic import write_demo
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerImageProcessor, AVSegFormerProcessor
 
@@ -101,9 +102,10 @@ def test_a_failed_upload_says_how_to_repeat_it(client, tiny, tmp_path):
         train_accelerate.main([*train, "--push_to_hub", "--hub_model_id", "me/x", "--hub_private"])
     (note,) = failure.value.__notes__
     command = note.split("in Python: ")[1]
-    assert command.endswith("push_to_hub('me/x', private=True)")
+    assert command.startswith("push_checkpoint(") and command.endswith("'me/x', private=True)")
     client.heal()
-    eval(command, {"AVSegFormerForSegmentation": AVSegFormerForSegmentation})
+    names = {"AVSegFormerForSegmentation": AVSegFormerForSegmentation, "push_checkpoint": push_checkpoint}
+    eval(command, names)
     assert client.repositories()["models/me/x"]["private"]
     assert "README.md" in client.repositories()["models/me/x"]["commits"][-1][2]
 

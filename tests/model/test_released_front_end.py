@@ -71,7 +71,7 @@ def test_short_and_long_sounds():
 def said(monkeypatch):
     """What the feature extractor warns of."""
     lines = []
-    logger = logging.get_logger("modeling_avsegformer.feature_extraction_vggish")
+    logger = logging.get_logger("modeling_avsegformer.processing_avsegformer")
     monkeypatch.setattr(logger, "warning_once", lines.append)
     return lines
 
