@@ -44,17 +44,16 @@ from avs_engine.provenance import git_revision, library_versions, write_json
 from avs_engine.scoring import count_source_videos, format_scores, score, score_masks
 from avs_engine.signals import ends_on_sigterm
 from avsbench_robust_dataset import CONDITIONS, SUBSETS
-from avsbench_robust_dataset.conditions import further_condition
+from avsbench_robust_dataset.conditions import get_condition
 from avsbench_robust_dataset.files import OutputError, only_run_in
-from avsbench_robust_dataset.further import find_wavs, unseen_digest
 from avsbench_robust_dataset.hub_access import check_hub_access
+from avsbench_robust_dataset.unseen import find_wavs, unseen_digest
+from evaluate_metrics.avs_robust import avs_robust as metric
 from evaluate_metrics.clip_rows import results, write_rows
 from evaluate_metrics.mask_files import PredictionsError
 
 
-def score_model(
-    args: argparse.Namespace, accelerator: Accelerator, unseen: Sequence[Path], settings: dict
-) -> tuple[list[dict], Journal]:
+def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: dict) -> tuple[list[dict], Journal]:
     """The rows of `args.model` or of what `args.model_fn` names, in the order of the data set, and their journal.
 
     Args:
@@ -74,7 +73,7 @@ def score_model(
             args.seed,
             args.split,
             args.conditions,
-            unseen,
+            args.unseen_dir,
             args.max_clips,
             args.num_workers or None,
         )
@@ -107,12 +106,10 @@ def is_condition(name: str) -> bool:
 
 
 def condition_name(name: str) -> str:
-    if name not in CONDITIONS:
-        try:
-            further_condition(name)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-    return name
+    try:
+        return get_condition(name).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -158,13 +155,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
     add_hub_arguments(parser)
     args = parser.parse_args(argv)
-    further = [condition for condition in dict.fromkeys(args.conditions) if condition not in CONDITIONS]
-    args.conditions = [condition for condition in CONDITIONS if condition in args.conditions] + further
-    check_arguments(parser, args, further)
+    extra = [condition for condition in dict.fromkeys(args.conditions) if condition not in CONDITIONS]
+    args.conditions = [condition for condition in CONDITIONS if condition in args.conditions] + extra
+    check_arguments(parser, args, extra)
     return args
 
 
-def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, further: Sequence[str]) -> None:
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, extra: Sequence[str]) -> None:
     """Ends the program at arguments that do not go together."""
     if args.push_to_hub and args.model is None:
         parser.error("argument --push_to_hub: only with argument --model; other models have their own ways to the Hub")
@@ -180,9 +177,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, f
             if getattr(args, name):
                 parser.error(f"argument --{name}: not allowed with argument --predictions")
     else:
-        if further and "positive" not in args.conditions:
-            parser.error(f"argument --conditions: {further[0]} is compared with positive; add positive")
-        if ("unseen" in further) != (args.unseen_dir is not None):
+        if extra and "positive" not in args.conditions:
+            parser.error(f"argument --conditions: {extra[0]} is compared with positive; add positive")
+        if ("unseen" in extra) != (args.unseen_dir is not None):
             parser.error("argument --unseen_dir: goes together with --conditions unseen")
 
 
@@ -190,9 +187,8 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     """Scores what `args` name and, in the main process, writes and prints the results."""
     source = args.model or args.model_fn or args.predictions
     settings = {"seed": args.seed, "conditions": args.conditions, "max_clips": args.max_clips}
-    unseen = find_wavs(args.unseen_dir) if args.unseen_dir is not None else []
-    if unseen:
-        settings["unseen_sha256"] = unseen_digest(args.unseen_dir, unseen)
+    if args.unseen_dir is not None:
+        settings["unseen_sha256"] = unseen_digest(args.unseen_dir, find_wavs(args.unseen_dir))
     journal = None
     if args.predictions:
         rows = []
@@ -210,14 +206,14 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     else:
         settings |= {"mixed_precision": accelerator.mixed_precision, "device": accelerator.device.type}
         run = {"source": source, "subset": args.subset, "split": args.split, "saved": args.save_predictions}
-        rows, journal = score_model(args, accelerator, unseen, settings | run)
+        rows, journal = score_model(args, accelerator, settings | run)
         settings |= {"batch_size": args.batch_size, "num_processes": accelerator.num_processes}
         settings |= {"front_end": args.front_end} if args.model else {}
     if not accelerator.is_main_process:
         return
     output_dir = Path(args.output_dir)
-    further = [further_condition(name) for name in args.conditions if name not in CONDITIONS]
-    found = results(rows, [condition.name for condition in further if not condition.is_heard])
+    extra = [name for name in args.conditions if name not in metric.CONDITIONS]
+    found = results(rows, [name for name in extra if get_condition(name).heard == "none"])
     found["source_videos"] = count_source_videos(SUBSETS[args.subset], args.data_dir)
     write_rows(output_dir / "clips.jsonl", rows)
     head = {"model": source, "subset": args.subset, "split": args.split}
@@ -229,7 +225,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     if journal is not None:
         journal.remove()
     print(f"{source} on {args.subset}, {args.split} split, {len(rows)} clips")
-    fixed = [condition for condition in args.conditions if condition in CONDITIONS]
+    fixed = [condition for condition in args.conditions if condition in metric.CONDITIONS]
     print(format_scores(found["scores"], fixed, found["extra_conditions"]))
     for name, (low, high) in found["intervals"].items():
         if name in ("g_miou", "g_f_score", "g_fpr"):

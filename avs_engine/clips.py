@@ -14,10 +14,9 @@ from datasets import Dataset, load_dataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from avsbench_robust_dataset import CONDITIONS, Subset
-from avsbench_robust_dataset.conditions import further_condition
+from avsbench_robust_dataset import Subset
+from avsbench_robust_dataset.conditions import CONDITIONS, split_name
 from avsbench_robust_dataset.files import BROKEN_IMAGE
-from avsbench_robust_dataset.further import FurtherSounds
 from avsbench_robust_dataset.masks import object_mask
 from avsbench_robust_dataset.subsets import Clip
 
@@ -110,7 +109,7 @@ def batches(
     return indices, itertools.islice(itertools.chain(loader, itertools.repeat([])), rounds)
 
 
-Splits = dict[str, Dataset | FurtherSounds]  # condition -> the same clips in the same order; the first is a Dataset
+Splits = dict[str, Dataset]  # condition -> the same clips in the same order
 
 
 def load_splits(
@@ -120,22 +119,36 @@ def load_splits(
     splits: Sequence[str],
     conditions: Sequence[str],
     num_proc: int | None = None,
-) -> list[dict[str, Dataset]]:
+    unseen_dir: str | Path | None = None,
+) -> list[Splits]:
     """For each of `splits` of the subset, condition -> clips; `num_proc` processes build what is not cached yet.
 
+    Args:
+        conditions: as in `get_condition`. The benchmark's have one build, whichever of them are asked for.
+        unseen_dir: folder of wav files for the condition `unseen`.
+
     Raises:
-        ValueError: a split without clips; an unknown subset.
+        ValueError: a split without clips; an unknown subset or condition.
         FileNotFoundError: missing data; the builder's message says what.
     """
-    names = [f"{split}_{condition}" for split in splits for condition in conditions]
-    loaded = load_dataset("avsbench_robust", subset, data_dir=data_dir, seed=seed, split=names, num_proc=num_proc)
-    for name, clips in zip(names, loaded, strict=True):
-        if not len(clips):
-            raise ValueError(
-                f"Expected clips in the split {name} of {subset}, but there are none. See `avs-data check`."
-            )
-    clips = iter(loaded)
-    return [{condition: next(clips) for condition in conditions} for _ in splits]
+    known = [condition for condition in conditions if condition in CONDITIONS]
+    extra = tuple(condition for condition in conditions if condition not in CONDITIONS)
+    loaded: list[Splits] = [{} for _ in splits]
+    for chosen, options in ((known, {}), (extra, {"conditions": extra, "unseen_dir": unseen_dir})):
+        names = [split_name(split, condition) for split in splits for condition in chosen]
+        if not names:
+            continue
+        options |= {"data_dir": data_dir, "seed": seed, "num_proc": num_proc}
+        of_names = iter(load_dataset("avsbench_robust", subset, split=names, **options))
+        for split, of_split in zip(splits, loaded, strict=True):
+            for condition in chosen:
+                of_split[condition] = next(of_names)
+                if not len(of_split[condition]):
+                    raise ValueError(
+                        f"Expected clips in the split {split_name(split, condition)} of {subset}, but there are none. "
+                        "See `avs-data check`."
+                    )
+    return [{condition: of_split[condition] for condition in conditions} for of_split in loaded]
 
 
 def load_conditions(
@@ -144,33 +157,26 @@ def load_conditions(
     seed: int,
     split: str,
     conditions: Sequence[str],
-    unseen: Sequence[Path] = (),
+    unseen_dir: str | Path | None = None,
     max_clips: int | None = None,
     num_proc: int | None = None,
 ) -> tuple[Splits, dict[str, list[str]]]:
-    """The clips of a split under each condition, also those beyond the four.
+    """The clips of a split under each condition.
 
     Args:
-        unseen: the wav files of the condition `unseen`.
+        conditions, unseen_dir: as in `load_splits`.
         max_clips: only so many, evenly spaced.
 
     Returns:
         The splits, and condition -> the files of the cache that they were read from.
     """
-    fixed = [condition for condition in conditions if condition in CONDITIONS]
-    further = [further_condition(name) for name in conditions if name not in CONDITIONS]
-    needed = [*fixed]
-    if "off_screen" not in fixed and any(condition.partner == "off_screen" for condition in further):
-        needed.append("off_screen")
-    (loaded,) = load_splits(subset, data_dir, seed, [split], needed, num_proc)
-    kept = evenly_spaced(len(loaded[needed[0]]), max_clips)
-    splits: Splits = {condition: loaded[condition].select(kept) for condition in fixed}
-    for condition in further:
-        partner = unseen if condition.partner == "unseen" else loaded.get(condition.partner)
-        sounds = FurtherSounds(condition, loaded["positive"], partner, seed, subset, split)
-        splits[condition.name] = sounds.select(kept)
+    (loaded,) = load_splits(subset, data_dir, seed, [split], conditions, num_proc, unseen_dir)
+    first, *_ = loaded.values()
+    kept = evenly_spaced(len(first), max_clips)
+    splits = {condition: of_condition.select(kept) for condition, of_condition in loaded.items()}
     check_splits(splits)
-    return splits, {condition: [file["filename"] for file in loaded[condition].cache_files] for condition in needed}
+    files = {name: [file["filename"] for file in of_condition.cache_files] for name, of_condition in loaded.items()}
+    return splits, files
 
 
 def check_splits(splits: Splits) -> None:
@@ -179,8 +185,7 @@ def check_splits(splits: Splits) -> None:
     first = splits[conditions[0]]
     for condition in conditions[1:]:
         split = splits[condition]
-        clip_ids = split.clip_ids if isinstance(split, FurtherSounds) else split["clip_id"][:]
-        if clip_ids != first["clip_id"][:]:
+        if split["clip_id"][:] != first["clip_id"][:]:
             raise ValueError(
                 f"Expected the same clips in the same order in every condition, but those of {conditions[0]!r} and "
                 f"{condition!r} differ. Take the splits of one load_dataset call."

@@ -9,14 +9,12 @@ import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from avsbench_robust_dataset import CONDITIONS
+from avsbench_robust_dataset import conditions as audio_conditions
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
 from .clips import decode_clip
 from .signals import leave_sigterm_to_parent
 from .sounds import encode_sounds, sound_keys
-
-NEGATIVE_CONDITIONS = tuple(condition for condition in CONDITIONS if condition != "positive")
 
 
 def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
@@ -25,13 +23,12 @@ def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
     Raises:
         ValueError: an unknown condition, one named twice, or a weight that is no positive number.
     """
-    weights = {}
+    known = audio_conditions.negative_conditions()
+    weights: dict[str, float] = {}
     for text in texts:
         name, _, weight = text.partition("=")
-        if name not in NEGATIVE_CONDITIONS:
-            raise ValueError(
-                f"expected NAME or NAME=WEIGHT with NAME one of {', '.join(NEGATIVE_CONDITIONS)}, got {text!r}"
-            )
+        if name not in known:
+            raise ValueError(f"expected NAME or NAME=WEIGHT with NAME one of {', '.join(known)}, got {text!r}")
         if name in weights:
             raise ValueError(f"expected each condition once, got {name!r} twice")
         try:
@@ -40,7 +37,7 @@ def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
             weights[name] = math.nan
         if not 0 < weights[name] < math.inf:
             raise ValueError(f"expected a positive number as the weight of {name}, got {weight!r}")
-    return {name: weights[name] for name in NEGATIVE_CONDITIONS if name in weights}
+    return {name: weights[name] for name in known if name in weights}
 
 
 def epoch_plan(

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from avsbench_robust_dataset.further import FurtherSounds
+from avsbench_robust_dataset import waveform
 from avsbench_robust_dataset.progress import progress_bar
 from modeling_avsegformer import AVSegFormerProcessor
 
@@ -17,25 +17,19 @@ from .clips import Splits
 SOUND_BATCH = 16  # clips that pass the audio encoder together; fixed, so that no setting of a run changes their bits
 
 
-def sound_keys(condition: str, split: Dataset | FurtherSounds, by_condition: bool = False) -> list[str]:
+def sound_keys(condition: str, split: Dataset, by_condition: bool = False) -> list[str]:
     """One key per clip, equal where the features are: a clip's own sound is also another clip's off-screen sound.
 
     Args:
         by_condition: equal waveforms have other features in another condition, as with the released front end.
     """
-    if by_condition:
-        return [f"{condition} {key}" for key in sound_keys(condition, split)]
-    if isinstance(split, FurtherSounds):
-        return split.keys
-    if condition == "silence":
-        return ["silence"] * len(split)
-    rows = split.select_columns(["clip_id", "audio_source"])
-    return [f"clip {row['audio_source']}" if row["audio_source"] else f"{condition} {row['clip_id']}" for row in rows]
+    keys = waveform.sound_keys(split)
+    return [f"{condition} {key}" for key in keys] if by_condition else keys
 
 
-def sounds_of(split: Dataset | FurtherSounds) -> Dataset | FurtherSounds:
+def sounds_of(split: Dataset) -> Dataset:
     """What gives {"audio": …} of clip i at [i], and reads nothing else for it."""
-    return split if isinstance(split, FurtherSounds) else split.select_columns(["audio"]).with_format("numpy")
+    return split.select_columns(["audio"]).with_format("numpy")
 
 
 def encode_sounds(

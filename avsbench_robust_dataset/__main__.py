@@ -18,7 +18,7 @@ from pathlib import Path
 from .audio_files import write_audio
 from .builder import locate
 from .check import check
-from .conditions import CONDITIONS, further_condition
+from .conditions import CONDITIONS
 from .draw import (
     DRAWS,
     compare_manifests,
@@ -29,7 +29,6 @@ from .draw import (
     read_manifest,
     summarize,
 )
-from .further import find_wavs
 from .sources import read_clips
 from .subsets import SPLITS, SUBSETS
 
@@ -69,11 +68,6 @@ def _manifest(args: argparse.Namespace) -> int:
 
 def _audio(args: argparse.Namespace) -> int:
     subset = SUBSETS[args.subset]
-    for name in set(args.conditions) - set(CONDITIONS):
-        further_condition(name)
-    if ("unseen" in args.conditions) != (args.unseen_dir is not None):
-        raise ValueError("Expected --unseen_dir together with the condition `unseen`, got one of them alone.")
-    unseen = find_wavs(args.unseen_dir) if args.unseen_dir is not None else []
     count = write_audio(
         subset,
         locate(subset, args.data_dir),
@@ -82,7 +76,7 @@ def _audio(args: argparse.Namespace) -> int:
         args.splits,
         args.seed,
         args.draw,
-        unseen,
+        args.unseen_dir,
         args.log_mel,
     )
     print(f"Wrote {count} sounds under {args.out}/<condition>/{subset.folder}/{subset.media}/.")

@@ -1,18 +1,20 @@
 """Each condition's sounds as files in AVSBench's own layout, for code bases that read files."""
 
 import io
+import itertools
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .conditions import CONDITIONS, further_condition, generator
+from .conditions import CONDITIONS
 from .draw import draw_off_screen
 from .files import write_whole
-from .further import draw_unseen
 from .progress import progress
-from .sounds import encode_wav, read_waveform
-from .sources import media_files, read_clips
+from .recipes import Row, make_sound, partners_wanted, plan
+from .sounds import encode_wav
+from .sources import read_clips
 from .subsets import SPLITS, Subset
 
 __all__ = ["write_audio"]
@@ -22,11 +24,11 @@ def write_audio(
     subset: Subset,
     root: Path,
     out: Path,
-    conditions: Iterable[str] = tuple(CONDITIONS),
+    conditions: Sequence[str] = tuple(CONDITIONS),
     splits: Iterable[str] = tuple(SPLITS),
     seed: int = 42,
     draw: str = "matched",
-    unseen: Sequence[Path] = (),
+    unseen_dir: str | os.PathLike | None = None,
     log_mel: bool = False,
 ) -> int:
     """Writes `out`/<condition>/<folder>/<media>/audio_wav/…wav, 5 s of 16 kHz mono in 16 bits, e.g.
@@ -36,9 +38,9 @@ def write_audio(
     where AVSBench's own files have 16 bits and 16 kHz. A file is there whole or not at all.
 
     Args:
-        conditions: of the four, or further ones, see `further_condition`.
+        conditions: as in `get_condition`.
         splits: of train, validation, test.
-        unseen: wav files for the condition `unseen`, as `find_wavs` sorts them.
+        unseen_dir: folder of wav files for the condition `unseen`.
         log_mel: also `audio_log_mel/…npy`, (5, 1, 96, 64) float32, by the data set's one front end.
 
     Returns:
@@ -49,35 +51,25 @@ def write_audio(
     """
     if log_mel:
         from modeling_avsegformer.log_mel import log_mel as front_end
-    makers = {}
-    for name in conditions:
-        if name in CONDITIONS:
-            makers[name] = (CONDITIONS[name], name if name == "off_screen" else None, name)
-        else:
-            further = further_condition(name)
-            makers[name] = (further.make, further.partner, "noise")
-    clips = [clip for clip in read_clips(subset, root) if clip.split in {SPLITS[split] for split in splits}]
-    partners = {}
-    for split in {clip.split for clip in clips}:
-        of_split = [clip for clip in clips if clip.split == split]
-        if any(partner == "off_screen" for _, partner, _ in makers.values()):
-            for pair in draw_off_screen(of_split, subset, seed, draw):
-                partners["off_screen", pair.clip.clip_id] = media_files(subset, root, pair.partner)[2]
-        if unseen:
-            drawn = draw_unseen([clip.clip_id for clip in of_split], unseen, seed, subset.name, split)
-            partners |= {("unseen", clip_id): path for clip_id, path in drawn.items()}
-    for clip in progress(clips, len(clips), "audio"):
-        own = read_waveform(media_files(subset, root, clip)[2])
+    clips = read_clips(subset, root)
+    rows: list[Row] = []
+    for split in splits:
+        of_split = [clip for clip in clips if clip.split == SPLITS[split]]
+        if of_split:
+            needs_draw = "off_screen" in partners_wanted(conditions)
+            pairs = draw_off_screen(of_split, subset, seed, draw) if needs_draw else []
+            of_conditions = plan(subset, root, of_split, conditions, seed, pairs, unseen_dir)
+            rows += itertools.chain.from_iterable(zip(*of_conditions.values(), strict=True))  # clip by clip
+    for row in progress(rows, len(rows), "audio", "file"):
+        waveform = make_sound(row.recipe)
+        clip = row.clip
         place = subset.wav.format(split=clip.split, category=clip.category, clip_id=clip.clip_id)
-        for name, (make, partner, key) in makers.items():
-            other = read_waveform(partners[partner, clip.clip_id]) if partner else None
-            waveform = make(own, generator(seed, subset.name, clip.split, key, clip.clip_id), other)
-            media = out / name / subset.folder / subset.media
-            write_whole(media / place, _wav(waveform))
-            if log_mel:
-                mel = media / place.replace("audio_wav", "audio_log_mel", 1)
-                write_whole(mel.with_suffix(".npy"), _npy(front_end(waveform)))
-    return len(clips) * len(makers)
+        media = out / row.condition / subset.folder / subset.media
+        write_whole(media / place, _wav(waveform))
+        if log_mel:
+            mel = media / place.replace("audio_wav", "audio_log_mel", 1)
+            write_whole(mel.with_suffix(".npy"), _npy(front_end(waveform)))
+    return len(rows)
 
 
 def _wav(waveform: np.ndarray) -> bytes:

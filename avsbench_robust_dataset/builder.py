@@ -1,14 +1,17 @@
-"""The builder behind `load_dataset("avsbench_robust", …)`: AVSBench on disk, four audio conditions, twelve splits.
+"""The builder behind `load_dataset("avsbench_robust", …)`: AVSBench on disk, a split for each audio condition.
 
-A build reads every file once, to find what is missing or broken, and stores where frames and sounds are: they are not
-copied. A cache is used for the very files that it was built from (path, size, times) and built anew otherwise.
+A build reads every file once, to find what is missing or broken, and stores where frames are and how each sound is
+made: media are not copied. A cache is used for the very files that it was built from (path, size, times) and built
+anew otherwise.
 """
 
 import errno
 import functools
+import itertools
 import logging
 import numbers
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +19,10 @@ import datasets
 import soundfile
 from datasets.exceptions import DatasetGenerationError
 
-from .conditions import CONDITIONS, SAMPLING_RATE, generator
-from .draw import DRAWS, Pair, draw_off_screen, draw_statistics, explain
+from .conditions import CONDITIONS, SAMPLING_RATE, split_name
+from .draw import DRAWS, draw_off_screen, draw_statistics, explain
+from .files import sha256
+from .recipes import Row, Sound, check_conditions, make_sound, partners_wanted, plan
 from .sounds import read_waveform
 from .sources import (
     code_digest,
@@ -32,9 +37,10 @@ from .sources import (
     read_masks,
 )
 from .subsets import SPLITS, SUBSETS, Clip, Subset
+from .unseen import find_wavs
 from .waveform import Waveform
 
-__all__ = ["AvsbenchRobust", "AvsbenchRobustConfig", "locate"]
+__all__ = ["AvsbenchRobust", "AvsbenchRobustConfig", "locate", "row_features"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,48 +49,61 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Parts that a split can be read in, by processes (`num_proc`) or by ranks and workers (streaming).
 MAX_SHARDS = 64
 
-# of rows that hold all of their content, as `avs-data export` writes them
-FEATURES = datasets.Features(
-    {
-        "clip_id": datasets.Value("string"),
-        "category": datasets.Value("string"),
-        "condition": datasets.ClassLabel(names=list(CONDITIONS)),
-        "frames": datasets.List(datasets.Image(mode="RGB")),
-        "masks": datasets.List(datasets.Image(mode="L")),
-        "audio": {"array": datasets.List(datasets.Value("float32")), "sampling_rate": datasets.Value("int32")},
-        "audio_source": datasets.Value("string"),
-        "audio_category": datasets.Value("string"),
-    }
-)
 
-# of rows that name the files they come from: what is read from them is the same
-STORED_FEATURES = datasets.Features(FEATURES | {"audio": Waveform()})
+def row_features(conditions: Iterable[str]) -> datasets.Features:
+    """The columns of rows that hold all of their content, as `avs-data export` writes them."""
+    extra = [name for name in conditions if name not in CONDITIONS]
+    audio = {"array": datasets.List(datasets.Value("float32")), "sampling_rate": datasets.Value("int32")}
+    return datasets.Features(
+        {
+            "clip_id": datasets.Value("string"),
+            "category": datasets.Value("string"),
+            "condition": datasets.ClassLabel(names=[*CONDITIONS, *extra]),
+            "frames": datasets.List(datasets.Image(mode="RGB")),
+            "masks": datasets.List(datasets.Image(mode="L")),
+            "audio": audio,
+            "audio_source": datasets.Value("string"),
+            "audio_category": datasets.Value("string"),
+        }
+    )
 
 
 @dataclass
 class AvsbenchRobustConfig(datasets.BuilderConfig):
-    """A subset, where it lies, and the draw.
+    """A subset, where it lies, the draw and the conditions.
 
     Attributes:
-        seed (int): of the off-screen draw and the noise.
+        seed (int): of the draws and the noise.
         draw (str): "matched" (each sound once off screen) or "released" (class first, then clip).
+        conditions (tuple of str): which have splits, see `get_condition`; None means the benchmark's.
+        unseen_dir (str): the folder of wav files for the condition `unseen`.
     """
 
     version: datasets.Version = datasets.Version("1.0.0")
     seed: int = 42
     draw: str = "matched"
+    conditions: tuple[str, ...] | None = None
+    unseen_dir: str | None = None
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """Names the cache folder after all that decides the content, not after how it was asked for."""
+        """Derives the name of the cache folder from the content, so that equivalent arguments share a cache."""
         root = find_root(SUBSETS[self.name], self.data_dir)
         content = {
             "seed": self.seed,
             "draw": self.draw,
+            "conditions": self.conditions,
+            "unseen": self._unseen_files(),
             "files": content_digest(SUBSETS[self.name], root),
             "folder": str(media_folder(SUBSETS[self.name], root)),
             "code": code_digest(),
         }
         return super().create_config_id(content, custom_features)
+
+    def _unseen_files(self) -> list[tuple[str, str]] | None:
+        """Path and SHA-256 of every file of `unseen_dir`."""
+        if self.unseen_dir is None:
+            return None
+        return [(str(path), sha256(path)) for path in find_wavs(Path(self.unseen_dir))]
 
 
 def locate(subset: Subset, data_dir: str | None, cache_dir: str | None = None):
@@ -97,12 +116,14 @@ def locate(subset: Subset, data_dir: str | None, cache_dir: str | None = None):
 
 
 class AvsbenchRobust(datasets.GeneratorBasedBuilder):
-    """Builds `{train,validation,test}_{positive,silence,noise,off_screen}` of one subset.
+    """Builds the splits of one subset, `{train,validation,test}_{positive,silence,noise,off_screen}` by default.
 
     Args (as in `load_dataset`):
         config_name: "s4" (the default), "ms3" or "demo".
         data_dir: the download, or the subset's folder in it; $AVSBENCH_DIR, else ./data, when None.
-        seed (int), draw (str): see `AvsbenchRobustConfig`.
+        seed (int), draw (str), conditions (sequence of str), unseen_dir (str): see `AvsbenchRobustConfig`. Each
+            condition has splits, see `split_name`: `conditions=("positive", "mixed_snr_0")` gives `test_positive`,
+            `test_mixed_snr_0` and so on. `audio_source` of an unseen sound is its file's path in `unseen_dir`.
 
     Raises:
         FileNotFoundError: no such data; files that the CSV names are missing.
@@ -121,6 +142,9 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
         seed, draw = kwargs.get("seed", AvsbenchRobustConfig.seed), kwargs.get("draw", AvsbenchRobustConfig.draw)
         if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
             raise ValueError(f"Expected an integer for `seed`, got {seed!r}. Pass for example seed=42.")
+        kwargs["conditions"] = check_conditions(kwargs.get("conditions"), kwargs.get("unseen_dir"))
+        if kwargs.get("unseen_dir") is not None:
+            kwargs["unseen_dir"] = str(Path(kwargs["unseen_dir"]).expanduser().resolve())
         kwargs["seed"] = int(seed)  # always given, so that `datasets` copies the shared config before it writes to it
         if draw not in DRAWS:
             raise ValueError(f"Expected one of {', '.join(DRAWS)} for `draw`, got {draw!r}.")
@@ -133,16 +157,22 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
             data_dir=data_dir,
             **kwargs,
         )
-        # What the files of a clip were found to be, so that its four conditions read them once.
+        # What was found in the files of a clip, so that its conditions read them once.
         self._images: dict[str, tuple[list[dict], list[dict]]] = {}
-        self._sounds: dict[str, dict] = {}
+        self._sounds: dict[str, Sound] = {}
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
-            description="AVSBench under four audio conditions: positive, silence, noise, off-screen sound.",
-            features=STORED_FEATURES,
+            description=f"AVSBench under the audio conditions {', '.join(self.config.conditions)}.",
+            # Rows name the files that they come from; what is read from them is as in `row_features`.
+            features=datasets.Features(self.features | {"audio": Waveform()}),
             homepage="https://arxiv.org/abs/2502.00358",
         )
+
+    @property
+    def features(self) -> datasets.Features:
+        """Of rows that hold all of their content."""
+        return row_features(self.config.conditions)
 
     @property
     def _subset(self) -> Subset:
@@ -164,93 +194,78 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
                     f"{self.config.name} --data_dir {self.config.data_dir}` lists what each split lacks."
                 )
         generators, statistics = [], {}
+        conditions, seed = self.config.conditions, self.config.seed
+        needs_draw = "off_screen" in partners_wanted(conditions)
         for name, split in SPLITS.items():
             of_split = [clip for clip in clips if clip.split == split]
             if not of_split:  # `datasets` has no empty splits
                 logger.warning("%s has no clips of %s: the four %s splits are left out.", self._root, split, name)
                 continue
-            pairs = draw_off_screen(of_split, self._subset, self.config.seed, self.config.draw)
-            statistics[name] = draw_statistics(pairs, self._subset)
-            count = min(MAX_SHARDS, len(pairs))
-            edges = [len(pairs) * k // count for k in range(count + 1)]
-            shards = [pairs[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
-            for condition in CONDITIONS:
-                parts = {"condition": condition, "shards": shards, "as_files": True}
-                generators.append(datasets.SplitGenerator(f"{name}_{condition}", parts))
-                generators[-1].split_info.num_examples = len(pairs)  # so that the progress bar knows when it ends
+            pairs = draw_off_screen(of_split, self._subset, seed, self.config.draw) if needs_draw else []
+            if pairs:
+                statistics[name] = draw_statistics(pairs, self._subset)
+            rows = plan(self._subset, self._root, of_split, conditions, seed, pairs, self.config.unseen_dir)
+            count = min(MAX_SHARDS, len(of_split))
+            edges = [len(of_split) * k // count for k in range(count + 1)]
+            for condition, of_condition in rows.items():
+                shards = [of_condition[begin:end] for begin, end in itertools.pairwise(edges)]
+                generators.append(datasets.SplitGenerator(split_name(name, condition), {"shards": shards}))
+                generators[-1].split_info.num_examples = len(of_split)  # so that the progress bar knows when it ends
         if note := explain(statistics, self.config.draw):
             logger.warning("%s: %s", self.config.name, note)
         return generators
 
-    def _generate_examples(self, condition: str, shards: list[list[Pair]], as_files: bool = False):
-        """Rows of `STORED_FEATURES` where `as_files`, else of `FEATURES`."""
-        make = self._example_of_files if as_files else self._example
-        for pairs in shards:
-            for pair in pairs:
-                yield pair.clip.clip_id, make(condition, pair)
+    def _generate_examples(self, shards: list[list[Row]], embed: bool = False) -> Iterator[tuple[str, dict]]:
+        """(clip id, row); with the content of all files in it where `embed`, see `row_features`."""
+        for rows in shards:
+            for row in rows:
+                yield row.clip.clip_id, self._example(row, embed)
 
-    def _example_of_files(self, condition: str, pair: Pair) -> dict:
-        clip, partner = pair.clip, pair.partner
-        if clip.clip_id not in self._images:
-            self._images[clip.clip_id] = self._stored_images(clip)
-        frames, masks = self._images[clip.clip_id]
-        heard = {"positive": clip, "off_screen": partner}.get(condition)
-        if heard is not None and heard.clip_id not in self._sounds:
-            self._sounds[heard.clip_id] = self._stored_sound(heard)
-        if condition == "noise":
-            audio = {"noise": "/".join(map(str, self._key(condition, clip)))}
+    def _example(self, row: Row, embed: bool) -> dict:
+        frames, masks = self._read_images(row.clip, embed)
+        audio = row.recipe
+        if embed:  # as a list, because Arrow takes NumPy scalars slowly
+            audio = {"array": make_sound(audio).tolist(), "sampling_rate": SAMPLING_RATE}
         else:
-            audio = self._sounds[heard.clip_id] if heard else {}
+            audio |= {"own": self._read_sound(audio["own"]), "partner": self._read_sound(audio["partner"])}
+        source, category = row.source
         return {
-            "clip_id": clip.clip_id,
-            "category": clip.category,
-            "condition": condition,
+            "clip_id": row.clip.clip_id,
+            "category": row.clip.category,
+            "condition": row.condition,
             "frames": frames,
             "masks": masks,
             "audio": audio,
-            "audio_source": heard.clip_id if heard else "",
-            "audio_category": heard.category if heard else "",
+            "audio_source": source,
+            "audio_category": category,
         }
 
-    def _stored_images(self, clip: Clip) -> tuple[list[dict], list[dict]]:
-        """Frames as their paths, once they are found to be whole; masks as bytes, which are few."""
-        frames, masks, _ = media_files(self._subset, self._root, clip)
-        _, size = read_frames(frames)
-        return (
-            [{"bytes": None, "path": str(path)} for path in frames],
-            [{"bytes": data, "path": None} for data in read_masks(masks, size)],
-        )
-
-    def _stored_sound(self, clip: Clip) -> dict:
-        """The path of a sound; its samples where it would have to be resampled at each reading."""
-        _, _, wav = media_files(self._subset, self._root, clip)
-        waveform = read_waveform(wav)
-        return {"path": str(wav)} if soundfile.info(wav).samplerate == SAMPLING_RATE else {"array": waveform}
-
-    def _key(self, condition: str, clip: Clip) -> tuple:
-        return self.config.seed, self.config.name, clip.split, condition, clip.clip_id
-
-    def _example(self, condition: str, pair: Pair) -> dict:
-        clip, partner = pair.clip, pair.partner
-        frames, masks, wav = media_files(self._subset, self._root, clip)
-        frame_bytes, size = read_frames(frames)
-        partner_waveform = None
-        if condition == "off_screen":
-            partner_waveform = read_waveform(media_files(self._subset, self._root, partner)[2])
-        rng = generator(*self._key(condition, clip))
-        waveform = CONDITIONS[condition](read_waveform(wav), rng, partner_waveform)
-        heard = {"positive": clip, "off_screen": partner}.get(condition)
+    def _read_images(self, clip: Clip, embed: bool) -> tuple[list[dict], list[dict]]:
+        """Frames, once they are found to be whole, as bytes or as their paths; masks as bytes, which are few."""
+        if clip.clip_id in self._images:
+            return self._images[clip.clip_id]
+        paths, mask_paths, _ = media_files(self._subset, self._root, clip)
+        files, size = read_frames(paths)
         # Bytes without a path: `datasets` drops the bytes where a file of that name lies in the working directory.
-        return {
-            "clip_id": clip.clip_id,
-            "category": clip.category,
-            "condition": condition,
-            "frames": [{"bytes": data, "path": None} for data in frame_bytes],
-            "masks": [{"bytes": data, "path": None} for data in read_masks(masks, size)],
-            "audio": {"array": waveform.tolist(), "sampling_rate": SAMPLING_RATE},  # Arrow takes NumPy scalars slowly
-            "audio_source": heard.clip_id if heard else "",
-            "audio_category": heard.category if heard else "",
-        }
+        frames = [
+            {"bytes": data, "path": None} if embed else {"bytes": None, "path": str(path)}
+            for data, path in zip(files, paths, strict=True)
+        ]
+        masks = [{"bytes": data, "path": None} for data in read_masks(mask_paths, size)]
+        if not embed:
+            self._images[clip.clip_id] = frames, masks
+        return frames, masks
+
+    def _read_sound(self, sound: Sound | None) -> Sound | None:
+        """The sound, once it is found to be whole, with its samples where each reading would have to resample it."""
+        if sound is None:
+            return None
+        path = sound["path"]
+        if path not in self._sounds:
+            waveform = read_waveform(Path(path))
+            is_file = soundfile.info(path).samplerate == SAMPLING_RATE
+            self._sounds[path] = sound if is_file else {"path": None, "array": waveform}
+        return self._sounds[path]
 
     def _download_and_prepare(self, *args, **kwargs):
         """As in the base class, which calls any failed access, a full disk too, a missing data file."""

@@ -1,11 +1,10 @@
-"""The audio conditions: small pure functions from a clip's waveform to the waveform that is heard.
+"""The audio conditions: pure functions from a clip's sound, a generator and a partner's sound to what is heard.
 
-Each takes (waveform, rng, partner): the clip's own sound, the clip's own generator and, for `off_screen`, the sound of
-the clip that the draw assigned. All waveforms are float32 (80000,), 16 kHz mono, nominally in [-1, 1]; what comes out
-passes the same front end in every condition.
+`CONDITIONS` holds the benchmark's four, each of which has splits of its own. A condition that is added there is a
+split, a training negative (where the clip's own sound is not heard in it) and a condition of the evaluation; nothing
+else has to change. `get_condition` also knows conditions with a number in their name: `mixed_snr_0`, `noise_snr_m5`.
 
-Four conditions are the benchmark's and have splits of their own (`CONDITIONS`). Further ones are made from these when
-a model is evaluated, and are named by what they are (`further_condition`): `unseen`, `mixed_snr_0`, `noise_snr_-5`.
+All waveforms are float32 (80000,), 16 kHz mono, nominally in [-1, 1].
 """
 
 import hashlib
@@ -13,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -20,14 +20,16 @@ __all__ = [
     "CONDITIONS",
     "SAMPLES",
     "SAMPLING_RATE",
-    "FurtherCondition",
-    "further_condition",
+    "Condition",
     "generator",
+    "get_condition",
     "mix",
+    "negative_conditions",
     "noise",
     "off_screen",
     "positive",
     "silence",
+    "split_name",
 ]
 
 SAMPLING_RATE = 16000  # Hz
@@ -44,32 +46,30 @@ def generator(*key: object) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
 
 
-def positive(waveform: np.ndarray, rng: np.random.Generator | None = None, partner: np.ndarray | None = None):
+def positive(own: np.ndarray, rng: np.random.Generator | None = None, partner: np.ndarray | None = None) -> np.ndarray:
     """The clip's own sound, unchanged."""
-    return waveform
+    return own
 
 
-def silence(waveform: np.ndarray, rng: np.random.Generator | None = None, partner: np.ndarray | None = None):
+def silence(
+    own: np.ndarray | None = None, rng: np.random.Generator | None = None, partner: np.ndarray | None = None
+) -> np.ndarray:
     """Zeros."""
-    return np.zeros_like(waveform)
+    return np.zeros(SAMPLES, dtype=np.float32)
 
 
-def noise(waveform: np.ndarray, rng: np.random.Generator, partner: np.ndarray | None = None):
+def noise(own: np.ndarray | None, rng: np.random.Generator, partner: np.ndarray | None = None) -> np.ndarray:
     """White noise, uniform in [-1, 1): the upper 24 bits of each raw word, exact in float32.
 
     The release's noise is the bytes of float64 numbers read as 16-bit samples, which is not white; this is.
     """
-    words = rng.bit_generator.random_raw(waveform.size)
-    return ((words >> np.uint64(40)).astype(np.float32) * np.float32(2**-23) - np.float32(1)).reshape(waveform.shape)
+    words = rng.bit_generator.random_raw(SAMPLES)
+    return (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-23) - np.float32(1)
 
 
-def off_screen(waveform: np.ndarray, rng: np.random.Generator | None, partner: np.ndarray):
-    """Another clip's real sound, unchanged."""
+def off_screen(own: np.ndarray | None, rng: np.random.Generator | None, partner: np.ndarray) -> np.ndarray:
+    """The partner's sound, unchanged."""
     return partner
-
-
-# In the order of the `condition` ClassLabel.
-CONDITIONS = {"positive": positive, "silence": silence, "noise": noise, "off_screen": off_screen}
 
 
 def mix(waveform: np.ndarray, other: np.ndarray, snr: float) -> np.ndarray:
@@ -84,47 +84,91 @@ def mix(waveform: np.ndarray, other: np.ndarray, snr: float) -> np.ndarray:
     return (mixed / max(1.0, np.abs(mixed).max(initial=0))).astype(np.float32)
 
 
-def _with_partner(waveform: np.ndarray, rng: np.random.Generator | None, partner: np.ndarray, snr: float):
-    return mix(waveform, partner, snr)
+def _with_partner(own: np.ndarray, rng: np.random.Generator | None, partner: np.ndarray, snr: float) -> np.ndarray:
+    return mix(own, partner, snr)
 
 
-def _with_noise(waveform: np.ndarray, rng: np.random.Generator, partner: np.ndarray | None, snr: float):
-    return mix(waveform, noise(waveform, rng), snr)
+def _with_noise(own: np.ndarray, rng: np.random.Generator, partner: np.ndarray | None, snr: float) -> np.ndarray:
+    return mix(own, noise(own, rng), snr)
 
 
 @dataclass(frozen=True)
-class FurtherCondition:
-    """A condition beyond the four.
+class Condition:
+    """How the sound of a condition is made, and what it is made from.
 
     Attributes:
-        make: (waveform, rng, partner) -> waveform. `rng` is the generator of the clip's `noise`, so that a sweep over
-            levels hears one noise.
-        partner: what `partner` is: "off_screen" (the drawn clip's sound), "unseen" (a file's) or None.
-        is_heard: whether the clip's own sound is in it, so that the mask should be as on positive sound.
+        make: (own, rng, partner) -> float32 (80000,). `own` and `partner` are waveforms, or None where the condition
+            does not ask for them, as `rng` is.
+        needs_own: whether `make` uses the clip's own sound.
+        partner: whose sound `make` uses as well: "off_screen" (of the clip that the draw assigned), "unseen" (of a
+            file of `unseen_dir`) or None.
+        is_random: whether `make` draws from `rng`.
+        noise_of: the condition that names the generator; None means this one. Conditions of one name hear one noise.
+        heard: in which frames the clip's own sound is heard: "all", "none" or "some". Where it is "none", the
+            condition is negative.
     """
 
     name: str
-    make: Callable[[np.ndarray, np.random.Generator | None, np.ndarray | None], np.ndarray]
-    partner: str | None
-    is_heard: bool
+    make: Callable[[np.ndarray | None, np.random.Generator | None, np.ndarray | None], np.ndarray]
+    needs_own: bool = False
+    partner: Literal["off_screen", "unseen"] | None = None
+    is_random: bool = False
+    noise_of: str | None = None
+    heard: Literal["all", "none", "some"] = "none"
 
 
-def further_condition(name: str) -> FurtherCondition:
-    """`unseen`: a sound of a folder of wav files; `mixed_snr_<dB>`: the clip's own and its off-screen sound;
-    `noise_snr_<dB>`: the clip's own sound and its noise. Above 0 dB the own sound is the louder one.
+# The benchmark's conditions, in the order of the `condition` ClassLabel.
+CONDITIONS: dict[str, Condition] = {
+    condition.name: condition
+    for condition in (
+        Condition("positive", positive, needs_own=True, heard="all"),
+        Condition("silence", silence),
+        Condition("noise", noise, is_random=True),
+        Condition("off_screen", off_screen, partner="off_screen"),
+    )
+}
+
+
+def get_condition(name: str) -> Condition:
+    """The condition of this name: one of `CONDITIONS`, or
+
+    - `unseen`: a sound of a folder of wav files;
+    - `mixed_snr_<dB>`: the clip's own sound and its off-screen sound;
+    - `noise_snr_<dB>`: the clip's own sound and its noise, the same noise at each level.
+
+    Above 0 dB the own sound is the louder one; minus is written `-` or `m`, as in `noise_snr_m5`.
 
     Raises:
         ValueError: another name.
     """
+    if name in CONDITIONS:
+        return CONDITIONS[name]
     if name == "unseen":
-        return FurtherCondition(name, off_screen, "unseen", is_heard=False)
-    match = re.fullmatch(r"(mixed|noise)_snr_(-?\d{1,3}(?:\.\d+)?)", name)
+        return Condition(name, off_screen, partner="unseen")
+    match = re.fullmatch(r"(mixed|noise)_snr_([m-]?)(\d{1,3}(?:\.\d+)?)", name)
     if match is None:
         raise ValueError(
             f"Expected one of {', '.join(CONDITIONS)}, unseen, mixed_snr_<dB> or noise_snr_<dB> (for example "
-            f"noise_snr_-5) as condition, got {name!r}."
+            f"noise_snr_m5, five dB below the noise) as condition, got {name!r}."
         )
-    kind, snr = match[1], float(match[2])
+    kind, sign, level = match.groups()
+    snr = -float(level) if sign else float(level)
     if kind == "mixed":
-        return FurtherCondition(name, partial(_with_partner, snr=snr), "off_screen", is_heard=True)
-    return FurtherCondition(name, partial(_with_noise, snr=snr), None, is_heard=True)
+        make = partial(_with_partner, snr=snr)
+        return Condition(name, make, needs_own=True, partner="off_screen", heard="all")
+    make = partial(_with_noise, snr=snr)
+    return Condition(name, make, needs_own=True, is_random=True, noise_of="noise", heard="all")
+
+
+def negative_conditions() -> tuple[str, ...]:
+    """The names of `CONDITIONS` in which the clip's own sound is not heard, in order."""
+    return tuple(name for name, condition in CONDITIONS.items() if condition.heard == "none")
+
+
+def split_name(split: str, condition: str) -> str:
+    """The split of a condition, as `load_dataset` names it: `test_silence`; minus becomes `m`, `test_noise_snr_m5`.
+
+    Args:
+        split: train, validation or test.
+    """
+    return f"{split}_{condition.replace('-', 'm')}"

@@ -31,12 +31,12 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, DatasetCardData, HfApi
 
-from .builder import FEATURES, AvsbenchRobust
+from .builder import AvsbenchRobust
 from .conditions import CONDITIONS, SAMPLES
-from .draw import Pair
 from .files import locked, sha256
 from .hub_access import check_hub_access, explained
 from .progress import progress_bar
+from .recipes import Row
 from .sources import media_files
 from .subsets import SPLITS, SUBSETS
 
@@ -72,8 +72,7 @@ class _Shard:
 
     builder: AvsbenchRobust
     split: str
-    condition: str
-    pairs: list[Pair]
+    rows: list[Row]
     path: Path
 
 
@@ -81,10 +80,11 @@ def _write_shard(shard: _Shard) -> str:
     """SHA-256 of the file. It is whole where it bears its name, and then not written again."""
     if not shard.path.exists():
         partial = shard.path.with_name(f".{shard.path.name}.{os.getpid()}")
-        rows = shard.builder._generate_examples(shard.condition, [shard.pairs])
-        with pq.ParquetWriter(partial, FEATURES.arrow_schema, **PARQUET) as writer:
-            while group := [FEATURES.encode_example(example) for _, example in itertools.islice(rows, ROWS_PER_GROUP)]:
-                writer.write_table(pa.Table.from_pylist(group, schema=FEATURES.arrow_schema))
+        features = shard.builder.features
+        rows = shard.builder._generate_examples([shard.rows], embed=True)
+        with pq.ParquetWriter(partial, features.arrow_schema, **PARQUET) as writer:
+            while group := [features.encode_example(example) for _, example in itertools.islice(rows, ROWS_PER_GROUP)]:
+                writer.write_table(pa.Table.from_pylist(group, schema=features.arrow_schema))
         with partial.open("rb") as file:
             os.fsync(file.fileno())  # else the name may outlive a power cut, and the content not
         partial.rename(shard.path)
@@ -95,21 +95,20 @@ def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int) -> list[_S
     """Every file of a subset. The four conditions of a split are cut at the same rows."""
     subset, shards = SUBSETS[builder.config.name], []
     for generator in builder._split_generators(datasets.DownloadManager()):  # says which files are missing
-        pairs = [pair for part in generator.gen_kwargs["shards"] for pair in part]
+        rows = [row for part in generator.gen_kwargs["shards"] for row in part]
         size = 0
-        for pair in pairs:
-            frames, masks, _ = media_files(subset, builder._root, pair.clip)
+        for row in rows:
+            frames, masks, _ = media_files(subset, builder._root, row.clip)
             size += sum(path.stat().st_size for path in (*frames, *masks)) + 4 * SAMPLES
         count = SHARDS * -(-size // (SHARDS * max_shard_size))
         # The first files have one row more: nodes take every n-th file, and so get equally many rows, up to one.
-        rows, more = divmod(len(pairs), count)  # fewer clips than files: some have no rows
-        edges = [k * rows + min(k, more) for k in range(count + 1)]
+        least, more = divmod(len(rows), count)  # fewer clips than files: some have no rows
+        edges = [k * least + min(k, more) for k in range(count + 1)]
         shards += [
             _Shard(
                 builder,
                 generator.name,
-                generator.gen_kwargs["condition"],
-                pairs[begin:end],
+                rows[begin:end],
                 folder / f"{generator.name}-{k:05d}-of-{count:05d}.parquet",
             )
             for k, (begin, end) in enumerate(itertools.pairwise(edges))
@@ -163,7 +162,7 @@ def _write_subset(
         "data_files": [{"split": split, "path": f"{folder.name}/{split}-*"} for split in splits],
     }
     info = datasets.DatasetInfo(
-        features=FEATURES,
+        features=builder.features,
         splits=splits,
         download_size=sum(shard.path.stat().st_size for shard in shards),
         dataset_size=sum(split.num_bytes for split in splits.values()),

@@ -1,22 +1,26 @@
-"""The `audio` column: stored as what a sound is made from, read as the sound itself.
+"""The `audio` column: stored as the recipe of a sound, read as the sound itself.
 
-A waveform as float32 takes 320 kB and each clip has four of them: two are files that are there already, one is zeros,
-one a function of a key. So a row keeps the file's path or the key; reading it takes a millisecond.
+A waveform as float32 takes 320 kB, and each clip has one in every condition. A recipe names the condition, the files
+that it is made from and the key of its generator; reading it takes a millisecond.
 """
 
+import hashlib
 import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from datasets import Dataset
 from datasets.features.features import register_feature
 
-from .conditions import SAMPLES, SAMPLING_RATE, generator, noise
-from .sounds import read_waveform
+from .conditions import SAMPLING_RATE, get_condition, off_screen, positive
+from .recipes import make_sound
 
-__all__ = ["Waveform"]
+__all__ = ["Waveform", "sound_keys"]
+
+SAMPLES_TYPE = pa.list_(pa.float32())
+SOUND_TYPE = pa.struct({"path": pa.string(), "array": SAMPLES_TYPE})
 
 
 def _check_rate(rate: int | None) -> None:
@@ -28,21 +32,26 @@ def _check_rate(rate: int | None) -> None:
 class Waveform:
     """5 s of sound, read as {"array": float32 (80000,), "sampling_rate": 16000}.
 
-    Stored is one of: the samples; the path of a file, as `read_waveform` reads it; the key of a generator whose noise
-    is heard; nothing, which is silence.
+    Stored is a `Recipe`, or the samples as `array`.
 
     Args:
         decode (bool): whether rows are read as sound, else as what is stored.
 
     Raises (when a row is read):
-        FileNotFoundError, ValueError: the file is gone or broken by now.
+        FileNotFoundError, ValueError: a file of the recipe is gone or broken by now.
     """
 
     decode: bool = True
     id: str | None = field(default=None, repr=False)
     dtype: ClassVar[str] = "dict"
     pa_type: ClassVar[pa.DataType] = pa.struct(
-        {"array": pa.list_(pa.float32()), "path": pa.string(), "noise": pa.string()}
+        {
+            "array": SAMPLES_TYPE,
+            "condition": pa.string(),
+            "key": pa.string(),
+            "own": SOUND_TYPE,
+            "partner": SOUND_TYPE,
+        }
     )
     _type: str = field(default="Waveform", init=False, repr=False)
 
@@ -50,25 +59,16 @@ class Waveform:
         return self.pa_type
 
     def encode_example(self, value: dict) -> dict:
-        """What is stored of {"array": …, "sampling_rate": 16000}; what is stored already stays."""
+        """What is stored of {"array": …, "sampling_rate": 16000}, or of a recipe."""
         _check_rate(value.get("sampling_rate"))
         array = value.get("array")
-        return {
-            "array": None if array is None else np.asarray(array, dtype=np.float32),
-            "path": value.get("path"),
-            "noise": value.get("noise"),
-        }
+        stored = {part.name: value.get(part.name) for part in self.pa_type}
+        return stored | {"array": None if array is None else np.asarray(array, dtype=np.float32)}
 
     def decode_example(self, value: dict, token_per_repo_id: dict | None = None) -> dict:
         """`value` as stored, or as this has read it before."""
-        if value.get("array") is not None:
-            array = np.asarray(value["array"], dtype=np.float32)
-        elif value["path"] is not None:
-            array = read_waveform(Path(value["path"]))
-        elif value["noise"] is not None:
-            array = noise(np.empty(SAMPLES, dtype=np.float32), generator(value["noise"]))
-        else:
-            array = np.zeros(SAMPLES, dtype=np.float32)
+        array = value.get("array")
+        array = make_sound(value) if array is None else np.asarray(array, dtype=np.float32)
         return {"array": array, "sampling_rate": SAMPLING_RATE}
 
     def cast_storage(self, storage: pa.StructArray) -> pa.StructArray:
@@ -77,20 +77,53 @@ class Waveform:
             for rate in storage.field("sampling_rate").unique().to_pylist():
                 _check_rate(rate)
         fields = [
-            storage.field(name).cast(self.pa_type.field(name).type)
-            if storage.type.get_field_index(name) >= 0
-            else pa.nulls(len(storage), self.pa_type.field(name).type)
-            for name in ("array", "path", "noise")
+            storage.field(part.name).cast(part.type)
+            if storage.type.get_field_index(part.name) >= 0
+            else pa.nulls(len(storage), part.type)
+            for part in self.pa_type
         ]
         return pa.StructArray.from_arrays(fields, fields=list(self.pa_type), mask=storage.is_null())
 
-    def embed_storage(self, storage: pa.StructArray, **kwargs) -> pa.StructArray:
+    def embed_storage(self, storage: pa.StructArray, **kwargs: Any) -> pa.StructArray:
         """The samples of all rows, for what leaves this machine (`save_to_disk`, `push_to_hub`)."""
         rows = [value and {"array": self.decode_example(value)["array"]} for value in storage.to_pylist()]
-        return self.cast_storage(pa.array(rows, type=pa.struct({"array": pa.list_(pa.float32())})))
+        return self.cast_storage(pa.array(rows, type=pa.struct({"array": SAMPLES_TYPE})))
 
     def flatten(self) -> "Waveform":
         return self
+
+
+def sound_keys(split: Dataset) -> list[str]:
+    """One key a row, equal exactly where the recipes make the same waveform; no sound is read.
+
+    A clip's own sound is also the off-screen sound of other clips: their keys are equal. Rows that hold samples, as
+    exported ones do, are keyed by their samples.
+    """
+    return [_key(value) for value in split.select_columns(["audio"]).with_format("arrow")[:]["audio"]]
+
+
+def _key(value: pa.StructScalar) -> str:
+    samples = value["array"]
+    if samples.is_valid:
+        return f"samples {_digest(samples)}"
+    condition = get_condition(value["condition"].as_py())
+    own, partner = (_sound_key(value[name]) for name in ("own", "partner"))
+    if condition.make is positive:
+        return str(own)
+    if condition.make is off_screen:
+        return str(partner)
+    return " ".join(filter(None, (condition.name, own, partner, value["key"].as_py())))
+
+
+def _sound_key(sound: pa.StructScalar) -> str | None:
+    if not sound.is_valid:
+        return None
+    path = sound["path"].as_py()
+    return f"samples {_digest(sound['array'])}" if path is None else f"file {path}"
+
+
+def _digest(samples: pa.ListScalar) -> str:
+    return hashlib.sha256(samples.values.to_numpy(zero_copy_only=False).tobytes()).hexdigest()
 
 
 with warnings.catch_warnings():

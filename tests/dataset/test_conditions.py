@@ -7,13 +7,16 @@ import pytest
 
 from avsbench_robust_dataset.conditions import (
     CONDITIONS,
-    further_condition,
+    Condition,
     generator,
+    get_condition,
     mix,
+    negative_conditions,
     noise,
     off_screen,
     positive,
     silence,
+    split_name,
 )
 
 WAVEFORM = np.linspace(-0.5, 0.5, 80000, dtype=np.float32)
@@ -27,8 +30,8 @@ def test_conditions_are_in_the_order_of_the_class_label():
 @pytest.mark.parametrize("name", list(CONDITIONS))
 def test_pure_float32_of_the_same_shape(name):
     before = WAVEFORM.copy(), PARTNER.copy()
-    heard = CONDITIONS[name](WAVEFORM, generator(1, name), PARTNER)
-    again = CONDITIONS[name](WAVEFORM, generator(1, name), PARTNER)
+    heard = CONDITIONS[name].make(WAVEFORM, generator(1, name), PARTNER)
+    again = CONDITIONS[name].make(WAVEFORM, generator(1, name), PARTNER)
     assert heard.shape == (80000,) and heard.dtype == np.float32
     np.testing.assert_array_equal(heard, again)
     np.testing.assert_array_equal(before[0], WAVEFORM)
@@ -94,22 +97,31 @@ def test_mix_of_silence():
     np.testing.assert_array_equal(mix(zeros, zeros, 0), zeros)
 
 
-def test_further_conditions():
-    unseen = further_condition("unseen")
-    assert (unseen.partner, unseen.is_heard) == ("unseen", False)
-    np.testing.assert_array_equal(unseen.make(WAVEFORM, None, PARTNER), PARTNER)
-    mixed = further_condition("mixed_snr_2.5")
-    assert (mixed.partner, mixed.is_heard) == ("off_screen", True)
+def test_conditions_with_a_number_in_their_name():
+    unseen = get_condition("unseen")
+    assert (unseen.partner, unseen.needs_own, unseen.heard) == ("unseen", False, "none")
+    np.testing.assert_array_equal(unseen.make(None, None, PARTNER), PARTNER)
+    mixed = get_condition("mixed_snr_2.5")
+    assert (mixed.partner, mixed.needs_own, mixed.heard) == ("off_screen", True, "all")
     np.testing.assert_array_equal(mixed.make(WAVEFORM, None, PARTNER), mix(WAVEFORM, PARTNER, 2.5))
-    noisy = further_condition("noise_snr_-5")
-    assert (noisy.partner, noisy.is_heard) == (None, True)
-    heard = noisy.make(WAVEFORM, generator(1), None)
-    np.testing.assert_array_equal(heard, mix(WAVEFORM, noise(WAVEFORM, generator(1)), -5))
+    for name in ("noise_snr_-5", "noise_snr_m5"):
+        noisy = get_condition(name)
+        assert (noisy.name, noisy.partner, noisy.noise_of, noisy.heard) == (name, None, "noise", "all")
+        heard = noisy.make(WAVEFORM, generator(1), None)
+        np.testing.assert_array_equal(heard, mix(WAVEFORM, noise(WAVEFORM, generator(1)), -5))
+        assert split_name("test", name) == "test_noise_snr_m5"
+
+
+def test_the_negatives_are_derived(monkeypatch):
+    assert negative_conditions() == ("silence", "noise", "off_screen")
+    monkeypatch.setitem(CONDITIONS, "hum", Condition("hum", silence))
+    monkeypatch.setitem(CONDITIONS, "half", Condition("half", positive, needs_own=True, heard="some"))
+    assert negative_conditions() == ("silence", "noise", "off_screen", "hum")
 
 
 @pytest.mark.parametrize(
-    "name", ["slience", "mixed", "mixed_snr_", "noise_snr_1e3", "noise_snr_ 5", "Unseen", "positive"]
+    "name", ["slience", "mixed", "mixed_snr_", "noise_snr_1e3", "noise_snr_ 5", "noise_snr_m-5", "Unseen", ""]
 )
-def test_unknown_further_conditions(name):
+def test_unknown_conditions(name):
     with pytest.raises(ValueError, match=f"got {name!r}"):
-        further_condition(name)
+        get_condition(name)

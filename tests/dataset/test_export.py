@@ -19,9 +19,9 @@ import yaml
 from datasets import load_dataset
 
 import avsbench_robust_dataset.export as exporting
-from avsbench_robust_dataset import SUBSETS
+from avsbench_robust_dataset import CONDITIONS, SUBSETS
 from avsbench_robust_dataset.__main__ import main
-from avsbench_robust_dataset.builder import FEATURES
+from avsbench_robust_dataset.builder import row_features
 from avsbench_robust_dataset.export import SHARDS, export, push
 from avsbench_robust_dataset.sources import media_files, read_clips
 
@@ -116,7 +116,7 @@ def test_equals_the_builder_and_loads_with_no_import(write_s4, load, out, tmp_pa
     assert list(seen["splits"]) == list(built) == SPLITS
     for split in SPLITS:
         assert seen["splits"][split] == seen["streamed"][split] == digests(built[split]), split
-    assert seen["features"] == repr(dict(FEATURES))
+    assert seen["features"] == repr(dict(row_features(CONDITIONS)))
     assert seen["modes"] == [["RGB"] * 5, ["L"]]
     assert seen["num_shards"] == SHARDS
     ids = built["train_off_screen"]["clip_id"][:]
@@ -145,7 +145,7 @@ def test_second_subset_joins_the_first_and_each_is_replaced_alone(write_s4, writ
         built = load(subset, root, seed=seed)
         for split in SPLITS:
             assert digests(loaded[split]) == digests(built[split])
-            assert loaded[split].features == FEATURES
+            assert loaded[split].features == row_features(CONDITIONS)
 
 
 def test_other_content_is_never_read_from_the_cache(write_s4, out, tmp_path):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from avs_engine.clips import load_splits
 from avs_engine.predict import load_segmenter
 from avsbench_robust_dataset.conditions import mix
-from avsbench_robust_dataset.further import draw_unseen, find_wavs
+from avsbench_robust_dataset.unseen import draw_unseen, find_wavs
 from evaluate_accelerate import cli, main
 from evaluate_metrics.results import read_run
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
