@@ -12,6 +12,7 @@ from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.progress import progress_bar
 from avsbench_robust_dataset.sources import media_files, read_clips, read_masks
 from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP, Clip
+from evaluate_metrics.avs_robust.avs_robust import METRICS
 from evaluate_metrics.clip_rows import clip_row, scores
 from evaluate_metrics.mask_files import Target, score_predictions
 from evaluate_metrics.uncertainty import shared_source_videos
@@ -143,19 +144,18 @@ def format_scores(
     def row(name: str, values: Sequence[float | None]) -> str:
         return f"{name:<20}" + "".join(f"{'-' if value is None else f'{value:.4f}':>10}" for value in values)
 
-    lines = [f"{'condition':<20}{'mIoU':>10}{'F':>10}{'FPR':>10}"]
-    lines += [row(c, [scores.get(f"{name}_{c}") for name in ("miou", "f_score", "fpr")]) for c in conditions]
-    lines += [row("G (all negatives)", [scores.get(f"g_{name}") for name in ("miou", "f_score", "fpr")])]
+    shown = [metric for metric in METRICS if not metric.variant_of]
+    lines = [f"{'condition':<20}" + "".join(f"{metric.label:>10}" for metric in shown)]
+    lines += [row(c, [scores.get(f"{metric.key}_{c}") for metric in shown]) for c in conditions]
+    lines += [row("G (all negatives)", [scores.get(f"g_{metric.key}") for metric in shown])]
     negatives = [c for c in conditions if c != "positive"]
     if len(negatives) > 1:
-        lines += [
-            row(f"G {c}", [scores.get(f"g_{name}_{c}") for name in ("miou", "f_score")] + [None]) for c in negatives
-        ]
-    lines += [row("audio-blind floor", [scores.get("audio_blind_floor"), None, None])]
+        lines += [row(f"G {c}", [scores.get(f"g_{metric.key}_{c}") for metric in shown]) for c in negatives]
+    lines += [row("audio-blind floor", [scores.get("audio_blind_floor"), *[None] * (len(shown) - 1)])]
     for condition, of_condition in (further or {}).items():
-        lines += [row(condition, [of_condition[name] for name in ("miou", "f_score", "fpr")])]
+        lines += [row(condition, [of_condition.get(metric.key) for metric in shown])]
         if "g_miou" in of_condition:
-            lines += [row(f"G {condition}", [of_condition.get(f"g_{name}") for name in ("miou", "f_score", "fpr")])]
+            lines += [row(f"G {condition}", [of_condition.get(f"g_{metric.key}") for metric in shown])]
     return "\n".join(lines)
 
 

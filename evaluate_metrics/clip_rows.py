@@ -5,10 +5,12 @@ A row is what a line of `clips.jsonl` holds:
     {"clip_id": str, "category": str, "group": str or None, "source_video": str, "mask_area": [a frame's fraction, …],
      "conditions": {condition: {"iou": [a frame, …], "area": [a frame's fraction predicted at > 0.5, …],
                                 "f_score": float or None, "fpr_curve": [fraction predicted at > each of THRESHOLDS],
-                                "similarity": [a frame, …] or None}}}
+                                "similarity": [a frame, …] or None}},
+     "selectivity": {"sounding_iou": float, "silent_share": float}}
 
-Numbers are unrounded; lists over frames are in the frames' order, as long as the clip has masks (`similarity`: as it
-has frames). Rows are what bootstrap intervals and comparisons are made from.
+Each metric of `avs_robust.METRICS` has its statistic under every condition. Numbers are unrounded; lists over frames
+are in the frames' order, as long as the clip has masks (`similarity`: as it has frames). A clip that does not show
+more than one labelled object has no "selectivity". Rows are what bootstrap intervals and comparisons are made from.
 """
 
 import json
@@ -21,12 +23,14 @@ from avsbench_robust_dataset.files import write_whole
 
 from .avs_robust.avs_robust import (
     CONDITIONS,
+    METRICS,
     NEGATIVE_CONDITIONS,
+    SELECTIVITY,
     check_clip,
     clip_statistics,
     condition_scores,
-    harmonic_mean,
-    robust_scores,
+    flat_scores,
+    without_repeats,
 )
 from .uncertainty import bootstrap_auroc, bootstrap_means, bootstrap_settings, interval, intervals, source_clusters
 
@@ -47,35 +51,62 @@ BREAKDOWN_RESAMPLES = 1000  # behind each interval of a breakdown
 
 
 def clip_row(
-    about: Mapping[str, str | None],
+    clip_metadata: Mapping[str, str | None],
     masks: np.ndarray,
     probabilities: Mapping[str, np.ndarray],
     similarity: Mapping[str, Sequence[float]] | None = None,
+    silent_masks: np.ndarray | None = None,
 ) -> dict:
     """The row of one clip.
 
     Args:
-        about: its clip_id, category, group and source_video.
+        clip_metadata: its clip_id, category, group and source_video.
         masks: (K, H, W), 0 or 1.
         probabilities: condition -> (K, H, W) in [0, 1].
         similarity: condition -> one number a frame.
+        silent_masks: (K, H, W), 0 or 1: the labelled objects that are visible and do not sound. The row has a
+            "selectivity" if `positive` is scored and a frame shows both a sounding and a silent object.
 
     Raises:
         ValueError: shapes that differ, numbers out of range or NaN; names clip and condition.
     """
-    row = {**about, "mask_area": [], "conditions": {}}
+    row = {**clip_metadata, "mask_area": [], "conditions": {}}
     for condition, frames in probabilities.items():
-        flat, flat_masks = check_clip(frames, masks, f"clip {about['clip_id']!r} ({condition})")
+        name = f"clip {clip_metadata['clip_id']!r} ({condition})"
+        flat, flat_masks = check_clip(frames, masks, name)
         prediction, reference = clip_statistics(flat, flat_masks)
+        del prediction["curve_sum"]  # for the released averages alone
         row["mask_area"] = reference["area"]
         row["conditions"][condition] = {
-            "iou": prediction["iou"],
-            "area": prediction["area"],
-            "f_score": prediction["f_score"],
+            **prediction,
             "fpr_curve": [np.count_nonzero(flat > np.float32(threshold)) / flat.size for threshold in THRESHOLDS],
             "similarity": None if similarity is None else [float(value) for value in similarity[condition]],
         }
+        if condition == "positive" and silent_masks is not None:
+            silent = check_clip(frames, silent_masks, f"{name}, `silent_masks`")[1] != 0
+            if found := _selectivity(flat > 0.5, flat_masks != 0, silent):
+                row["selectivity"] = found
     return row
+
+
+def _selectivity(predicted: np.ndarray, sounding: np.ndarray, silent: np.ndarray) -> dict[str, float] | None:
+    """Does the mask follow the sound where there is a choice? None if no frame shows a sounding and a silent object.
+
+    Args:
+        predicted, sounding, silent (bool[K, P]): pixels that belong to both objects count as sounding.
+
+    Returns:
+        {"sounding_iou": IoU with the sounding object, "silent_share": share of the silent objects' area that is
+        marked}, means over the frames that show both.
+    """
+    silent = silent & ~sounding
+    both = sounding.any(axis=1) & silent.any(axis=1)
+    if not both.any():
+        return None
+    predicted, sounding, silent = predicted[both], sounding[both], silent[both]
+    ious = (predicted & sounding).sum(axis=1) / (predicted | sounding).sum(axis=1)
+    shares = (predicted & silent).sum(axis=1) / silent.sum(axis=1)
+    return {"sounding_iou": float(ious.mean()), "silent_share": float(shares.mean())}
 
 
 def _of(rows: Iterable[dict], condition: str) -> list[dict]:
@@ -83,36 +114,54 @@ def _of(rows: Iterable[dict], condition: str) -> list[dict]:
 
 
 def _used(rows: Sequence[dict]) -> list[str]:
-    return list(rows[0]["conditions"]) if rows else []
+    """The conditions of the rows, the benchmark's first."""
+    names = list(rows[0]["conditions"]) if rows else []
+    return [*(name for name in CONDITIONS if name in names), *(name for name in names if name not in CONDITIONS)]
 
 
-def scores(rows: Sequence[dict]) -> dict[str, float]:
-    """What the metric returns for the clips of `rows`: the four conditions' scores and the G-scores."""
-    by_condition = {name: condition_scores(_of(rows, name)) for name in CONDITIONS if name in _used(rows)}
-    return _flat(by_condition)
+def scores(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict[str, float]:
+    """Every score of the clips in `rows`, as `results.json` has them.
+
+    The scores of the benchmark's conditions are those that the metric returns. Other conditions have the same scores
+    and stay out of `g_miou`, `g_f_score` and `g_fpr`.
+
+    Args:
+        negatives: other conditions under which nothing visible is heard. They have a harmonic mean of their own
+            (`g_miou_unseen`), and a G-score that counts them beside the benchmark's (`g_miou_with_unseen`).
+    """
+    negatives = tuple(negatives)
+    areas = [row["mask_area"] for row in rows] if all("mask_area" in row for row in rows) else None
+    by_condition = {
+        name: condition_scores(_of(rows, name), areas, name in (*NEGATIVE_CONDITIONS, *negatives))
+        for name in _used(rows)
+    }
+    return without_repeats(flat_scores(by_condition, negatives)) | _selectivity_scores(rows)
 
 
-def _flat(by_condition: dict[str, dict]) -> dict[str, float]:
-    """{condition: {metric: value}} as the metric names it, and the G-scores that follow; None has no key."""
-    values = {f"{key}_{name}": v for name, of in by_condition.items() for key, v in of.items() if v is not None}
-    return values | robust_scores(by_condition)
+def _selectivity_scores(rows: Sequence[dict]) -> dict[str, float]:
+    clips = [row["selectivity"] for row in rows if row.get("selectivity")]
+    if not clips:
+        return {}
+    means = {metric.key: float(np.mean([clip[metric.statistic] for clip in clips])) for metric in SELECTIVITY}
+    return means | {"selectivity_clips": len(clips)}
 
 
-def _further_scores(rows: Sequence[dict], negatives: Iterable[str]) -> dict[str, dict]:
-    """condition -> mIoU, F, predicted area and clips of the conditions beyond the four; G-scores of negative ones."""
-    positive = condition_scores(_of(rows, "positive")) if "positive" in _used(rows) else {}
-    further = {}
+def _extra_scores(found: Mapping[str, float], rows: Sequence[dict], negatives: Iterable[str]) -> dict[str, dict]:
+    """condition -> {metric: score or None} of the conditions beyond the benchmark's."""
+    extra: dict[str, dict] = {}
     for name in _used(rows):
         if name in CONDITIONS:
             continue
-        values = condition_scores(_of(rows, name))
-        further[name] = {key: values[key] for key in ("miou", "f_score", "fpr", "clips")}
-        if name in negatives:
-            for key in ("miou", "f_score"):
-                if positive.get(key) is not None and values[key] is not None:
-                    further[name][f"g_{key}"] = harmonic_mean(positive[key], 1 - values[key])
-            further[name]["g_fpr"] = values["fpr"]
-    return further
+        extra[name] = {"clips": len(rows)}
+        for metric in METRICS:
+            value, general = (found.get(f"{key}_{name}") for key in (metric.key, f"g_{metric.key}"))
+            if not metric.variant_of:
+                extra[name][metric.key] = value
+            if general is not None:
+                extra[name][f"g_{metric.key}"] = general
+            elif name in negatives and metric.general and not metric.is_harmonic:
+                extra[name][f"g_{metric.key}"] = value
+    return extra
 
 
 def _grouped(rows: Iterable[dict], name_of: Callable[[dict], str | None]) -> dict[str, list[dict]]:
@@ -137,16 +186,20 @@ def _area_bins(rows: Sequence[dict]) -> dict[str, str]:
 
 
 def _by_frame(rows: Sequence[dict]) -> dict[str, list[dict]]:
-    """Number of the frame, from 1 -> rows of this frame alone; without F, which is one number a clip."""
+    """Number of the frame, from 1 -> rows of this frame alone, without what is one number a clip."""
+    per_frame = {metric.statistic: metric.per_frame for metric in METRICS}
     frames = {}
     for k in range(max((len(row["mask_area"]) for row in rows), default=0)):
         frames[str(k + 1)] = [
-            row
-            | {
+            {
+                **{key: value for key, value in row.items() if key != "selectivity"},
+                "mask_area": [row["mask_area"][k]],
                 "conditions": {
-                    name: {"iou": [clip["iou"][k]], "area": [clip["area"][k]], "f_score": None}
+                    name: {
+                        key: ([clip[key][k]] if is_list else None) for key, is_list in per_frame.items() if key in clip
+                    }
                     for name, clip in row["conditions"].items()
-                }
+                },
             }
             for row in rows
             if len(row["mask_area"]) > k
@@ -154,45 +207,45 @@ def _by_frame(rows: Sequence[dict]) -> dict[str, list[dict]]:
     return frames
 
 
-def _parts(rows: Sequence[dict]) -> dict[str, dict[str, list[dict]]]:
-    bins = _area_bins(rows) if rows else {}
+def rows_by_part(rows: Sequence[dict]) -> dict[str, dict[str, list[dict]]]:
+    """{"category" | "group" | "mask_area" | "frame": {name: rows of these clips, or of this frame of the clips}}.
+
+    `mask_area` has the quartiles of the clips' mean mask area, as fractions of the frame. Rows that do not say what
+    they belong to are left out.
+    """
+    by_area = rows if rows and all(row.get("mask_area") for row in rows) else []
+    bins = _area_bins(by_area) if by_area else {}
     return {
-        "category": _grouped(rows, lambda row: row["category"]),
-        "group": _grouped(rows, lambda row: row["group"]),
-        "mask_area": _grouped(rows, lambda row: bins[row["clip_id"]]),
-        "frame": _by_frame(rows),
+        "category": _grouped(rows, lambda row: row.get("category")),
+        "group": _grouped(rows, lambda row: row.get("group")),
+        "mask_area": _grouped(by_area, lambda row: bins[row["clip_id"]]),
+        "frame": _by_frame(by_area),
     }
 
 
-def _part_scores(rows: Sequence[dict]) -> dict[str, float]:
-    further = {name: condition_scores(_of(rows, name)) for name in _used(rows) if name not in CONDITIONS}
-    keys = ("miou", "f_score", "fpr")
-    found = scores(rows) | {f"{k}_{name}": of[k] for name, of in further.items() for k in keys}
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def breakdown(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float]]]:
-    """{"category" | "group" | "mask_area" | "frame": {name: the metric's keys over these clips or frames}}.
-
-    `mask_area` has the quartiles of the clips' mean mask area, as fractions of the frame. Conditions beyond the four
-    have their mIoU, F and predicted area (`miou_unseen`, …).
-    """
-    found = {key: {name: _part_scores(part) for name, part in parts.items()} for key, parts in _parts(rows).items()}
-    for number, values in found["frame"].items():
-        found["frame"][number] = {key: value for key, value in values.items() if "f_score" not in key}
+def breakdown(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict[str, dict[str, dict[str, float]]]:
+    """The scores of each part of `rows_by_part`, nested as it is."""
+    negatives = tuple(negatives)
+    found = {
+        key: {name: scores(part, negatives) for name, part in parts.items()}
+        for key, parts in rows_by_part(rows).items()
+    }
+    for name, values in found["frame"].items():  # which has nothing that is one number a clip
+        found["frame"][name] = {key: value for key, value in values.items() if not key.startswith("clips_without")}
     return found
 
 
 def breakdown_intervals(
-    rows: Sequence[dict], resamples: int = BREAKDOWN_RESAMPLES
+    rows: Sequence[dict], negatives: Iterable[str] = (), resamples: int = BREAKDOWN_RESAMPLES
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """The 95 % intervals of `breakdown`, nested as it is; a part of a single source video has {}."""
+    negatives = tuple(negatives)
     found = {}
-    for key, parts in _parts(rows).items():
+    for key, parts in rows_by_part(rows).items():
         found[key] = {}
         for name, part in parts.items():
             unheard = [_without_similarity(row) for row in part]  # whose AUROC a breakdown does not have
-            found[key][name] = intervals(unheard, resamples=resamples)
+            found[key][name] = intervals(unheard, further_negatives=negatives, resamples=resamples)
     return found
 
 
@@ -230,25 +283,26 @@ def similarity_auroc(rows: Sequence[dict], condition: str) -> float | None:
 
 
 def results(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict:
-    """What `results.json` says of the rows: scores, further conditions, breakdowns, AUROC, curves; 95 % intervals.
+    """What `results.json` says of the rows: scores, other conditions, breakdowns, AUROC, curves; 95 % intervals.
 
     Args:
-        negatives: further conditions under which the clip's own sound is not heard.
+        negatives: conditions beside the benchmark's under which nothing visible is heard.
     """
     negatives = tuple(negatives)
+    found = scores(rows, negatives)
     of_negatives = [name for name in _used(rows) if name in NEGATIVE_CONDITIONS or name in negatives]
     curves = {name: np.mean([clip["fpr_curve"] for clip in _of(rows, name)], axis=0).tolist() for name in _used(rows)}
     return {
-        "scores": scores(rows),
+        "scores": found,
         "clips": len(rows),
         "intervals": intervals(rows, further_negatives=negatives),
         "bootstrap": bootstrap_settings(rows),
-        "extra_conditions": _further_scores(rows, negatives),
+        "extra_conditions": _extra_scores(found, rows, negatives),
         "similarity_auroc": {name: similarity_auroc(rows, name) for name in of_negatives},
         "fpr_curve": {"thresholds": list(THRESHOLDS), **curves},
         "fpr_curve_intervals": fpr_curve_intervals(rows),
-        "breakdown": breakdown(rows),
-        "breakdown_intervals": breakdown_intervals(rows),
+        "breakdown": breakdown(rows, negatives),
+        "breakdown_intervals": breakdown_intervals(rows, negatives),
     }
 
 

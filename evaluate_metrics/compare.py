@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import uncertainty
+from .avs_robust.avs_robust import CONDITIONS
 from .report.tables import (
     ARROWS,
-    Metric,
+    Score,
+    Section,
     difference_digits,
     escape_latex,
     escape_markdown,
-    further_negatives,
+    extra_negatives,
     number,
     plain_table,
     sections_of,
     signed,
 )
-from .results import CONDITIONS, Run, read_run
+from .results import Run, read_run
 
 __all__ = ["Comparison", "compare_runs", "main"]
 
@@ -38,7 +40,7 @@ class Comparison:
         notes: what the reader should know: left-out conditions, another draw of sounds.
     """
 
-    rows: Sequence[tuple[str, Metric, uncertainty.Difference]]
+    rows: Sequence[tuple[Section, Score, uncertainty.Difference]]
     settings: dict
     notes: Sequence[str]
 
@@ -88,21 +90,21 @@ def compare_runs(
     }
     if other:
         notes.append(f"{len(other)} clips were scored against masks of another area, {min(other)!r} among them.")
-    further = further_negatives(runs)
+    further = extra_negatives(runs)
     options = dict(resamples=resamples, seed=seed)
     found = uncertainty.compare(rows[: len(a)], rows[len(a) :], further_negatives=further, level=level, **options)
     found = {difference.metric: difference for difference in found}
     table = [
-        (title, metric, found[metric.key])
-        for title, metrics in sections_of(runs)
-        for metric in metrics
+        (section, metric, found[metric.key])
+        for section in sections_of(runs)
+        for metric in section.rows
         if metric.key in found
     ]
     settings = uncertainty.bootstrap_settings(rows[0], level=level, **options)
     return Comparison(table, settings, notes)
 
 
-def _verdict(metric: Metric, difference: uncertainty.Difference, names: Sequence[str]) -> str:
+def _verdict(metric: Score, difference: uncertainty.Difference, names: Sequence[str]) -> str:
     """What stands, in words."""
     if not difference.stands:
         return "no"
@@ -115,13 +117,17 @@ def _verdict(metric: Metric, difference: uncertainty.Difference, names: Sequence
 def _lines(comparison, names, show=lambda text: text):
     """Sections of text cells: metric, better, a, b, b - a, interval, verdict."""
     sections = {}
-    for title, metric, found in comparison.rows:
-        label = metric.label if title.startswith("Robustness") else f"{title}, {metric.label}"
-        cells = [label, metric.better, number(found.a, metric.digits), number(found.b, metric.digits)]
+    for section, metric, found in comparison.rows:
+        cells = [
+            section.full_label(metric),
+            metric.better,
+            number(found.a, metric.digits),
+            number(found.b, metric.digits),
+        ]
         digits = difference_digits(found, metric.digits)
         difference, low, high = (show(signed(v, digits, "-")) for v in (found.difference, found.low, found.high))
         cells += [difference, f"[{low}, {high}]"]
-        sections.setdefault(title, []).append([*cells, _verdict(metric, found, names)])
+        sections.setdefault(section.title, []).append([*cells, _verdict(metric, found, names)])
     return list(sections.values())
 
 

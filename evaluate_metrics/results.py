@@ -10,12 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+from .avs_robust.avs_robust import CONDITIONS, NEGATIVE_CONDITIONS, condition_scores
 
 __all__ = ["Run", "read_clips", "read_run"]
-
-NEGATIVES = ("silence", "noise", "off_screen")
-CONDITIONS = ("positive", *NEGATIVES)
 
 
 @dataclass(frozen=True)
@@ -225,15 +222,23 @@ def _check_details(path, found):
 
 
 def _check_same(path, scores, clips):
-    """Refuses clips that the scores are not of: a folder may hold those of a later, unfinished evaluation."""
+    """Refuses clips that the scores are not of: a folder may hold those of a later, unfinished evaluation.
+
+    Frames without an object counted under negative conditions, too, when earlier versions wrote `results.json`.
+    """
     for condition in CONDITIONS:
         value = scores.get(f"miou_{condition}")
-        rows = [row["conditions"][condition] for row in clips if condition in row["conditions"]]
+        rows = [row for row in clips if condition in row["conditions"]]
         if value is None or not math.isfinite(value) or not rows:
             continue
-        mean = float(np.mean([np.mean(row["iou"]) for row in rows]))
-        if not math.isclose(mean, value, abs_tol=1e-6):
+        areas = [row.get("mask_area") for row in rows]
+        predictions = [row["conditions"][condition] for row in rows]
+        means = condition_scores(predictions, areas, condition in NEGATIVE_CONDITIONS)
+        if not any(
+            mean is not None and math.isclose(mean, value, abs_tol=1e-6)
+            for mean in (means["miou"], means["miou_released"])
+        ):
             raise ValueError(
-                f"{path}: miou_{condition} is {value:.6f} here, but {mean:.6f} over the {len(rows)} clips of its "
-                "clips file. They are of two evaluations; evaluate again."
+                f"{path}: miou_{condition} is {value:.6f} here, but {means['miou']:.6f} over the {len(rows)} clips of "
+                "its clips file. They are of two evaluations; evaluate again."
             )

@@ -10,14 +10,16 @@ What an interval covers is the choice of clips. It says nothing of training seed
 of source videos that a test split shares with the training split (`shared_source_videos` counts those).
 
 Below, a *row* is one clip's line of `clips.jsonl`: {"clip_id", "source_video", "conditions": {condition: {"iou": [one
-a frame], "area": [one a frame], "f_score": float or None, "similarity": [one a frame] or None}}}. Plain numpy; nothing
-of ours is imported.
+a frame], "area": [one a frame], "f_score": float or None, "similarity": [one a frame] or None}}}, see `clip_rows.py`.
+Which scores there are is read from the table of metrics in `avs_robust.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from .avs_robust.avs_robust import METRICS, NEGATIVE_CONDITIONS, SELECTIVITY, clip_values, flat_scores, without_repeats
 
 __all__ = [
     "Difference",
@@ -26,7 +28,6 @@ __all__ = [
     "bootstrap_settings",
     "common_conditions",
     "compare",
-    "harmonic_mean",
     "interval",
     "intervals",
     "paired_rows",
@@ -35,7 +36,6 @@ __all__ = [
     "source_clusters",
 ]
 
-NEGATIVES = ("silence", "noise", "off_screen")  # what the G-scores average over
 RESAMPLES = 10_000
 LEVEL = 0.95
 SEED = 0
@@ -162,15 +162,13 @@ def resampled_scores(
     further_negatives = tuple(further_negatives)
     scores, samples = [], []
     for rows in runs:
-        keys, values = _columns(rows)
+        keys, values = _columns(rows, further_negatives)
         counts = np.isfinite(values).sum(axis=0)
         means = np.divide(np.nansum(values, axis=0), counts, out=np.full(len(keys), np.nan), where=counts > 0)
         resampled = bootstrap_means(values, clusters, resamples, seed)
-        point = dict(zip(keys, means[:, None], strict=True))
-        drawn = dict(zip(keys, resampled.T, strict=True))
-        scores.append(point | _robust(point, further_negatives))
-        samples.append(drawn | _robust(drawn, further_negatives))
-        for condition in [*NEGATIVES, *further_negatives]:
+        scores.append(without_repeats(_named(keys, means[:, None], further_negatives)))
+        samples.append(_named(keys, resampled.T, further_negatives))
+        for condition in [*NEGATIVE_CONDITIONS, *further_negatives]:
             if all(_similarity(row, c) for row in rows for c in ("positive", condition)):
                 pair = [np.array([np.mean(_similarity(row, c)) for row in rows]) for c in ("positive", condition)]
                 auroc, drawn = bootstrap_auroc(*pair, clusters, resamples, seed)
@@ -332,49 +330,36 @@ def _weights(count, resamples, seed):
         yield slice(start, start + size), weights.astype(float)
 
 
-def _columns(rows):
-    """(["miou_positive", …], float64[N, K]) with NaN for a clip without an F-score."""
+def _columns(rows, further_negatives):
+    """([(condition, metric), …], float64[N, K]) with NaN where a clip does not define a metric.
+
+    The metrics of `SELECTIVITY` have "" for a condition.
+    """
     keys, columns = [], []
     for condition in rows[0]["conditions"]:
-        clips = [row["conditions"][condition] for row in rows]
-        keys += [f"miou_{condition}", f"f_score_{condition}", f"fpr_{condition}"]
-        columns.append([np.mean(clip["iou"]) for clip in clips])
-        columns.append([np.nan if clip["f_score"] is None else clip["f_score"] for clip in clips])
-        columns.append([np.mean(clip["area"]) for clip in clips])
+        is_negative = condition in (*NEGATIVE_CONDITIONS, *further_negatives)
+        clips = [clip_values(row["conditions"][condition], row.get("mask_area"), is_negative) for row in rows]
+        keys += [(condition, metric.key) for metric in METRICS]
+        columns += [[values[metric.key] for values in clips] for metric in METRICS]
+    if any(row.get("selectivity") for row in rows):
+        keys += [("", metric.key) for metric in SELECTIVITY]
+        columns += [[(row.get("selectivity") or {}).get(m.statistic, np.nan) for row in rows] for m in SELECTIVITY]
     return keys, np.array(columns, float).T
+
+
+def _named(keys, means, further_negatives):
+    """score -> float64[B], from the means of the columns of `_columns`, float64[K, B]."""
+    by_condition, by_clip = {}, {}
+    for (condition, metric), values in zip(keys, means, strict=True):
+        if condition:
+            by_condition.setdefault(condition, {})[metric] = values
+        else:
+            by_clip[metric] = values
+    return flat_scores(by_condition, further_negatives) | by_clip
 
 
 def _similarity(row, condition):
     return row["conditions"].get(condition, {}).get("similarity")
-
-
-def _robust(means, further_negatives):
-    """The G-scores as the metric defines them, from arrays of means instead of numbers."""
-    negatives = [c for c in NEGATIVES if f"miou_{c}" in means]
-    further = [c for c in further_negatives if f"miou_{c}" in means]
-    scores = {}
-    for key in ("miou", "f_score"):
-        positive = means.get(f"{key}_positive")
-        # A condition in which no clip has an F-score has no part in G-F.
-        defined = [c for c in negatives if np.isfinite(means[f"{key}_{c}"]).any()]
-        if positive is None or not (defined or further):
-            continue
-        if defined:
-            mean = np.mean([means[f"{key}_{c}"] for c in defined], axis=0)
-            scores[f"g_{key}"] = harmonic_mean(positive, 1 - mean)
-        for condition in [*defined, *further]:
-            scores[f"g_{key}_{condition}"] = harmonic_mean(positive, 1 - means[f"{key}_{condition}"])
-    if negatives:
-        scores["g_fpr"] = np.mean([means[f"fpr_{c}"] for c in negatives], axis=0)
-    if "miou_positive" in means:
-        scores["audio_blind_floor"] = 2 * means["miou_positive"] * (1 - means["miou_positive"])
-    return scores
-
-
-def harmonic_mean(a, b):
-    """Harmonic mean of scores in [0, 1], element by element; 0 where both are 0, NaN where one is."""
-    total = np.asarray(a + b, float)
-    return np.divide(2 * a * b, total, out=np.zeros_like(total), where=~(total <= 0))
 
 
 def _shown(names):

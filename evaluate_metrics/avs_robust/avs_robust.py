@@ -5,13 +5,15 @@ bottom: `AVSRobust` is what `evaluate.load` returns; its parts stand above it, i
 """
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import datasets
 import evaluate
 import numpy as np
 
-NEGATIVE_CONDITIONS = ("silence", "noise", "off_screen")
-CONDITIONS = ("positive", *NEGATIVE_CONDITIONS)
+CONDITIONS = ("positive", "silence", "noise", "off_screen")
+NEGATIVE_CONDITIONS = tuple(name for name in CONDITIONS if name != "positive")
 
 BETA_SQUARED = 0.3  # weight of recall against precision, as AVSBench (Zhou et al. 2022)
 
@@ -66,7 +68,8 @@ Args of `compute` alone:
 Returns:
     dict of str to float or int. For each condition that was added:
         miou_{condition}: frame IoU at probability > 0.5, mean over a clip's frames, then over clips. An empty mask
-            scores the fraction of its frame that is left empty. On negative conditions lower is better.
+            scores the fraction of its frame that is left empty; on negative conditions, where lower is better, it
+            does not count, and a clip of such frames alone is left out.
         f_score_{condition}: maximum over 255 thresholds of the F curve (beta squared 0.3), itself the mean over a
             clip's frames with a non-empty mask; then mean over clips. On negative conditions lower is better; never 0.
         fpr_{condition}: fraction of the frame predicted at probability > 0.5. A false-positive rate only on negative
@@ -76,13 +79,16 @@ Returns:
     With N a negative condition's score and P the positive one:
         g_miou, g_f_score: 2 P (1 - N) / (P + 1 - N), N averaged over the negative conditions that were added.
         g_miou_{negative condition}, g_f_score_{negative condition}: the same for one of them.
+        miou_released_{condition}, g_miou_released, g_miou_released_{negative condition}: the same with the released
+            code's rule for empty masks, which count on negative conditions too; only where a score differs.
         g_fpr: mean of fpr over the negative conditions that were added. Lower is better.
         audio_blind_floor: 2 P (1 - P), the G-mIoU of the same masks if they never reacted to the sound.
     A score that is not defined (g_miou without negatives, say) has no key.
     With `official`, miou, f_score and fpr are means over batches of the frames' mean, f_score with the maximum over
-    thresholds taken once a batch and 0 for a batch of empty masks; what is computed from them keeps its formula.
+    thresholds taken once a batch and 0 for a batch of empty masks; empty masks count on negative conditions. What is
+    computed from them keeps its formula.
     With `per_clip`, per_clip: a list, sorted by condition and clip id, of dicts condition, clip_id, miou, f_score
-    (None without a mask) and fpr, as they are before any average over clips.
+    (None where they are not defined) and fpr, as they are before any average over clips.
 
 Raises:
     ValueError: probabilities or masks out of range or NaN, shapes that disagree, an unknown condition, a clip added
@@ -105,13 +111,134 @@ Examples:
 """
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table of metrics: all that rows, intervals, tables, charts and pages need to know of a metric.
+
+    Attributes:
+        key: `{key}_{condition}` names its score.
+        label: its name in tables and charts.
+        explanation: what the report tells its reader.
+        statistic: the clip's statistic of which it is the mean.
+        per_frame: whether this statistic is a list of one number a frame. Else it is one number a clip, or None where
+            it is not defined.
+        heard, unheard: which values are better, "higher" or "lower", where the visible object is heard, and where
+            nothing visible is heard; "" for neither.
+        digits: decimals in tables.
+        general: label of the score over all negative conditions; "" if there is none.
+        is_harmonic: whether that score is the harmonic mean of P and 1 - N, P being the positive score and N the mean
+            of the negative ones; else it is N.
+        objects_only: whether frames without an object are left out under negative conditions.
+        variant_of: key of the metric whose scores it repeats, unless frames without an object make a difference.
+        measure: makes the statistic, (probabilities float32[T, P], masks bool or float[T, P]) -> T numbers, one number
+            or None. None: `clip_statistics` makes it.
+    """
+
+    key: str
+    label: str
+    explanation: str
+    statistic: str
+    per_frame: bool = True
+    heard: str = ""
+    unheard: str = ""
+    digits: int = 3
+    general: str = ""
+    is_harmonic: bool = False
+    objects_only: bool = False
+    variant_of: str = ""
+    measure: Callable | None = None
+
+
+METRICS = (
+    Metric(
+        key="miou",
+        label="mIoU",
+        explanation=(
+            "Intersection over union of the predicted mask (probability above 0.5) and the visible object's mask, per "
+            "frame, averaged. Under negative audio the visible object is not heard, so overlap with it is an error; "
+            "frames without an object do not count there. Under positive audio such a frame scores its share of "
+            "pixels left empty."
+        ),
+        statistic="iou",
+        heard="higher",
+        unheard="lower",
+        general="G-mIoU",
+        is_harmonic=True,
+        objects_only=True,
+    ),
+    Metric(
+        key="f_score",
+        label="F",
+        explanation=(
+            "F-measure with β² = 0.3: the maximum over 255 thresholds of the curve averaged over a clip's frames, "
+            "then averaged over clips. It cannot fall to 0 under negative audio: the lowest threshold admits every "
+            "pixel."
+        ),
+        statistic="f_score",
+        per_frame=False,
+        heard="higher",
+        unheard="lower",
+        general="G-F",
+        is_harmonic=True,
+    ),
+    Metric(
+        key="fpr",
+        label="FPR",
+        explanation=(
+            "Share of the picture that the predicted mask covers, averaged over frames. Under negative audio nothing "
+            "visible is heard, so all of it is false; under positive audio it is only the predicted area."
+        ),
+        statistic="area",
+        unheard="lower",
+        digits=4,
+        general="G-FPR",
+    ),
+    Metric(
+        key="miou_released",
+        label="mIoU, released rule",
+        explanation=(
+            "mIoU as the released code averages it: a frame without an object counts under negative audio too, and "
+            "scores its share of pixels left empty. It rewards masks painted over the whole of such frames."
+        ),
+        statistic="iou",
+        heard="higher",
+        unheard="lower",
+        general="G-mIoU, released rule",
+        is_harmonic=True,
+        variant_of="miou",
+    ),
+)
+
+# Of a clip that shows more than one labelled object, under its own sound; from the row's "selectivity".
+SELECTIVITY = (
+    Metric(
+        key="selectivity_miou",
+        label="IoU with the sounding object",
+        explanation="",
+        statistic="sounding_iou",
+        per_frame=False,
+        heard="higher",
+    ),
+    Metric(
+        key="selectivity_silent",
+        label="silent objects marked",
+        explanation="",
+        statistic="silent_share",
+        per_frame=False,
+        heard="lower",
+    ),
+)
+
+
 def harmonic_mean(a, b):
-    """Harmonic mean of two scores in [0, 1]; 0 if both are 0.
+    """Harmonic mean of scores in [0, 1], numbers or arrays of one shape; 0 where both are 0, NaN where one is.
 
     >>> round(harmonic_mean(0.862, 1 - 0.862), 6)  # a model that never listens: P = N = 0.862
     0.237912
     """
-    return 2 * a * b / (a + b) if a + b > 0 else 0.0
+    total = np.asarray(a + b, float)
+    mean = np.divide(2 * a * b, total, out=np.zeros_like(total), where=~(total <= 0))
+    return mean if mean.ndim else float(mean)
 
 
 def threshold_counts(probabilities, mask):
@@ -165,7 +292,8 @@ def clip_statistics(probabilities, masks):
     Returns:
         ({"iou": T floats, "area": T floats, "f_score": float or None, "curve_sum": float32[255]},
         {"area": T floats}): of the prediction and of the mask; areas as fractions of the frame. `f_score` is None if
-        every mask is empty. `curve_sum` adds up the F curves of the frames whose mask is not empty.
+        every mask is empty. `curve_sum` adds up the F curves of the frames whose mask is not empty. The prediction
+        also has the statistics of metrics with a `measure` of their own.
     """
     pixels = probabilities.shape[1]
     ious, predicted_areas, target_areas, curves = [], [], [], []
@@ -188,6 +316,7 @@ def clip_statistics(probabilities, masks):
     prediction = {"iou": ious, "area": predicted_areas}
     prediction["f_score"] = float(np.mean(curves, axis=0).max()) if curves else None
     prediction["curve_sum"] = np.sum(curves, axis=0).astype(np.float32) if curves else np.zeros(255, np.float32)
+    prediction |= {row.statistic: row.measure(probabilities, masks) for row in METRICS if row.measure}
     return prediction, {"area": target_areas}
 
 
@@ -308,16 +437,42 @@ def check_coverage(keys):
             )
 
 
-def condition_scores(predictions):
-    """mIoU, F-score (None if no clip has one) and predicted area of one condition, from its clips' statistics."""
-    f_scores = [clip["f_score"] for clip in predictions if clip["f_score"] is not None]
-    return {
-        "miou": float(np.mean([np.mean(clip["iou"]) for clip in predictions])),
-        "f_score": float(np.mean(f_scores)) if f_scores else None,
-        "fpr": float(np.mean([np.mean(clip["area"]) for clip in predictions])),
-        "clips": len(predictions),
-        "clips_without_f_score": len(predictions) - len(f_scores),
-    }
+def clip_values(clip, mask_area=None, is_negative=False):
+    """Each metric's value of one clip under one condition: {key: float}, NaN where it is not defined.
+
+    Args:
+        clip: the statistics of the prediction, see `clip_statistics`.
+        mask_area (T floats): of the masks; None where they are unknown: then every frame counts.
+        is_negative: whether nothing visible is heard under this condition.
+    """
+    values = {}
+    for metric in METRICS:
+        found = clip.get(metric.statistic)
+        if metric.per_frame and found is not None:
+            if is_negative and metric.objects_only and mask_area is not None:
+                found = [value for value, area in zip(found, mask_area, strict=True) if area > 0]
+            found = np.mean(found) if len(found) else None
+        values[metric.key] = float("nan") if found is None else float(found)
+    return values
+
+
+def condition_scores(predictions, mask_areas=None, is_negative=False):
+    """Each metric's mean over the clips of one condition, None if no clip defines it, and how many clips there are.
+
+    Args:
+        predictions: the clips' statistics.
+        mask_areas: one list of areas a clip, see `clip_values`.
+        is_negative: whether nothing visible is heard under this condition.
+    """
+    areas = [None] * len(predictions) if mask_areas is None else mask_areas
+    clips = [clip_values(clip, area, is_negative) for clip, area in zip(predictions, areas, strict=True)]
+    scores, without = {}, {}
+    for metric in METRICS:
+        defined = [values[metric.key] for values in clips if np.isfinite(values[metric.key])]
+        scores[metric.key] = float(np.mean(defined)) if defined else None
+        if not metric.per_frame:
+            without[f"clips_without_{metric.key}"] = len(clips) - len(defined)
+    return scores | {"clips": len(clips)} | without
 
 
 def official_condition_scores(predictions, references, curve_sums, batch_size):
@@ -335,44 +490,80 @@ def official_condition_scores(predictions, references, curve_sums, batch_size):
         curve = np.sum(curve_sums[batch], axis=0, dtype=np.float64)
         f_scores.append(curve.max() / frames if frames else 0.0)
     scores = {"miou": float(np.mean(mious)), "f_score": float(np.mean(f_scores)), "fpr": float(np.mean(areas))}
-    return condition_scores(predictions) | scores
+    variants = {metric.key: None for metric in METRICS if metric.variant_of}
+    return condition_scores(predictions) | scores | variants
 
 
-def clip_scores(predictions, conditions, clip_ids):
-    """Each clip's scores as a dict, sorted by condition and clip id."""
-    rows = [
-        {
-            "condition": condition,
-            "clip_id": clip_id,
-            "miou": float(np.mean(clip["iou"])),
-            "f_score": clip["f_score"],
-            "fpr": float(np.mean(clip["area"])),
-        }
-        for clip, condition, clip_id in zip(predictions, conditions, clip_ids, strict=True)
-    ]
+def clip_scores(predictions, references, conditions, clip_ids):
+    """Each clip's scores as a dict, sorted by condition and clip id; None where a score is not defined."""
+    rows = []
+    for clip, reference, condition, clip_id in zip(predictions, references, conditions, clip_ids, strict=True):
+        values = clip_values(clip, reference["area"], condition in NEGATIVE_CONDITIONS)
+        values = {metric.key: values[metric.key] for metric in METRICS if not metric.variant_of}
+        defined = {key: value if np.isfinite(value) else None for key, value in values.items()}
+        rows.append({"condition": condition, "clip_id": clip_id, **defined})
     return sorted(rows, key=lambda row: (CONDITIONS.index(row["condition"]), row["clip_id"]))
 
 
-def robust_scores(by_condition):
-    """G-scores and the audio-blind floor, as far as defined, from {condition: {"miou": …, "f_score": …, "fpr": …}}.
+def _is_defined(value):
+    return value is not None and bool(np.isfinite(value).any())
+
+
+def _general_score(metric, positive, negatives):
+    """A metric's score over several negative conditions, from the scores under each."""
+    mean = np.mean(negatives, axis=0)
+    mean = mean if mean.ndim else float(mean)
+    return harmonic_mean(positive, 1 - mean) if metric.is_harmonic else mean
+
+
+def robust_scores(by_condition, extra_negatives=()):
+    """G-scores and the audio-blind floor, as far as defined.
+
+    Args:
+        by_condition: {condition: {metric: score}}, numbers or arrays of one shape (one element a resample).
+        extra_negatives: conditions beside the benchmark's negative ones under which nothing visible is heard. Each has
+            a harmonic mean of its own and `g_{metric}_with_{condition}`, whose N is averaged over the benchmark's
+            negative conditions and this one; the other G-scores leave it out.
 
     >>> scores = robust_scores({"positive": {"miou": 0.862}, "silence": {"miou": 0.862, "fpr": 0.2}})
     >>> round(scores["g_miou"], 4), round(scores["audio_blind_floor"], 4), scores["g_fpr"]
     (0.2379, 0.2379, 0.2)
     """
-    positive = by_condition.get("positive", {})
-    negatives = {name: by_condition[name] for name in NEGATIVE_CONDITIONS if name in by_condition}
     scores = {}
-    for key in ("miou", "f_score"):
-        defined = {name: value[key] for name, value in negatives.items() if value.get(key) is not None}
-        if positive.get(key) is None or not defined:
+    for metric in METRICS:
+        key, positive = metric.key, by_condition.get("positive", {}).get(metric.key)
+        if not metric.general or (metric.is_harmonic and positive is None):
             continue
-        scores[f"g_{key}"] = harmonic_mean(positive[key], 1 - float(np.mean(list(defined.values()))))
-        scores |= {f"g_{key}_{name}": harmonic_mean(positive[key], 1 - value) for name, value in defined.items()}
-    if negatives:
-        scores["g_fpr"] = float(np.mean([value["fpr"] for value in negatives.values()]))
-    if positive:
-        scores["audio_blind_floor"] = 2 * positive["miou"] * (1 - positive["miou"])
+        found = {name: of[key] for name, of in by_condition.items() if _is_defined(of.get(key))}
+        negatives = {name: found[name] for name in NEGATIVE_CONDITIONS if name in found}
+        extra = {name: found[name] for name in extra_negatives if name in found}
+        if negatives:
+            scores[f"g_{key}"] = _general_score(metric, positive, list(negatives.values()))
+            for name, value in extra.items():
+                scores[f"g_{key}_with_{name}"] = _general_score(metric, positive, [*negatives.values(), value])
+        if metric.is_harmonic:
+            for name, value in (negatives | extra).items():
+                scores[f"g_{key}_{name}"] = _general_score(metric, positive, [value])
+    positive = by_condition.get("positive", {}).get("miou")
+    if positive is not None:
+        scores["audio_blind_floor"] = 2 * positive * (1 - positive)
+    return scores
+
+
+def flat_scores(by_condition, extra_negatives=()):
+    """The scores of `by_condition` as `{metric}_{condition}`, and those of `robust_scores`; None has no key."""
+    values = {f"{key}_{name}": v for name, of in by_condition.items() for key, v in of.items() if v is not None}
+    return values | robust_scores(by_condition, extra_negatives)
+
+
+def without_repeats(scores):
+    """`scores` less those of a variant (`miou_released`) that equal, all of them, what it is a variant of."""
+    for metric in METRICS:
+        if not metric.variant_of:
+            continue
+        pairs = [(key, key.replace(metric.key, metric.variant_of)) for key in scores if metric.key in key]
+        if all(other in scores and np.array_equal(scores[key], scores[other], equal_nan=True) for key, other in pairs):
+            scores = {key: value for key, value in scores.items() if metric.key not in key}
     return scores
 
 
@@ -392,7 +583,7 @@ class AVSRobust(evaluate.Metric):
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(
                 {
-                    "predictions": {"iou": numbers, "area": numbers, "f_score": number},
+                    "predictions": {row.statistic: numbers if row.per_frame else number for row in METRICS},
                     "references": {"area": numbers},
                     "conditions": datasets.Value("string"),
                     "clip_ids": datasets.Value("string"),
@@ -508,21 +699,20 @@ class AVSRobust(evaluate.Metric):
         check_keys(keys)  # the same clip may have been added in two processes
         check_coverage(keys)
         self._warn_of_other_masks(references, keys)
-        scores, by_condition = {}, {}
+        by_condition = {}
         for name in CONDITIONS:
             places = [place for place, condition in enumerate(conditions) if condition == name]
-            rows = [predictions[place] for place in places]
+            rows, targets = [predictions[place] for place in places], [references[place] for place in places]
             if not rows:
                 continue
             if batch_sizes is None:
-                by_condition[name] = condition_scores(rows)
+                areas = [target["area"] for target in targets]
+                by_condition[name] = condition_scores(rows, areas, name in NEGATIVE_CONDITIONS)
             else:
                 curves = [curve_sums[keys[place]] for place in places]
-                targets = [references[place] for place in places]
                 by_condition[name] = official_condition_scores(rows, targets, curves, batch_sizes[name])
-            scores |= {f"{key}_{name}": value for key, value in by_condition[name].items() if value is not None}
-        scores |= robust_scores(by_condition)
-        return scores | ({"per_clip": clip_scores(predictions, conditions, clip_ids)} if per_clip else {})
+        scores = without_repeats(flat_scores(by_condition))
+        return scores | ({"per_clip": clip_scores(predictions, references, conditions, clip_ids)} if per_clip else {})
 
     @staticmethod
     def _warn_of_other_masks(references, keys):

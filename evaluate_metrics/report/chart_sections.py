@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import uncertainty
+from ..avs_robust.avs_robust import METRICS
+from ..clip_rows import rows_by_part
 from ..results import Run
 from . import charts, overlay
 from .markup import figures
 from .tables import (
     SWEEP,
     conditions_of,
-    further_negatives,
+    extra_negatives,
     has_seeds,
     is_negative,
     label_of,
@@ -48,19 +50,27 @@ def conditions_html(evidence):
     every = conditions_of(evidence.runs)
     conditions = [c for c in every if not SWEEP.fullmatch(c)]
     found = []
-    for title, prefix, digits in (
-        ("mIoU: high under positive, low elsewhere", "miou", 2),
-        ("F: high under positive, low elsewhere", "f_score", 2),
-        ("FPR: predicted area, low except under positive", "fpr", 3),
-    ):
-        top = None if prefix == "fpr" else 1
-        keys = [f"{prefix}_{c}" for c in conditions]
+    for metric in METRICS:
+        if metric.variant_of:
+            continue
+        keys = [f"{metric.key}_{c}" for c in conditions]
         values = {name: [seed_values(seeds, k) for k in keys] for name, seeds in evidence.models.items()}
         bounds = {name: [evidence.intervals[name].get(k) for k in keys] for name in evidence.models}
-        found += _bars(title, [label_of(c) for c in conditions], values, bounds, digits, top)
+        # What is neither good nor bad under positive audio has a scale of its own.
+        top = 1 if metric.heard else None
+        title = f"{metric.label}: {_good_values(metric)}"
+        found += _bars(title, [label_of(c) for c in conditions], values, bounds, metric.digits - 1, top)
     found += _sweeps(evidence, every)
     seeds = "Bars are means over the seeds, dots the seeds. " if has_seeds(evidence.models) else ""
     return figures(found, f"{seeds}{_whisker_hint(evidence)}FPR has a scale of its own.")
+
+
+def _good_values(metric):
+    """Which values are good, in words."""
+    words = {"higher": "high", "lower": "low", "": "any"}
+    if not metric.heard:
+        return f"{words[metric.unheard]} except under positive"
+    return f"{words[metric.heard]} under positive, {words[metric.unheard]} elsewhere"
 
 
 def _sweeps(evidence, conditions):
@@ -227,18 +237,14 @@ def _bounds(scores, key):
 
 
 def _part_scores(seeds, part):
-    """Name -> {metric: value, "intervals": {metric: [low, high]}}: scores of the clips of each category or group.
+    """Name -> {metric: value, "intervals": {metric: [low, high]}}: scores of the clips of each category, say.
 
     From the clips where they are known, so that there are intervals; else from `breakdown`.
     """
-    if all(run.clips for run in seeds) and any(row.get(part) is not None for row in seeds[0].clips):
-        runs = uncertainty.paired_rows([run.clips for run in seeds])
-        found = {}
-        for name in sorted({row[part] for row in runs[0] if row.get(part) is not None}):
-            chosen = [[row for row in rows if row.get(part) == name] for rows in runs]
-            found[name] = _scores_with_intervals(chosen, further_negatives(seeds))
-        return found
-    return _mean_breakdown(seeds, part)
+    if not all(run.clips for run in seeds):
+        return _mean_breakdown(seeds, part)
+    runs = [rows_by_part(rows)[part] for rows in uncertainty.paired_rows([run.clips for run in seeds])]
+    return {name: _scores_with_intervals([parts[name] for parts in runs], extra_negatives(seeds)) for name in runs[0]}
 
 
 def _scores_with_intervals(runs, further):
@@ -261,53 +267,14 @@ def _mean_breakdown(seeds, part):
     return found
 
 
-def _area_scores(seeds):
-    """Quartile of the clips' mean mask area -> scores with intervals."""
-    if not all(run.clips for run in seeds) or not all(row.get("mask_area") for row in seeds[0].clips):
-        return _mean_breakdown(seeds, "mask_area")
-    runs = uncertainty.paired_rows([run.clips for run in seeds])
-    areas = np.array([np.mean(row["mask_area"]) for row in runs[0]])
-    # A clip on an edge belongs to the lower quartile, as in `breakdown`.
-    quartiles = (areas[:, None] > np.quantile(areas, (0.25, 0.5, 0.75))).sum(axis=1)
-    found = {}
-    for quartile in np.unique(quartiles):
-        chosen = np.flatnonzero(quartiles == quartile)
-        low, high = 100 * areas[chosen].min(), 100 * areas[chosen].max()
-        rows = [[rows[i] for i in chosen] for rows in runs]
-        found[f"Q{quartile + 1}: {low:.2g}–{high:.2g} %"] = _scores_with_intervals(rows, further_negatives(seeds))
-    return found
-
-
-def _frame_scores(seeds):
-    """Frame number, from "1", -> scores with intervals; F is not kept by frame."""
-    if not all(run.clips for run in seeds):
-        return _mean_breakdown(seeds, "frame")
-    runs = uncertainty.paired_rows([run.clips for run in seeds])
-    found = {}
-    for k in range(max(len(values["iou"]) for row in runs[0] for values in row["conditions"].values())):
-        chosen = []
-        for rows in runs:
-            cut = []
-            for row in rows:
-                conditions = {
-                    c: {"iou": v["iou"][k : k + 1], "area": v["area"][k : k + 1], "f_score": None}
-                    for c, v in row["conditions"].items()
-                }
-                if all(v["iou"] and v["area"] for v in conditions.values()):
-                    cut.append({**row, "conditions": conditions})
-            chosen.append(cut)
-        found[str(k + 1)] = _scores_with_intervals(chosen, further_negatives(seeds))
-    return found
-
-
 def parts_html(evidence):
     found = []
-    for title, of in (
-        ("G-mIoU by semantic group ↑", lambda seeds: _part_scores(seeds, "group")),
-        ("G-mIoU by size of the object ↑", _area_scores),
-        ("G-mIoU by frame (second) ↑", _frame_scores),
+    for title, part in (
+        ("G-mIoU by semantic group ↑", "group"),
+        ("G-mIoU by size of the object ↑", "mask_area"),
+        ("G-mIoU by frame (second) ↑", "frame"),
     ):
-        parts = {name: of(seeds) for name, seeds in evidence.models.items()}
+        parts = {name: _part_scores(seeds, part) for name, seeds in evidence.models.items()}
         groups = list(dict.fromkeys(group for scores in parts.values() for group in scores))
         if len(groups) < 2:
             continue

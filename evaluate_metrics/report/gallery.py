@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..avs_robust.avs_robust import harmonic_mean
 from ..results import Run, read_json
-from ..uncertainty import harmonic_mean
 from . import overlay
 from .markup import scroll, swatch, text
 from .tables import MISSING, conditions_of, has_seeds, is_negative, mean, number, sound_of

@@ -13,18 +13,18 @@ from pathlib import Path
 from avsbench_robust_dataset.files import write_whole
 
 from .. import uncertainty
-from ..results import CONDITIONS, Run
+from ..avs_robust.avs_robust import CONDITIONS
+from ..results import Run
 from . import overlay
 from .chart_sections import Evidence, categories_html, conditions_html, curves_html, parts_html, thresholds_html
 from .gallery import Clip, gallery_html
 from .markup import scroll, swatch, text
 from .tables import (
     ARROWS,
-    EXPLANATIONS,
     MISSING,
     conditions_of,
     difference_digits,
-    further_negatives,
+    extra_negatives,
     group_by_name,
     has_seeds,
     label_of,
@@ -141,7 +141,7 @@ def _differences(models):
         return {}
     if uncertainty.source_clusters(rows[0]).max() == 0:
         return {}
-    further = further_negatives(run for seeds in models.values() for run in seeds)
+    further = extra_negatives([run for seeds in models.values() for run in seeds])
     count = len(sides[0])
     compared = uncertainty.compare(rows[:count], rows[count:], further_negatives=further)
     return {found.metric: found for found in compared}
@@ -176,7 +176,7 @@ def _headline(runs, models):
 def _cards_html(evidence):
     cards = []
     for name, seeds in evidence.models.items():
-        metrics = [metric for metric in sections_of(seeds)[0][1] if metric.key in ("g_miou", "audio_blind_floor")]
+        metrics = [metric for metric in sections_of(seeds)[0].rows if metric.key in ("g_miou", "audio_blind_floor")]
         cells = model_cells(seeds, metrics, evidence.intervals[name])
         score, floor = cells["g_miou"], cells["audio_blind_floor"].mean
         spread = f"<small> ± {number(score.half_range, 3)}</small>" if math.isfinite(score.half_range) else ""
@@ -212,14 +212,14 @@ def _table_html(evidence):
         first, second = map(text, models)
         head += f'<th scope="col">difference<small>{second} − {first}</small></th>'
     body = []
-    for title, metrics in sections_of(evidence.runs):
+    for section in sections_of(evidence.runs):
         span = 1 + len(models) + bool(pair)
         body.append(
-            f'<tr class="section"><th colspan="{span}" scope="colgroup"><div class="sticky">{title}'
-            f"<p>{text(EXPLANATIONS[title])}</p></div></th></tr>"
+            f'<tr class="section"><th colspan="{span}" scope="colgroup"><div class="sticky">{text(section.title)}'
+            f"<p>{text(section.explanation)}</p></div></th></tr>"
         )
-        cells = {name: model_cells(seeds, metrics, evidence.intervals[name]) for name, seeds in models.items()}
-        for metric in metrics:
+        cells = {name: model_cells(seeds, section.rows, evidence.intervals[name]) for name, seeds in models.items()}
+        for metric in section.rows:
             row = [cells[name][metric.key] for name in models]
             body.append(_row_html(metric, dict(zip(models, row, strict=True)), evidence.differences.get(metric.key)))
     hint = "↑ higher is better, ↓ lower is better. "

@@ -6,20 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import uncertainty
-from ..results import CONDITIONS, NEGATIVES, Run
+from ..avs_robust.avs_robust import CONDITIONS, METRICS, NEGATIVE_CONDITIONS, SELECTIVITY
+from ..results import Run
 
 __all__ = [
     "ARROWS",
-    "EXPLANATIONS",
     "MISSING",
     "SWEEP",
     "Cell",
-    "Metric",
+    "Score",
+    "Section",
     "conditions_of",
     "difference_digits",
     "escape_latex",
     "escape_markdown",
-    "further_negatives",
+    "extra_negatives",
     "group_by_name",
     "has_seeds",
     "is_negative",
@@ -44,13 +45,26 @@ ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 
 
 @dataclass(frozen=True)
-class Metric:
+class Score:
     """A row: the score's key, what it is called, whether "higher" or "lower" is better ("" for neither)."""
 
     key: str
     label: str
     better: str
     digits: int = 3
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows of one kind under a title; where the title is part of what they are called, `names_rows`."""
+
+    title: str
+    explanation: str
+    rows: Sequence[Score]
+    names_rows: bool = True
+
+    def full_label(self, row: Score) -> str:
+        return f"{self.title}, {row.label}" if self.names_rows else row.label
 
 
 @dataclass(frozen=True)
@@ -63,34 +77,20 @@ class Cell:
     values: Sequence[float]
 
 
-# Section -> what it says.
-EXPLANATIONS = {
-    "Robustness": (
-        "G-mIoU is the harmonic mean of P, the positive mIoU, and 1 − N, where N is the mean mIoU over the negative "
-        "conditions; G-F is the same for F. The audio-blind floor 2P(1 − P) is the G-mIoU of an equally good "
-        "segmenter whose masks do not react to the sound at all. G-FPR is the mean FPR over the negative conditions."
-    ),
-    "mIoU": (
-        "Intersection over union of the predicted mask (probability above 0.5) and the visible object's mask, per "
-        "frame, averaged; a frame without an object scores its share of pixels left empty. Under negative audio the "
-        "visible object is not heard, so overlap with it is an error."
-    ),
-    "F": (
-        "F-measure with β² = 0.3: the maximum over 255 thresholds of the curve averaged over a clip's frames, then "
-        "averaged over clips. It cannot fall to 0 under negative audio: the lowest threshold admits every pixel."
-    ),
-    "FPR": (
-        "Share of the picture that the predicted mask covers, averaged over frames. Under negative audio nothing "
-        "visible is heard, so all of it is false; under positive audio it is only the predicted area."
-    ),
-    "Robustness by condition": (
-        "The harmonic means with N of one negative condition alone: which sound the model is fooled by."
-    ),
-    "Similarity AUROC": (
-        "How often the model's own similarity of sound and picture, averaged over the frames, is higher for a clip "
-        "with its own sound than for one with negative sound: 0.5 is chance, 1 tells every pair apart."
-    ),
-}
+_ROBUSTNESS = (
+    "G-mIoU is the harmonic mean of P, the positive mIoU, and 1 − N, where N is the mean mIoU over the negative "
+    "conditions; G-F is the same for F. The audio-blind floor 2P(1 − P) is the G-mIoU of an equally good "
+    "segmenter whose masks do not react to the sound at all. G-FPR is the mean FPR over the negative conditions."
+)
+_BY_CONDITION = "The harmonic means with N of one negative condition alone: which sound the model is fooled by."
+_SELECTIVITY = (
+    "On clips that show more than one labelled object, under their own sound: does the mask follow the one that "
+    "sounds? IoU with it, and the share of the silent objects' area that is marked; means over such clips."
+)
+_SIMILARITY = (
+    "How often the model's own similarity of sound and picture, averaged over the frames, is higher for a clip "
+    "with its own sound than for one with negative sound: 0.5 is chance, 1 tells every pair apart."
+)
 
 
 def group_by_name(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -108,49 +108,73 @@ def has_seeds(models: Mapping[str, Sequence[Run]]) -> bool:
 
 
 def conditions_of(runs: Iterable[Run]) -> list[str]:
-    """The four conditions, then every further one that the scores name in all three base metrics, sorted."""
+    """The benchmark's conditions, then every other one that the scores name in both mIoU and FPR, sorted."""
     keys = {key for run in runs for key in run.scores}
-    further = {key.removeprefix("miou_") for key in keys if key.startswith("miou_")} - set(CONDITIONS)
-    return [*CONDITIONS, *sorted((c for c in further if {f"f_score_{c}", f"fpr_{c}"} <= keys), key=_natural)]
+    others = {key.removeprefix("miou_") for key in keys if key.startswith("miou_")} - set(CONDITIONS)
+    return [*CONDITIONS, *sorted((c for c in others if f"fpr_{c}" in keys), key=_natural)]
 
 
-def further_negatives(runs: Iterable[Run]) -> list[str]:
-    """Conditions beside the three negatives that the metric gave a harmonic mean with the positives."""
-    keys = {key for run in runs for key in run.scores if key.startswith("g_miou_")}
-    return sorted({key.removeprefix("g_miou_") for key in keys} - set(NEGATIVES))
+def extra_negatives(runs: Sequence[Run]) -> list[str]:
+    """Conditions beside the benchmark's negative ones that have a harmonic mean with the positives."""
+    keys = {key for run in runs for key in run.scores}
+    others = [c for c in conditions_of(runs) if c not in CONDITIONS]
+    return sorted(c for c in others if f"g_miou_{c}" in keys)
 
 
-def is_negative(condition: str, runs: Iterable[Run]) -> bool:
-    return condition in NEGATIVES or condition in further_negatives(runs)
+def is_negative(condition: str, runs: Sequence[Run]) -> bool:
+    return condition in NEGATIVE_CONDITIONS or condition in extra_negatives(runs)
 
 
-def sections_of(runs: Sequence[Run]) -> list[tuple[str, list[Metric]]]:
-    """(title, its metrics) in the order of every table."""
+def sections_of(runs: Sequence[Run]) -> list[Section]:
+    """The sections of every table, made from the table of metrics; a score that no run has may be left out."""
     conditions = conditions_of(runs)
-    negatives = [*NEGATIVES, *(c for c in conditions if c in further_negatives(runs))]
-    robustness = [
-        Metric("g_miou", "G-mIoU", "higher"),
-        Metric("audio_blind_floor", "audio-blind floor of G-mIoU", ""),
-        Metric("g_f_score", "G-F", "higher"),
-        Metric("g_fpr", "G-FPR", "lower", 4),
+    extra = extra_negatives(runs)
+    negatives = [*NEGATIVE_CONDITIONS, *(c for c in conditions if c in extra)]
+    measured = {key for run in runs for key in run.scores}
+    metrics = [metric for metric in METRICS if not metric.variant_of or f"g_{metric.key}" in measured]
+    sections = [Section("Robustness", _ROBUSTNESS, _robustness_rows(metrics, extra, measured), names_rows=False)]
+    for metric in metrics:
+        rows = [
+            Score(
+                f"{metric.key}_{condition}",
+                label_of(condition),
+                metric.unheard if condition in negatives else metric.heard,
+                metric.digits,
+            )
+            for condition in conditions
+        ]
+        sections.append(Section(metric.label, metric.explanation, rows))
+    by_condition = [
+        Score(f"g_{metric.key}_{c}", f"{metric.general}, {label_of(c)}", metric.heard, metric.digits)
+        for metric in metrics
+        if metric.is_harmonic
+        for c in negatives
     ]
-    sections = [("Robustness", robustness)]
-    for title, prefix, digits in (("mIoU", "miou", 3), ("F", "f_score", 3), ("FPR", "fpr", 4)):
-        metrics = []
-        for condition in conditions:
-            better = "lower" if condition in negatives else "higher"
-            if prefix == "fpr" and condition not in negatives:
-                better = ""  # the predicted area
-            metrics.append(Metric(f"{prefix}_{condition}", label_of(condition), better, digits))
-        sections.append((title, metrics))
-    by_condition = [Metric(f"g_miou_{c}", f"G-mIoU, {label_of(c)}", "higher") for c in negatives]
-    by_condition += [Metric(f"g_f_score_{c}", f"G-F, {label_of(c)}", "higher") for c in negatives]
-    sections.append(("Robustness by condition", by_condition))
-    similar = [c for c in conditions if any(f"similarity_auroc_{c}" in run.scores for run in runs)]
-    if any(math.isfinite(v) for c in similar for v in seed_values(runs, f"similarity_auroc_{c}")):
-        metrics = [Metric(f"similarity_auroc_{c}", label_of(c), "higher") for c in similar]
-        sections.append(("Similarity AUROC", metrics))
-    return sections
+    sections.append(Section("Robustness by condition", _BY_CONDITION, by_condition, names_rows=False))
+    selective = [Score(m.key, m.label, m.heard, m.digits) for m in SELECTIVITY if m.key in measured]
+    sections.append(Section("Selectivity", _SELECTIVITY, selective))
+    similar = [Score(f"similarity_auroc_{c}", label_of(c), "higher") for c in conditions]
+    similar = [row for row in similar if row.key in measured]
+    if not any(math.isfinite(value) for row in similar for value in seed_values(runs, row.key)):
+        similar = []
+    sections.append(Section("Similarity AUROC", _SIMILARITY, similar))
+    return [section for section in sections if section.rows]
+
+
+def _robustness_rows(metrics, extra, measured):
+    rows = []
+    for metric in metrics:
+        if not metric.general:
+            continue
+        better = metric.heard if metric.is_harmonic else metric.unheard
+        rows.append(Score(f"g_{metric.key}", metric.general, better, metric.digits))
+        for condition in extra:
+            if f"g_{metric.key}_with_{condition}" in measured:
+                label = f"{metric.general} with {label_of(condition)}"
+                rows.append(Score(f"g_{metric.key}_with_{condition}", label, better, metric.digits))
+        if metric.key == "miou":
+            rows.append(Score("audio_blind_floor", "audio-blind floor of G-mIoU", ""))
+    return rows
 
 
 def model_intervals(seeds: Sequence[Run]) -> dict[str, Sequence[float]]:
@@ -159,7 +183,7 @@ def model_intervals(seeds: Sequence[Run]) -> dict[str, Sequence[float]]:
         return dict(seeds[0].intervals)
     if not all(run.clips for run in seeds) or uncertainty.source_clusters(seeds[0].clips).max() == 0:
         return {}
-    _, samples = uncertainty.resampled_scores([run.clips for run in seeds], further_negatives=further_negatives(seeds))
+    _, samples = uncertainty.resampled_scores([run.clips for run in seeds], further_negatives=extra_negatives(seeds))
     return {key: bounds for key, values in samples.items() if (bounds := uncertainty.interval(values))}
 
 
@@ -167,8 +191,8 @@ def results_table(runs: Iterable[Run]) -> str:
     """The scores as aligned plain ASCII text: metrics by row, models by column, half-ranges over seeds, intervals."""
     names, sections = _cells(runs, missing="-", spread=" +/- ", bounds=" [{}, {}]")
     rows = [["metric", "better", *names]]
-    for title, lines in sections:
-        rows += [None, *([_full_label(title, label), *rest] for label, *rest in lines)]
+    for lines in sections:
+        rows += [None, *lines]
     return plain_table(rows)
 
 
@@ -185,9 +209,9 @@ def markdown_table(runs: Iterable[Run]) -> str:
     names, sections = _cells(runs, missing=MISSING, spread=" ± ", bounds=" [{}, {}]")
     head = " | ".join(map(escape_markdown, names))
     lines = [f"| metric | {head} |", "| --- |" + " ---: |" * len(names)]
-    for title, rows in sections:
+    for rows in sections:
         for label, better, *values in rows:
-            label = escape_markdown(_full_label(title, label))
+            label = escape_markdown(label)
             lines.append(f"| {label} {ARROWS[better]}".rstrip() + " | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
 
@@ -198,15 +222,15 @@ def latex_table(runs: Iterable[Run]) -> str:
     arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
     lines = [r"\begin{tabular}{l" + "r" * len(names) + "}", r"\toprule"]
     lines.append(" & ".join(["metric", *map(escape_latex, names)]) + r" \\")
-    for title, rows in sections:
+    for rows in sections:
         lines.append(r"\midrule")
         for label, better, *values in rows:
-            label = escape_latex(_full_label(title, label))
+            label = escape_latex(label)
             lines.append(" & ".join([label + arrows[better], *values]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def model_cells(seeds: Sequence[Run], metrics: Iterable[Metric], intervals: Mapping) -> dict[str, Cell]:
+def model_cells(seeds: Sequence[Run], metrics: Iterable[Score], intervals: Mapping) -> dict[str, Cell]:
     """Metric key -> what a table shows of one model."""
     cells = {}
     for metric in metrics:
@@ -275,10 +299,6 @@ def _natural(condition):
     return (sweep[1], float(sweep[2])) if sweep else (condition, 0.0)
 
 
-def _full_label(section, label):
-    return label if section.startswith("Robustness") else f"{section}, {label}"
-
-
 def _half_range(values):
     finite = [v for v in values if math.isfinite(v)]
     return (max(finite) - min(finite)) / 2 if len(finite) > 1 else math.nan
@@ -288,13 +308,13 @@ def _cells(runs, missing, spread, bounds):
     runs = list(runs)
     models = group_by_name(runs)
     sections = sections_of(runs)
-    metrics = [metric for _, group in sections for metric in group]
+    metrics = [metric for section in sections for metric in section.rows]
     cells = {name: model_cells(seeds, metrics, model_intervals(seeds)) for name, seeds in models.items()}
     table = []
-    for title, group in sections:
+    for section in sections:
         rows = []
-        for metric in group:
-            row = [metric.label, metric.better]
+        for metric in section.rows:
+            row = [section.full_label(metric), metric.better]
             for name in models:
                 cell = cells[name][metric.key]
                 text = number(cell.mean, metric.digits, missing)
@@ -304,6 +324,6 @@ def _cells(runs, missing, spread, bounds):
                     text += bounds.format(*(number(bound, metric.digits) for bound in cell.interval))
                 row.append(text)
             rows.append(row)
-        table.append((title, rows))
+        table.append(rows)
     names = [name if len(seeds) == 1 else f"{name} ({len(seeds)} seeds)" for name, seeds in models.items()]
     return names, table

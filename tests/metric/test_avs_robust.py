@@ -108,6 +108,49 @@ def test_f_is_the_maximum_of_the_mean_curve_not_the_mean_of_maxima(metric):
     assert scores["f_score"] == pytest.approx((1 + 1.3 / 4.3) / 2)
 
 
+def clips_with_empty_frames(painted):
+    """One perfect clip of 5 frames, 2 without an object; under silence `painted` of these is marked, nothing else."""
+    masks = np.zeros((1, 5, 4, 4))
+    masks[:, :3, :2, :2] = 1
+    wrong = np.zeros_like(masks)
+    wrong[:, 3:] = painted
+    return {
+        "predictions": np.concatenate([masks, wrong]),
+        "references": np.concatenate([masks, masks]),
+        "conditions": ["positive", "silence"],
+        "clip_ids": ["a", "a"],
+    }
+
+
+@pytest.mark.parametrize(("painted", "released", "fpr"), [(0, 0.75, 0), (1, 1.0, 0.4)])
+def test_frames_without_an_object_do_not_count_under_negative_sound(metric, painted, released, fpr):
+    scores = metric.compute(**clips_with_empty_frames(painted))
+    assert scores["miou_silence"] == 0 and scores["g_miou"] == 1 and scores["fpr_silence"] == pytest.approx(fpr)
+    assert scores["miou_positive"] == 1  # where such frames count
+    assert scores.get("g_miou_released", scores["g_miou"]) == pytest.approx(released)
+    assert ("g_miou_released" in scores) == (released != 1)
+    official = metric.compute(**clips_with_empty_frames(painted), official=True)
+    assert official["g_miou"] == pytest.approx(released) and "g_miou_released" not in official
+    assert official["miou_silence"] == pytest.approx(0.4 * (1 - painted))
+
+
+def test_a_clip_of_empty_frames_alone_has_no_negative_miou(metric):
+    first = clips_with_empty_frames(0)
+    empty = {"predictions": np.zeros((2, 5, 4, 4)), "references": np.zeros((2, 5, 4, 4))}
+    metric.add_batch(**first)
+    metric.add_batch(**empty, conditions=["positive", "silence"], clip_ids=["b", "b"])
+    scores = metric.compute(per_clip=True)
+    rows = {(row["condition"], row["clip_id"]): row["miou"] for row in scores["per_clip"]}
+    assert rows == {("positive", "a"): 1, ("positive", "b"): 1, ("silence", "a"): 0, ("silence", "b"): None}
+    assert (
+        scores["miou_silence"] == 0 and scores["clips_silence"] == 2 and scores["clips_without_f_score_silence"] == 1
+    )
+    assert scores["miou_released_silence"] == pytest.approx(0.7)
+    metric.add_batch(**empty, conditions=["positive", "silence"], clip_ids=["b", "b"])
+    scores = metric.compute()
+    assert "miou_silence" not in scores and "g_miou" not in scores and scores["g_fpr"] == 0
+
+
 def test_empty_frames_do_not_enter_f(metric):
     masks = np.array([CORNER, np.zeros((2, 2))])
     scores = score_clip(metric, np.array([HALF, HALF]), masks)
@@ -566,7 +609,8 @@ def test_readme_examples(monkeypatch):
 def test_imports_only_what_requirements_list():
     source = (METRIC / "avs_robust.py").read_text(encoding="utf-8")
     imports = {line for line in source.splitlines() if line.startswith(("import ", "from "))}
-    assert imports == {"import os", "import datasets", "import evaluate", "import numpy as np"}
+    standard = {"import os", "from collections.abc import Callable", "from dataclasses import dataclass"}
+    assert imports == standard | {"import datasets", "import evaluate", "import numpy as np"}
     requirements = (METRIC / "requirements.txt").read_text(encoding="utf-8").split()
     assert {line.split(">=")[0] for line in requirements} == {"datasets", "evaluate", "numpy"}
 

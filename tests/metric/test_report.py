@@ -708,7 +708,9 @@ def test_charts_say_their_numbers_in_words(tmp_path):
     assert f"animal {dogs:.2f}" in shown
     # eight clips of areas 1 % to 8 %: quarters of two
     small = scores_of(rows[:2])["g_miou"]
-    assert f"Q1: 1–2 % {small:.2f}, Q2: 3–4 %" in next(alt for alt in alts if "by size of the object" in alt)
+    assert f"Q1: 0.01 to 0.02 {small:.2f}, Q2: 0.03 to 0.04" in next(
+        alt for alt in alts if "by size of the object" in alt
+    )
     second = [float(np.mean([row["conditions"][c]["iou"][1] for row in rows])) for c in CONDITIONS]
     p, n = second[0], np.mean(second[1:])
     assert f"2 {2 * p * (1 - n) / (p + 1 - n):.2f}" in next(alt for alt in alts if "by frame" in alt)
@@ -716,7 +718,8 @@ def test_charts_say_their_numbers_in_words(tmp_path):
 
 def test_a_clip_on_the_edge_belongs_to_the_smaller_quarter():
     run = Run("m", {}, clips=make_rows(5))  # 1 % to 5 %: the quartiles are clips
-    assert list(chart_sections._area_scores([run])) == ["Q1: 1–2 %", "Q2: 3–3 %", "Q3: 4–4 %", "Q4: 5–5 %"]
+    found = chart_sections._part_scores([run], "mask_area")
+    assert list(found) == ["Q1: 0.01 to 0.02", "Q2: 0.03 to 0.03", "Q3: 0.04 to 0.04", "Q4: 0.05 to 0.05"]
 
 
 def test_breakdown_and_curves_of_results_json_are_enough(tmp_path):

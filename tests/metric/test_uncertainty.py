@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evaluate_metrics import uncertainty
-from evaluate_metrics.avs_robust.avs_robust import condition_scores, robust_scores
+from evaluate_metrics.avs_robust.avs_robust import condition_scores, flat_scores, without_repeats
 
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
 
@@ -33,8 +33,7 @@ def make_rows(clips=7, seed=0, conditions=CONDITIONS, per_video=1, similarity=Fa
 def metric_scores(rows):
     """What the metric itself makes of the rows."""
     by_condition = {c: condition_scores([row["conditions"][c] for row in rows]) for c in rows[0]["conditions"]}
-    scores = {f"{k}_{c}": v for c, of in by_condition.items() for k, v in of.items() if "clips" not in k}
-    return {k: v for k, v in (scores | robust_scores(by_condition)).items() if v is not None}
+    return {k: v for k, v in without_repeats(flat_scores(by_condition)).items() if "clips" not in k}
 
 
 @pytest.mark.parametrize("per_video", [1, 3])

@@ -41,6 +41,14 @@ def rows_of(**options):
     return [clip_row(*clip) for clip in clips(**options)]
 
 
+def clip_miou(row, name):
+    """Frames without an object do not count where nothing visible is heard; NaN if there are no others."""
+    ious = row["conditions"][name]["iou"]
+    if name not in ("positive", "mixed_snr_0"):
+        ious = [iou for iou, area in zip(ious, row["mask_area"], strict=True) if area]
+    return np.mean(ious) if ious else np.nan
+
+
 def test_a_row_is_counted_pixel_by_pixel():
     for about, masks, probabilities, similarity in clips():
         row = clip_row(about, masks, probabilities, similarity)
@@ -81,6 +89,7 @@ def test_scores_are_the_metric_s(tmp_path):
             metric.add(prediction=probabilities[name], reference=masks, condition=name, clip_id=about["clip_id"])
     expected = metric.compute()
     got = scores(rows_of())
+    got = {key: value for key, value in got.items() if "unseen" not in key and "mixed" not in key}
     assert set(got) == set(expected)
     assert got == pytest.approx(expected, abs=1e-15)
 
@@ -93,7 +102,7 @@ def test_means_over_the_written_file_are_the_scores(tmp_path):
     assert read == rows and [path.name for path in tmp_path.iterdir()] == ["clips.jsonl"]
     for name in CONDITIONS:
         of = [row["conditions"][name] for row in read]
-        assert found["scores"][f"miou_{name}"] == pytest.approx(np.mean([np.mean(clip["iou"]) for clip in of]))
+        assert found["scores"][f"miou_{name}"] == pytest.approx(np.nanmean([clip_miou(r, name) for r in read]))
         assert found["scores"][f"fpr_{name}"] == pytest.approx(np.mean([np.mean(clip["area"]) for clip in of]))
         f_scores = [clip["f_score"] for clip in of if clip["f_score"] is not None]
         assert found["scores"][f"f_score_{name}"] == pytest.approx(np.mean(f_scores))
@@ -111,7 +120,7 @@ def test_further_conditions_stand_beside_the_four():
     assert list(further) == ["unseen", "mixed_snr_0"]
     for name in further:
         of = [row["conditions"][name] for row in rows]
-        assert further[name]["miou"] == pytest.approx(np.mean([np.mean(clip["iou"]) for clip in of]))
+        assert further[name]["miou"] == pytest.approx(np.nanmean([clip_miou(row, name) for row in rows]))
         assert further[name]["fpr"] == pytest.approx(np.mean([np.mean(clip["area"]) for clip in of]))
         assert further[name]["clips"] == 13
     assert set(further["mixed_snr_0"]) == {"miou", "f_score", "fpr", "clips"}
@@ -119,22 +128,57 @@ def test_further_conditions_stand_beside_the_four():
     rest = 1 - further["unseen"]["miou"]
     assert further["unseen"]["g_miou"] == pytest.approx(2 * positive * rest / (positive + rest))
     assert further["unseen"]["g_fpr"] == further["unseen"]["fpr"] and "g_f_score" in further["unseen"]
-    assert not {key for key in scores(rows) if "unseen" in key or "mixed" in key}
 
 
-def further_of(rows):
-    values = {}
-    for name in ("unseen", "mixed_snr_0"):
-        of = [row["conditions"][name] for row in rows]
-        values[f"miou_{name}"] = pytest.approx(np.mean([np.mean(clip["iou"]) for clip in of]))
-        values[f"fpr_{name}"] = pytest.approx(np.mean([np.mean(clip["area"]) for clip in of]))
-        values[f"f_score_{name}"] = pytest.approx(np.mean([c["f_score"] for c in of if c["f_score"] is not None]))
-    return values
+def test_a_condition_with_nothing_heard_has_g_scores_with_and_without_it():
+    rows = rows_of()
+    four = [row | {"conditions": {name: row["conditions"][name] for name in CONDITIONS}} for row in rows]
+    found = scores(rows, ["unseen"])
+    assert {key: found[key] for key in scores(four)} == scores(four)
+    for key in ("miou", "f_score"):
+        negative = np.mean([found[f"{key}_{name}"] for name in (*CONDITIONS[1:], "unseen")])
+        positive = found[f"{key}_positive"]
+        expected = 2 * positive * (1 - negative) / (positive + 1 - negative)
+        assert found[f"g_{key}_with_unseen"] == pytest.approx(expected)
+    assert found["g_fpr_with_unseen"] == pytest.approx(
+        np.mean([found[f"fpr_{name}"] for name in (*CONDITIONS[1:], "unseen")])
+    )
+    assert not any(key.startswith("g_") and "mixed" in key for key in found)
+    bounds = results(rows, ["unseen"])["intervals"]
+    assert {"miou_unseen", "g_miou_unseen", "g_miou_with_unseen", "g_fpr_with_unseen", "g_miou_released"} <= set(
+        bounds
+    )
+
+
+def test_selectivity_counts_the_frames_that_show_both_objects():
+    sounding, silent, marked = np.zeros((3, 3, 2, 4), bool)
+    sounding[:2, :, :2] = True  # frames 1 and 2: the left half
+    silent[0, :, 2:] = silent[2] = True  # frame 1: the right half; frame 3: everything, and nothing sounds
+    silent[0, 0, 0] = True  # a pixel of both objects is the sounding one's
+    marked[0, 0], marked[1], marked[2] = True, True, True  # frame 1: the upper row
+    arguments = {"clip_id": "c"}, sounding, {"positive": marked.astype(float), "silence": 0.0 * marked}
+    assert clip_row(*arguments, silent_masks=silent)["selectivity"] == {"sounding_iou": 2 / 6, "silent_share": 2 / 4}
+    assert "selectivity" not in clip_row(*arguments)
+    assert "selectivity" not in clip_row(*arguments, silent_masks=np.zeros_like(silent))
+    with pytest.raises(ValueError, match="clip 'c' .positive., `silent_masks`"):
+        clip_row(*arguments, silent_masks=silent[:2])
+
+
+def test_selectivity_is_the_mean_over_the_clips_that_have_it():
+    rows = rows_of()
+    assert not any("selectivity" in key for key in scores(rows))
+    for row, iou, share in zip(rows[:4], (0.9, 0.8, 0.5, 0.6), (0, 0.1, 0.4, 0.3), strict=True):
+        row["selectivity"] = {"sounding_iou": iou, "silent_share": share}
+    found = results(rows)
+    assert found["scores"]["selectivity_miou"] == pytest.approx(0.7) and found["scores"]["selectivity_clips"] == 4
+    assert found["scores"]["selectivity_silent"] == pytest.approx(0.2)
+    low, high = found["intervals"]["selectivity_miou"]
+    assert low < 0.7 < high and "selectivity_silent" in found["intervals"]
 
 
 def test_breakdown_is_the_scores_of_the_parts():
     rows = rows_of()
-    found = breakdown(rows)
+    found = breakdown(rows, ["unseen"])
     assert {name: sorted(found[name]) for name in ("category", "group")} == {
         "category": ["a", "b", "c"],
         "group": ["x", "y"],  # the third is unknown
@@ -142,13 +186,13 @@ def test_breakdown_is_the_scores_of_the_parts():
     for key in ("category", "group"):
         for name, values in found[key].items():
             part = [row for row in rows if row[key] == name]
-            assert values == scores(part) | further_of(part)
+            assert values == scores(part, ["unseen"])
     areas = sorted((np.mean(row["mask_area"]), row["clip_id"]) for row in rows)
     first = [row for row in rows if row["clip_id"] in {clip_id for _, clip_id in areas[:4]}]
     bins = list(found["mask_area"])
     assert [name[:3] for name in bins] == ["Q1:", "Q2:", "Q3:", "Q4:"]
     assert bins[0] == f"Q1: {areas[0][0]:.3g} to {areas[3][0]:.3g}"
-    assert found["mask_area"][bins[0]] == scores(first) | further_of(first)
+    assert found["mask_area"][bins[0]] == scores(first, ["unseen"])
     edges = [areas[k][0] for k in (3, 6, 9)]  # the quartiles of 13 values are values
     counts = [sum(sum(area > edge for edge in edges) == number for area, _ in areas) for number in range(4)]
     assert [found["mask_area"][name]["clips_positive"] for name in bins] == counts
@@ -156,14 +200,17 @@ def test_breakdown_is_the_scores_of_the_parts():
     for k, values in enumerate(found["frame"].values()):
         here = [row for row in rows if len(row["mask_area"]) > k]
         for name in (*CONDITIONS, "unseen", "mixed_snr_0"):
-            ious = [row["conditions"][name]["iou"][k] for row in here]
+            # Frame 1 of clip 4 shows no object.
+            seen = [row for row in here if row["mask_area"][k] or name in ("positive", "mixed_snr_0")]
+            assert (len(seen) < len(here)) == (k == 0 and name not in ("positive", "mixed_snr_0"))
+            ious = [row["conditions"][name]["iou"][k] for row in seen]
             assert values[f"miou_{name}"] == pytest.approx(np.mean(ious))
             areas = [row["conditions"][name]["area"][k] for row in here]
             assert values[f"fpr_{name}"] == pytest.approx(np.mean(areas))
         rest = 1 - np.mean([values[f"miou_{name}"] for name in CONDITIONS[1:]])
         expected = 2 * values["miou_positive"] * rest / (values["miou_positive"] + rest)
         assert values["g_miou"] == pytest.approx(expected)
-        assert not any("f_score" in key for key in values)
+        assert not any("f_score" in key and not key.startswith("clips") for key in values)
 
 
 def test_every_score_of_a_breakdown_has_its_interval():
@@ -174,7 +221,7 @@ def test_every_score_of_a_breakdown_has_its_interval():
         for name, values in parts.items():
             assert bounds[key][name].keys() == {metric for metric in values if not metric.startswith("clips")}
     part = [row for row in rows if row["category"] == "b"]
-    expected = intervals(part, resamples=1000)
+    expected = intervals(part, further_negatives=["unseen"], resamples=1000)
     got = bounds["category"]["b"]
     assert got == {metric: expected[metric] for metric in got}
     low, high = got["miou_positive"]
