@@ -10,16 +10,13 @@ import re
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from evaluate_metrics.avs_robust.avs_robust import METRICS, SELECTIVITY
+
 TASK = "audio-visual-segmentation"
 TAGS = [TASK, "avsegformer", "avsbench-robust", "robustness"]
 MARKER = "<!-- robustness: results are inserted here -->"
-QUANTITIES = {"miou": "mIoU", "f_score": "F", "fpr": "FPR"}
-SUMMARIES = {
-    "g_miou": "G-mIoU",
-    "g_f_score": "G-F",
-    "g_fpr": "G-FPR",
-    "audio_blind_floor": "audio-blind floor of G-mIoU",
-}
+FLOOR = "audio-blind floor of G-mIoU"
+COLUMNS = [metric for metric in METRICS if not metric.variant_of]
 
 TEMPLATE = """---
 {{ card_data }}
@@ -198,16 +195,20 @@ def evaluation_results(results: dict) -> list[EvalResult]:
 
 def _metric_name(key: str) -> str:
     """`g_miou_off_screen` as "G-mIoU, off-screen sound"."""
-    if key in SUMMARIES:
-        return SUMMARIES[key]
-    general, key = key.startswith("g_"), key.removeprefix("g_")
-    for name, written in QUANTITIES.items():
+    labels = {metric.key: metric.label for metric in SELECTIVITY} | {"audio_blind_floor": FLOOR}
+    for metric in METRICS:
+        labels |= {metric.key: metric.label, f"g_{metric.key}": metric.general}
+    if key in labels:
+        return labels[key]
+    for name in sorted(labels, key=len, reverse=True):  # `miou_released` before `miou`
         if key.startswith(f"{name}_"):
-            return f"{'G-' if general else ''}{written}, {_sound(key.removeprefix(f'{name}_'))}"
+            return f"{labels[name]}, {_sound(key.removeprefix(f'{name}_'))}"
     return key
 
 
 def _sound(condition: str) -> str:
+    if condition.startswith("with_"):
+        return f"with {_sound(condition.removeprefix('with_'))}"
     return {"positive": "positive sound", "off_screen": "off-screen sound"}.get(condition, condition)
 
 
@@ -227,14 +228,28 @@ def _results_section(results: dict) -> str:
     rows = {
         plain(_sound(condition)): _cells(scores, intervals, condition) for condition in settings.get("conditions", [])
     }
-    for condition, of_condition in (results.get("extra_conditions") or {}).items():
-        rows[plain(_sound(condition))] = [_cell(of_condition.get(name)) for name in QUANTITIES]
-    rows["**G**, all negatives"] = [_cell(scores.get(f"g_{q}"), intervals.get(f"g_{q}")) for q in QUANTITIES]
-    rows["audio-blind floor"] = [_cell(scores.get("audio_blind_floor")), "", ""]
+    extra = results.get("extra_conditions") or {}
+    for condition, of_condition in extra.items():
+        flat = {f"{name}_{condition}": value for name, value in of_condition.items()}
+        rows[plain(_sound(condition))] = _cells(flat, intervals, condition)
+    rows["**G**, all negatives"] = _general_cells(scores, intervals, "")
+    for condition in extra:
+        if f"g_miou_with_{condition}" in scores:
+            rows[f"**G**, {plain(_sound(condition))} too"] = _general_cells(scores, intervals, f"_with_{condition}")
+    rows["audio-blind floor"] = [_cell(scores.get("audio_blind_floor")), *[""] * (len(COLUMNS) - 1)]
     clips = f", {results['clips']} clips" if "clips" in results else ""
     lines = [f"### {plain(results['subset'])}, {plain(results['split'])} split{clips}", ""]
-    lines += ["| sound | mIoU | F | FPR |", "| --- | --- | --- | --- |"]
+    lines += [f"| sound | {' | '.join(metric.label for metric in COLUMNS)} |", "| --- |" + " --- |" * len(COLUMNS)]
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    if "g_miou_released" in scores:
+        released = _cell(scores["g_miou_released"], intervals.get("g_miou_released"))
+        lines += [
+            "",
+            f"G-mIoU {released} by the released rule, which counts frames without an object as negatives too.",
+        ]
+    if "selectivity_clips" in scores:
+        said = [f"{m.label} {_cell(scores.get(m.key), intervals.get(m.key))}" for m in SELECTIVITY]
+        lines += ["", f"On {scores['selectivity_clips']} clips with several labelled objects: {', '.join(said)}."]
     made_with = {name: settings.get(name) for name in ("seed", "max_clips", "front_end", "mixed_precision")}
     made_with = [f"{name} {value}" for name, value in made_with.items() if value is not None]
     made_with += [f"{name} {version}" for name, version in results.get("versions", {}).items()]
@@ -244,7 +259,12 @@ def _results_section(results: dict) -> str:
 
 
 def _cells(scores: dict, intervals: dict, condition: str) -> list[str]:
-    keys = [f"{name}_{condition}" for name in QUANTITIES]
+    keys = [f"{metric.key}_{condition}" for metric in COLUMNS]
+    return [_cell(scores.get(key), intervals.get(key)) for key in keys]
+
+
+def _general_cells(scores: dict, intervals: dict, suffix: str) -> list[str]:
+    keys = [f"g_{metric.key}{suffix}" for metric in COLUMNS]
     return [_cell(scores.get(key), intervals.get(key)) for key in keys]
 
 

@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from avsbench_robust_dataset.files import BROKEN_IMAGE
+from avsbench_robust_dataset.masks import object_mask
+
 from ..avs_robust.avs_robust import harmonic_mean
+from ..mask_files import read_prediction
 from ..results import Run, read_json
 from . import overlay
 from .markup import scroll, swatch, text
@@ -28,7 +32,7 @@ class Clip:
     Attributes:
         clip_id, category: as in the data set; `category` may be "".
         frames: images, in order.
-        masks: ground truth of the visible object for the first `len(masks)` frames; nonzero is the object.
+        masks: ground truth of the visible object for the first `len(masks)` frames, see `object_mask`.
         sounds: condition -> what is heard in it, e.g. {"off_screen": "dog_barking"}; optional.
     """
 
@@ -140,7 +144,7 @@ def _open_image(path):
             return image
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: not found.") from None
-    except (OSError, SyntaxError) as error:  # Pillow raises either for a damaged file
+    except BROKEN_IMAGE as error:
         raise ValueError(f"{path}: cannot be read as an image ({error}). Write it again.") from error
 
 
@@ -218,7 +222,7 @@ def _score_clip(clip, folders, conditions, known):
             f"Expected 1 to {len(clip.frames)} masks for the {len(clip.frames)} frames of clip {clip.clip_id!r}, "
             f"got {len(clip.masks)}."
         )
-    truths = [_read_truth(mask) for mask in clip.masks]
+    truths = [object_mask(mask).astype(bool) for mask in clip.masks]
     index = len(truths) // 2
     if not truths[index].any():
         index = int(np.argmax([truth.sum() for truth in truths]))
@@ -243,12 +247,6 @@ def _score_clip(clip, folders, conditions, known):
     return _Scored(clip.clip_id, clip.category, sounds, index, len(clip.frames), frame, truths[index], miou)
 
 
-def _read_truth(mask):
-    """Nonzero is the object, in any mode; of a palette image the index counts, as in the data set."""
-    pixels = np.asarray(mask if mask.mode in ("1", "L", "P") else mask.convert("RGB"))
-    return pixels > 0 if pixels.ndim == 2 else (pixels > 0).any(axis=-1)
-
-
 def _iou(predicted, truth):
     """mIoU of one frame as the metric defines it, empty-target rule included."""
     if not truth.any():
@@ -268,8 +266,6 @@ class _Predictions:
 
     def read(self, condition, clip, frames, index, shape):
         """uint8 (H, W), 255 for probability 1: frame `index` (from 0) of a clip of `frames` frames."""
-        from ..mask_files import read_prediction  # only here: it loads PyTorch, which a page of tables can do without
-
         _check_names(clip.clip_id, clip.category)
         expected = clip_folder = self.folder / condition / clip.category / clip.clip_id
         if not clip_folder.is_dir():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from avsbench_robust_dataset.sources import read_masks
 from evaluate_metrics import report, uncertainty
 from evaluate_metrics.__main__ import main
 from evaluate_metrics.report import Clip, ClipScore, Run, chart_sections, charts, choose_clips, gallery, overlay
@@ -518,13 +519,23 @@ def test_tiles_show_prediction_and_truth():
     assert spot[50, 50].tolist() == [100] * 3 and spot[160, 50].tolist() == [30] * 3
 
 
-def test_masks_of_any_png_mode_are_read_as_in_the_data_set():
+def test_the_gallery_outlines_what_the_metric_scores(tmp_path):
     truth = square(4, 6, 8)
-    palette = Image.fromarray(truth.astype(np.uint8))
-    palette.putpalette([0, 0, 0, 0, 0, 0])  # index 1 is black too: the index counts
-    colour = Image.fromarray(truth[..., None] * np.array([0, 0, 1], np.uint8))  # too dark for a grey conversion
-    for mask in (Image.fromarray(truth), palette, colour, Image.fromarray(truth * np.uint8(1))):
-        assert (gallery._read_truth(mask) == truth).all()
+    indices = truth.astype(np.uint8)
+    indices[:3] = 2
+    palettes = {"black/white/black": [0, 0, 0, 255, 255, 255, 0, 0, 0], "black/black": [0, 0, 0, 0, 0, 0]}
+    masks = {"1-bit": Image.fromarray(truth), "0 and 1": Image.fromarray(truth.astype(np.uint8))}
+    masks["dark"] = Image.fromarray(truth[..., None] * np.array([0, 0, 1], np.uint8))
+    for name, palette in palettes.items():
+        masks[name] = Image.fromarray(indices if name == "black/white/black" else truth.astype(np.uint8))
+        masks[name].putpalette(palette)
+    for name, mask in masks.items():
+        mask.save(tmp_path / "mask.png")
+        clip = Clip("c", "", [Image.new("RGB", mask.size)], [Image.open(tmp_path / "mask.png")])
+        (scored,) = read_masks([tmp_path / "mask.png"])
+        outlined = gallery._score_clip(clip, {}, [], {}).truth
+        assert (outlined == truth).all(), name
+        assert (outlined == (np.asarray(Image.open(io.BytesIO(scored)).convert("L")) > 0)).all(), name
 
 
 def test_charts_take_any_name_and_missing_values():

@@ -30,6 +30,8 @@ RUN = """
 import json, sys
 import numpy as np
 from pathlib import Path
+from huggingface_hub import ModelCard
+from avs_engine.model_card import MARKER, with_results
 from evaluate_metrics.avs_robust.avs_robust import AVSRobust
 from evaluate_metrics.clip_rows import clip_row, results, write_rows
 from evaluate_metrics.compare import compare_runs
@@ -49,11 +51,16 @@ found = results(rows, ["unseen"])
 write_rows(folder / "clips.jsonl", rows)
 (folder / "results.json").write_text(json.dumps(found | {"clips_file": "clips.jsonl"}))
 run = read_run("m", folder)
+card = with_results(
+    ModelCard(f"---\\n---\\n# m\\n\\n{MARKER}\\n"),
+    found | {"subset": "demo", "split": "test", "settings": {"conditions": ["positive", "silence"]}},
+)
 page = write_report(folder / "report", [run])
 texts = {
     "metric": metric.compute(),
     "row": rows[0],
     "results": found,
+    "card": str(card),
     "page": page.read_text(encoding="utf-8"),
     "markdown": markdown_table([run]),
     "latex": latex_table([run]),
@@ -63,7 +70,7 @@ json.dump(texts, open(folder / "texts.json", "w"))
 """
 
 
-def test_a_metric_of_one_file_is_in_rows_intervals_tables_charts_and_page(tmp_path):
+def test_a_metric_of_one_file_is_in_rows_intervals_tables_charts_card_and_page(tmp_path):
     copy = tmp_path / "evaluate_metrics"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     table = copy / "avs_robust" / "avs_robust.py"
@@ -80,6 +87,7 @@ def test_a_metric_of_one_file_is_in_rows_intervals_tables_charts_and_page(tmp_pa
     assert "missed_positive" in found["results"]["breakdown"]["category"]["a"]
     assert "missed_silence" in found["results"]["breakdown_intervals"]["frame"]["1"]
     assert "missed area, silence" in found["markdown"] and "G-missed with unseen" in found["latex"]
+    assert "| sound | mIoU | F | FPR | missed area |" in found["card"] and "G-missed" in found["card"]
     page = found["page"]
     assert "Share of the frame that is object and not marked." in page
     assert 'alt="Bar chart. missed area: low under positive, high elsewhere.' in page
