@@ -3,7 +3,6 @@
 avs-data manifest --subset s4 --seed 42 --data_dir data     the off-screen draw as JSON lines, from the CSV alone
 avs-data manifest --verify FILE --data_dir data             whether this machine draws the same; exit code 1 if not
 avs-data audio    --subset s4 --data_dir data --out DIR     each condition's wav files, in AVSBench's layout
-avs-data audit    --subset s4 --data_dir data               what tells negative from positive sound, as AUC
 avs-data check    --subset s4 --data_dir data               what the download lacks; exit code 1 if anything
 avs-data demo     --out data_demo                           a synthetic tree in AVSBench's layout
 avs-data export   --subset s4 --data_dir data --out DIR     Parquet files that load with no import, also on the Hub
@@ -13,12 +12,12 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from .audio_files import write_audio
+from .audio_files import add_audio_arguments, audio_rows, write_audio
 from .builder import locate
 from .check import check
-from .conditions import CONDITIONS
 from .draw import (
     DRAWS,
     compare_manifests,
@@ -68,29 +67,10 @@ def _manifest(args: argparse.Namespace) -> int:
 
 def _audio(args: argparse.Namespace) -> int:
     subset = SUBSETS[args.subset]
-    count = write_audio(
-        subset,
-        locate(subset, args.data_dir),
-        args.out,
-        list(dict.fromkeys(args.conditions)),
-        args.splits,
-        args.seed,
-        args.draw,
-        args.unseen_dir,
-        args.log_mel,
-    )
-    print(f"Wrote {count} sounds under {args.out}/<condition>/{subset.folder}/{subset.media}/.")
-    return 0
-
-
-def _audit(args: argparse.Namespace) -> int:
-    from .audit import audit, format_audit, write_audit  # imports the model's front end, hence torch
-
-    draws = DRAWS if args.draw is None else (args.draw,)
-    result = audit(args.subset, args.data_dir, args.splits, args.seed, draws, args.front_end)
-    print(format_audit(result))
-    if args.json is not None:
-        write_audit(result, args.json)
+    root = locate(subset, args.data_dir)
+    rows = audio_rows(subset, root, args.conditions, args.splits, args.seed, args.draw, args.unseen_dir)
+    write_audio(rows, subset, args.out)
+    print(f"Wrote {len(rows)} sounds under {args.out}/<condition>/{subset.folder}/{subset.media}/.")
     return 0
 
 
@@ -129,8 +109,7 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="avs-data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -153,32 +132,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.set_defaults(run=_manifest)
 
-    command = commands.add_parser("audio", parents=[where, drawn], help="write each condition's wav files")
-    command.add_argument("--out", type=Path, required=True, help="receives <condition>/, each as a download's folder")
-    command.add_argument(
-        "--conditions",
-        nargs="+",
-        default=list(CONDITIONS),
-        metavar="CONDITION",
-        help=f"{', '.join(CONDITIONS)} (the default), unseen, mixed_snr_<dB>, noise_snr_<dB>",
-    )
-    command.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS), help="default: all three")
-    command.add_argument("--unseen_dir", type=Path, help="folder of wav files for the condition unseen")
-    command.add_argument("--log_mel", action="store_true", help="also write log-mel spectra, (5, 1, 96, 64), as .npy")
+    command = commands.add_parser("audio", parents=[where], help="write each condition's wav files")
+    add_audio_arguments(command)
     command.set_defaults(run=_audio)
-
-    command = commands.add_parser("audit", parents=[where], help="measure what tells negative from positive sound")
-    command.add_argument("--splits", nargs="+", choices=list(SPLITS), default=["test"], help="default: test")
-    command.add_argument("--seed", type=int, default=42)
-    command.add_argument("--draw", choices=DRAWS, help="of the off-screen sounds; default: both, side by side")
-    command.add_argument(
-        "--front_end",
-        choices=("vggish", "released"),
-        default="vggish",
-        help="released: negative sounds pass another front end, as in the released pipeline",
-    )
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write everything that was measured")
-    command.set_defaults(run=_audit)
 
     command = commands.add_parser("check", parents=[where], help="say what a download has and lacks")
     command.set_defaults(run=_check)
@@ -189,6 +145,12 @@ def main(argv: list[str] | None = None) -> int:
     command.set_defaults(run=_demo)
 
     command = commands.add_parser("export", parents=[where, drawn], help="write Parquet files that load anywhere")
+    _add_export_arguments(command)
+    command.set_defaults(run=_export)
+    return parser
+
+
+def _add_export_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=Path, required=True, help="folder; a subset that an earlier export wrote there stays"
     )
@@ -200,9 +162,16 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="make the repository public; AVSBench's media must not be published without its authors' permission",
     )
-    command.set_defaults(run=_export)
 
-    args = parser.parse_args(argv)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["audit"] or (argv[:1] == ["audio"] and "--log_mel" in argv):
+        old, new = ("audit", "avs-audit") if argv[0] == "audit" else ("audio --log_mel", "avs-log-mel")
+        print(f"avs-data {old} needs the model's front end and is a command of its own: call {new}.", file=sys.stderr)
+        return 2
+    args = _parser().parse_args(argv)
     try:
         return args.run(args)
     except BrokenPipeError:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
+from torchaudio.functional import resample
 
 from .conditions import SAMPLES, SAMPLING_RATE
 from .subsets import FRAMES_PER_CLIP
@@ -77,11 +79,26 @@ def read_waveform(path: Path) -> np.ndarray:
         raise ValueError(f"Expected finite samples at {path}, got NaN or infinity. Download it again.")
     waveform = channels.mean(axis=1)
     if rate != SAMPLING_RATE:
-        # The model's front end, imported only here: AVSBench's own files are at 16 kHz.
-        from modeling_avsegformer.log_mel import resample
-
-        waveform = resample(waveform, rate, SAMPLING_RATE)
+        waveform = _resample(waveform, rate)
     return _as_clip(waveform)
+
+
+def _resample(waveform: np.ndarray, rate: int) -> np.ndarray:
+    """float32 (samples,) at 16 kHz: Kaiser-windowed sinc interpolation with the parameters of resampy's "kaiser_best",
+    which AVSBench's preprocessing uses.
+
+    Source: https://docs.pytorch.org/audio/stable/tutorials/audio_resampling_tutorial.html
+    """
+    resampled = resample(
+        torch.from_numpy(waveform.astype(np.float32)),
+        rate,
+        SAMPLING_RATE,
+        lowpass_filter_width=64,
+        rolloff=0.9475937167399596,
+        resampling_method="sinc_interp_kaiser",
+        beta=14.769656459379492,
+    )
+    return resampled.numpy()
 
 
 def is_mute(waveform: np.ndarray) -> bool:

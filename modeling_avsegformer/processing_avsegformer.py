@@ -144,7 +144,7 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
         logger.warning_once(
             "front_end='released' is for comparing with published numbers only: negative sounds pass another front "
             "end than positive ones, so that the input alone tells them apart, without listening or looking. Measure "
-            "with front_end='vggish'; `avs-data audit --front_end released` shows the difference."
+            "with front_end='vggish'; `avs-audit --front_end released` shows the difference."
         )
         return [condition != "positive" for condition in conditions]
 

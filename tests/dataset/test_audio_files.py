@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from avs_engine import log_mel_files
 from avsbench_robust_dataset import sounds
 from avsbench_robust_dataset.__main__ import main
 from modeling_avsegformer.log_mel import log_mel
@@ -46,9 +47,11 @@ def test_some_conditions_and_splits_and_log_mel(write_s4, load, tmp_path):
         "noise_snr_20",
         "--splits",
         "validation",
-        "--log_mel",
+        "--unseen_dir",
+        tmp_path / "unseen",
     ]
-    assert export(tree, out, *options, "--unseen_dir", tmp_path / "unseen") == 0
+    assert export(tree, out, *options) == 0
+    assert log_mel_files.main(["--data_dir", str(tree), "--out", str(out), *map(str, options)]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["mixed_snr_0", "noise_snr_20", "silence", "unseen"]
     media = out / "{}/Single-source/s4_data/{}/val/race_car/car00000001.{}"
 
@@ -93,3 +96,9 @@ def test_refusals_write_nothing(write_s4, tmp_path, capsys):
         assert export(tree, out, *options) == 1
         assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_the_old_call_for_log_mel_says_where_it_is(tmp_path, capsys):
+    assert export(tmp_path, tmp_path / "out", "--log_mel") == 2 and "call avs-log-mel" in capsys.readouterr().err
+    assert log_mel_files.main(["--data_dir", str(tmp_path / "nowhere"), "--out", str(tmp_path)]) == 1
+    assert "avs-log-mel: Expected AVSBench's subset s4" in capsys.readouterr().err

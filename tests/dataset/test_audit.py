@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 import soundfile
 
-from avsbench_robust_dataset import SUBSETS
-from avsbench_robust_dataset import audit as audit_module
-from avsbench_robust_dataset.__main__ import main
-from avsbench_robust_dataset.audit import (
+from avs_engine import audit as audit_module
+from avs_engine.audit import (
     ROW_KINDS,
     SOUND_KINDS,
     assign_folds,
     audit,
     cross_validated_scores,
     estimate_auc,
+    main,
     row_features,
     sound_features,
     weighted_auc,
 )
+from avsbench_robust_dataset import SUBSETS
+from avsbench_robust_dataset.__main__ import main as avs_data
 from avsbench_robust_dataset.sources import media_files, read_clips
 from avsbench_robust_dataset.waveform import Waveform
 
@@ -196,11 +197,11 @@ def test_a_shortcut_is_found(tree, monkeypatch, shortcut):
     """A data set that treats off-screen sounds a little differently."""
     from avsbench_robust_dataset.builder import AvsbenchRobust
 
-    original = AvsbenchRobust._example_of_files
+    original = AvsbenchRobust._example
 
-    def tampered(self, condition, pair):
-        example = original(self, condition, pair)
-        if condition == "off_screen":
+    def tampered(self, row, embed):
+        example = original(self, row, embed)
+        if row.condition == "off_screen":
             sound = Waveform().decode_example(Waveform().encode_example(example["audio"]))["array"]
             if shortcut == "level":
                 sound *= 0.01
@@ -213,7 +214,7 @@ def test_a_shortcut_is_found(tree, monkeypatch, shortcut):
             example["audio"] = {"array": sound}
         return example
 
-    monkeypatch.setattr(AvsbenchRobust, "_example_of_files", tampered)
+    monkeypatch.setattr(AvsbenchRobust, "_example", tampered)
     if shortcut == "order":
         read = audit_module.Reader.read
 
@@ -253,7 +254,7 @@ def test_sounds_that_tell_by_their_category_are_found_in_an_uneven_draw(tree, mo
 
 def test_command_line(tree, capsys):
     out = tree / "deep" / "audit.json"
-    assert main(["audit", "--subset", "s4", "--data_dir", str(tree), "--json", str(out)]) == 0
+    assert main(["--subset", "s4", "--data_dir", str(tree), "--json", str(out)]) == 0
     text = capsys.readouterr().out
     assert "off_screen, matched draw  0.500 [0.500, 0.500]" in text and "off_screen, released draw" in text
     assert "only 24 sounds: the intervals are rough" in text
@@ -277,7 +278,7 @@ def test_command_line(tree, capsys):
 
 
 def test_one_draw_and_the_released_front_end_on_the_command_line(tree, capsys, monkeypatch):
-    arguments = ["audit", "--data_dir", str(tree), "--draw", "released", "--front_end", "released", "--seed", "7"]
+    arguments = ["--data_dir", str(tree), "--draw", "released", "--front_end", "released", "--seed", "7"]
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert "matched draw" not in text and "seed 7, front end released" in text and "too few sounds to tell" in text
@@ -288,7 +289,11 @@ def test_one_draw_and_the_released_front_end_on_the_command_line(tree, capsys, m
 
 
 def test_nothing_to_compare(tree, capsys):
-    assert main(["audit", "--data_dir", str(tree), "--splits", "train"]) == 1
+    assert main(["--data_dir", str(tree), "--splits", "train"]) == 1
     assert "clips in the split train of s4, but there are none" in capsys.readouterr().err
-    assert main(["audit", "--data_dir", str(tree / "nowhere")]) == 1
+    assert main(["--data_dir", str(tree / "nowhere")]) == 1
     assert "Single-source/s4_meta_data.csv" in capsys.readouterr().err
+
+
+def test_the_old_call_says_where_the_command_is(capsys):
+    assert avs_data(["audit", "--subset", "s4"]) == 2 and "call avs-audit" in capsys.readouterr().err

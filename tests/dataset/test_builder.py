@@ -1,5 +1,6 @@
 """`load_dataset("avsbench_robust", …)`: what comes out, in which splits, when it is built anew, what it refuses."""
 
+import ast
 import os
 import pickle
 import shutil
@@ -387,25 +388,28 @@ def test_a_file_that_arrives_or_goes_is_seen(write_s4, tmp_path):
     assert cache_folder(root, tmp_path) != before
 
 
-def test_the_code_digest_covers_the_package_and_the_resampling(tmp_path, monkeypatch):
-    """A copy of the package with one byte more in any file, and the front end too."""
+def test_the_code_digest_covers_what_decides_content_and_nothing_else(tmp_path, monkeypatch):
+    """A copy of the package, in which one file after the other gets a comment, a docstring and a statement."""
     package = tmp_path / "avsbench_robust_dataset"
     shutil.copytree(Path(sources.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    model = tmp_path / "modeling_avsegformer"
-    model.mkdir()
-    (model / "__init__.py").write_text("")
-    (model / "log_mel.py").write_text("1")
-    monkeypatch.syspath_prepend(tmp_path)
+    whole = sources.code_digest()
     monkeypatch.setattr(sources, "__file__", str(package / "sources.py"))
-    monkeypatch.setattr(
-        sources.importlib.util, "find_spec", lambda name: type("Spec", (), {"origin": str(model / "__init__.py")})
-    )
-    digests = {sources.code_digest()}
-    files = [*package.glob("*.py"), model / "log_mel.py"]
-    for path in files:
-        path.write_text(path.read_text() + "\n")
-        digests.add(sources.code_digest())
-    assert len(digests) == len(files) + 1
+    assert sources.code_digest() == whole
+    for path in package.glob("*.py"):
+        before = path.read_text()
+        path.write_text(before.replace('"""', '"""Otherwise: ', 1) + "\n# a comment\n")
+        assert sources.code_digest() == whole, path.name
+        path.write_text(before + "\nSTATEMENT = 1\n")
+        assert (sources.code_digest() != whole) == (path.stem in sources.DECIDING_MODULES), path.name
+        path.write_text(before)
+    # What a deciding module imports decides too, but for what names, writes or shows files.
+    imported = {
+        node.module
+        for module in sources.DECIDING_MODULES
+        for node in ast.walk(ast.parse((package / f"{module}.py").read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
+    }
+    assert imported - {"files"} <= set(sources.DECIDING_MODULES)
 
 
 def test_force_redownload_builds_again(write_s4, load, tmp_path, built):

@@ -6,6 +6,7 @@ import re
 import datasets
 import pytest
 
+from avs_engine.audit import main as audit
 from avsbench_robust_dataset import progress as module
 from avsbench_robust_dataset.__main__ import main
 from avsbench_robust_dataset.progress import progress
@@ -27,10 +28,11 @@ def test_a_bar_on_a_terminal(monkeypatch):
 @pytest.mark.parametrize("command", ["check", "audio", "audit"])
 def test_each_long_command_says_how_far_it_is(write_s4, tmp_path, monkeypatch, capsys, command):
     monkeypatch.setattr(module, "SECONDS_PER_LINE", 0)
-    monkeypatch.setattr("avsbench_robust_dataset.audit.RESAMPLES", 10)
+    monkeypatch.setattr("avs_engine.audit.RESAMPLES", 10)
     write_s4(tmp_path / "data")
     options = {"audio": ["--out", str(tmp_path / "out")]}.get(command, [])
-    assert main([command, "--data_dir", str(tmp_path / "data"), *options]) == 0
+    run = audit if command == "audit" else lambda arguments: main([command, *arguments])
+    assert run(["--data_dir", str(tmp_path / "data"), *options]) == 0
     last = capsys.readouterr().err.splitlines()[-1]
     assert re.match(rf"{command}.*: 100% (\d+)/\1 \[00:0\d<00:00, +[\d.]+(clip/s|s/clip)\]$", last), last
 

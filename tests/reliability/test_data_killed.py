@@ -16,6 +16,7 @@ from avsbench_robust_dataset.__main__ import main
 from avsbench_robust_dataset.sources import media_files, read_clips
 
 BUILD, DEMO, COMMAND = "data_runs:build", "data_runs:demo", "avsbench_robust_dataset.__main__:main"
+AUDIT = "avs_engine.audit:main"
 FIND_RUNS = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
 NO_ROOM = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes}, resource.RLIM_INFINITY)); "
 ROWS = [(f"clip{number:07d}", ("dog_barking", "race_car", "playing_piano")[number % 3]) for number in range(9)]
@@ -89,7 +90,7 @@ def test_a_killed_build(tree, folders, as_undisturbed, kill_at_random_moments, n
 
 def test_killed_sounds_as_files(tree, folders, as_undisturbed, kill_at_random_moments):
     def arguments(folder: Path) -> list:
-        return ["audio", "--subset", "s4", "--data_dir", tree, "--out", folder, "--splits", "test", "--log_mel"]
+        return ["audio", "--subset", "s4", "--data_dir", tree, "--out", folder, "--splits", "test"]
 
     assert kill_at_random_moments(COMMAND, arguments, as_undisturbed, folders, 10) >= 3
 
@@ -99,18 +100,18 @@ def test_a_killed_demo(folders, as_undisturbed, kill_at_random_moments):
 
 
 def test_a_killed_audit_leaves_a_whole_file_or_none(tree, tmp_path, run_command):
-    arguments = ["audit", "--data_dir", tree, "--json"]
-    few = "import avsbench_robust_dataset.audit as audit; audit.RESAMPLES = 20"
-    whole = run_command(COMMAND, [*arguments, tmp_path / "whole.json"], before=few)
+    arguments = ["--data_dir", tree, "--json"]
+    few = "import avs_engine.audit as audit; audit.RESAMPLES = 20"
+    whole = run_command(AUDIT, [*arguments, tmp_path / "whole.json"], before=few)
     assert whole.code == 0, whole.output
     there = []
     for change in range(whole.changes - 4, whole.changes):
         out = tmp_path / f"{change}.json"
-        run = run_command(COMMAND, [*arguments, out], before=few, kill_before_change=change)
+        run = run_command(AUDIT, [*arguments, out], before=few, kill_before_change=change)
         assert run.code == -signal.SIGKILL
         there.append(out.exists())
         if not there[-1]:
-            assert run_command(COMMAND, [*arguments, out], before=few).code == 0
+            assert run_command(AUDIT, [*arguments, out], before=few).code == 0
         assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert there[0] is False, "no run was killed while it wrote"
 

@@ -24,7 +24,7 @@ OURS = {
 BELOW_THE_SCRIPTS = OURS - SCRIPTS - {"examples"}
 # file or folder -> what of ours it may import; a dotted name allows that module only
 ARROWS = {
-    "avsbench_robust_dataset": {"modeling_avsegformer.log_mel"},
+    "avsbench_robust_dataset": set(),
     "modeling_avsegformer": {"ms_deform_attn"},
     "kernels/torch-ext": set(),
     "kernels/benchmarks": {"modeling_avsegformer"},
@@ -49,6 +49,7 @@ PACKAGES = {
     "avs_engine": ROOT / "avs_engine",
     "ms_deform_attn": ROOT / "kernels/torch-ext/ms_deform_attn",
 }
+LOG_MEL = "modeling_avsegformer.log_mel"
 ENTRY_POINTS = {"main", "cli"}  # what a script offers: setup.cfg makes commands of it, and tests call it
 
 
@@ -90,7 +91,7 @@ def test_imports_follow_the_arrows(place):
     [
         ("modeling_avsegformer", "import avsbench_robust_dataset.builder", ["avsbench_robust_dataset.builder"]),
         ("modeling_avsegformer", "from ms_deform_attn import ms_deform_attn", []),
-        ("avsbench_robust_dataset", "def f():\n    from modeling_avsegformer.log_mel import resample", []),
+        ("avsbench_robust_dataset", "def f():\n    from modeling_avsegformer.log_mel import x", [LOG_MEL + ".x"]),
         ("avsbench_robust_dataset", "import modeling_avsegformer", ["modeling_avsegformer"]),
         ("evaluate_metrics", "from train_accelerate import main", ["train_accelerate.main"]),
         ("evaluate_metrics", "from avsbench_robust_dataset.subsets import Clip", []),
@@ -175,7 +176,7 @@ def test_the_walk_sees_circles():
 
 LONGEST = 80  # lines of a function
 # To go, each with the work on its file.
-TOO_LONG = {"examples/demo.py main", "avsbench_robust_dataset/__main__.py main"}
+TOO_LONG = {"examples/demo.py main"}
 
 
 def long_functions(source: str) -> list[str]:

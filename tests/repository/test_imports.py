@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ["avsbench_robust_dataset", "evaluate_metrics", "ms_deform_attn"]
-LAZY = ["avsbench_robust_dataset", "ms_deform_attn"]
+PACKAGES = ["evaluate_metrics", "ms_deform_attn"]
+LAZY = ["ms_deform_attn"]
 HEAVY = (
     "accelerate av datasets evaluate librosa matplotlib pandas PIL pyarrow scipy soundfile timm torchaudio torchvision"
     " transformers torch._dynamo sympy"

@@ -1,31 +1,37 @@
-"""Shortcuts, measured: can a negative condition be told from positive by anything that is not content?
+"""`avs-audit`: shortcuts, measured: can a negative condition be told from positive by anything that is not content?
 
 Rows are read as `load_dataset` gives them and reduced to numbers: what a sound is like apart from what is heard in it
 (padding, duration, level, clipping, DC, spectrum edges, sample type, and the same of the model's input), where the row
 stands and what its files are like. For every number, and for cross-validated linear probes over all of them, the area
 under the ROC curve says how well it tells the condition from positive: 0.5 is chance, 0 and 1 are certain.
+
+    avs-audit --subset s4 --data_dir data
+    avs-audit --subset s4 --data_dir data --front_end released
 """
 
+import argparse
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import datasets
 import numpy as np
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
 
+from avsbench_robust_dataset import CONDITIONS, SPLITS, SUBSETS, Subset
+from avsbench_robust_dataset.builder import locate
+from avsbench_robust_dataset.conditions import SAMPLING_RATE
+from avsbench_robust_dataset.draw import DRAWS
+from avsbench_robust_dataset.files import write_whole
+from avsbench_robust_dataset.progress import progress
+from avsbench_robust_dataset.sources import read_clips
 from modeling_avsegformer.log_mel import MIN_SAMPLES, log_mel, released_log_mel
-
-from .builder import locate
-from .conditions import SAMPLING_RATE
-from .draw import DRAWS
-from .files import write_whole
-from .progress import progress
-from .sources import read_clips
-from .subsets import SPLITS, SUBSETS, Subset
 
 __all__ = ["FRONT_ENDS", "Audit", "Comparison", "Estimate", "audit", "format_audit", "write_audit"]
 
@@ -34,7 +40,6 @@ FOLDS = 5
 RESAMPLES = 1000  # bootstrap samples behind an interval
 FEW_SOUNDS = 30  # below which a bootstrap over sounds is rough
 RIDGE = 0.1  # penalty on the probe's weights, features of unit variance
-BY_DEFINITION = ("silence", "noise")  # what is heard tells these from any real sound
 
 SOUND_KINDS = {
     "leading_zeros": "padding",
@@ -261,14 +266,9 @@ def cross_validated_scores(features: np.ndarray, negative: np.ndarray, fold: np.
     label = np.where(negative, 1.0, -1.0)
     for number in np.unique(fold):
         test = fold == number
-        known = features[~test]
-        mean, scale = known.mean(axis=0), known.std(axis=0)
-        scale = np.where(np.ptp(known, axis=0) > 0, scale, np.inf)  # a constant tells nothing
-        x = np.clip((features - mean) / scale, -5, 5)
-        target = label[~test] - label[~test].mean()
-        gram = x[~test].T @ x[~test] / len(target) + RIDGE * np.eye(x.shape[1])
-        weights = np.linalg.solve(gram, x[~test].T @ target / len(target))
-        scores[test] = (x[test] * weights).sum(axis=1)  # row by row: equal rows get equal scores, which BLAS breaks
+        x = np.clip(StandardScaler().fit(features[~test]).transform(features), -5, 5)
+        probe = Ridge(alpha=RIDGE * np.count_nonzero(~test)).fit(x[~test], label[~test])
+        scores[test] = (x[test] * probe.coef_).sum(axis=1)  # not `predict`: by BLAS, equal rows get unequal scores
     return scores
 
 
@@ -312,6 +312,11 @@ class Audit:
     comparisons: list[Comparison]
 
 
+def is_told_by_definition(condition: str) -> bool:
+    """Whether no recording is in it, so that what is heard tells it from any real sound: silence, noise."""
+    return not CONDITIONS[condition].needs_own and CONDITIONS[condition].partner is None
+
+
 def compare(positive: Rows, other: Rows, condition: str, draw: str | None) -> Comparison:
     """Every probe and every feature of one condition against positive."""
     negative = np.arange(len(positive.clips) + len(other.clips)) >= len(positive.clips)
@@ -329,7 +334,7 @@ def compare(positive: Rows, other: Rows, condition: str, draw: str | None) -> Co
         for name, values in zip(kinds, features.T, strict=True):
             alone[name] = estimate_auc(values, negative, group, together)
     heard = [sorted(map(bytes, np.hstack([sound, audio])[of_side])) for of_side in (~negative, negative)]
-    return Comparison(condition, draw, condition in BY_DEFINITION, heard[0] == heard[1], probes, alone)
+    return Comparison(condition, draw, is_told_by_definition(condition), heard[0] == heard[1], probes, alone)
 
 
 def audit(
@@ -377,8 +382,10 @@ def audit(
             positive = read("positive")
             if len(set(positive.sounds)) < 2:
                 raise ValueError(f"Expected at least two sounds in {', '.join(splits)} of {subset}, got one.")
-            comparisons += [compare(positive, read(condition), condition, None) for condition in BY_DEFINITION]
-        comparisons.append(compare(positive, read("off_screen"), "off_screen", draw))
+            same_in_each_draw = filter(is_told_by_definition, CONDITIONS)
+            comparisons += [compare(positive, read(condition), condition, None) for condition in same_in_each_draw]
+        drawn = [name for name, condition in CONDITIONS.items() if condition.partner == "off_screen"]
+        comparisons += [compare(positive, read(condition), condition, draw) for condition in drawn]
     return Audit(subset, list(splits), len(positive.clips), len(set(positive.sounds)), seed, front_end, comparisons)
 
 
@@ -425,3 +432,37 @@ def write_audit(result: Audit, path: Path) -> None:
         row["at_chance"] = comparison.at_chance
     content |= {"folds": FOLDS, "resamples": RESAMPLES, "kinds": SOUND_KINDS | ROW_KINDS}
     write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="avs-audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--subset", choices=list(SUBSETS), default="s4")
+    parser.add_argument("--data_dir", help="the download; default: $AVSBENCH_DIR, else ./data")
+    parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=["test"], help="default: test")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--draw", choices=DRAWS, help="of the off-screen sounds; default: both, side by side")
+    parser.add_argument(
+        "--front_end",
+        choices=FRONT_ENDS,
+        default="vggish",
+        help="released: negative sounds pass another front end, as in the released pipeline",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything that was measured")
+    args = parser.parse_args(argv)
+    draws = DRAWS if args.draw is None else (args.draw,)
+    try:
+        result = audit(args.subset, args.data_dir, args.splits, args.seed, draws, args.front_end)
+        print(format_audit(result))
+        if args.json is not None:
+            write_audit(result, args.json)
+    except (OSError, ValueError) as error:
+        print(f"avs-audit: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
