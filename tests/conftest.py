@@ -1,9 +1,13 @@
-"""A home folder of the suite's own, and what tests of several folders need: a tiny model."""
+"""A home folder of the suite's own; commands without the seconds of a cold start (`fork_run`); a tiny model."""
 
 import atexit
 import os
+import runpy
 import shutil
+import signal
+import socket
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,9 @@ import pytest
 TESTS_HOME = "AVS_TESTS_HOME"  # names the folder to the processes that pytest-xdist starts
 # What a user may have set, and a library reads before it looks into the home folder.
 PREFIXES = ("AVSBENCH_", "HF_", "HUGGING", "TRANSFORMERS_", "XDG_", "TORCH_HOME", "MPLCONFIGDIR", "MS_DEFORM_ATTN_")
+
+PRELOADED = ["torch", "datasets", "transformers", "accelerate", "timm", "soundfile", "safetensors.torch"]
+PRELOADED += ["train_accelerate", "evaluate_accelerate"]
 
 
 def move_home(home: Path) -> None:
@@ -45,6 +52,92 @@ def pytest_sessionfinish(exitstatus):
 
 def pytest_report_header():
     return f"home folder: {os.environ[TESTS_HOME]} (removed unless a test fails)"
+
+
+class ForkedRun:
+    """A running command of one or more processes that write to one log; used as a `subprocess.Popen`."""
+
+    def __init__(self, processes, log: Path):
+        self.processes, self.log = processes, log
+
+    @property
+    def pid(self) -> int:
+        return self.processes[0].pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while a process runs; then the first code that is not 0, else 0. A negative one is a signal's."""
+        codes = [process.exitcode for process in self.processes]
+        return None if None in codes else next(filter(None, codes), 0)
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def kill(self) -> None:
+        """Kills the processes with all that they have started."""
+        for process in self.processes:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:  # ended just now, or has not made its group yet
+                process.kill()
+            process.join()
+
+    def output(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+
+    def communicate(self, timeout: float = 300) -> tuple[str, None]:
+        """Waits for all processes; gives what they have written."""
+        end = time.monotonic() + timeout
+        for process in self.processes:
+            process.join(max(0, end - time.monotonic()))
+        if self.poll() is None:
+            self.kill()
+            raise TimeoutError(f"it did not end within {timeout} s:\n{self.output()[-3000:]}")
+        return self.output(), None
+
+
+def as_torchrun(processes: int) -> list[dict[str, str]]:
+    """The variables that torchrun gives to each of the processes; none for one."""
+    if processes == 1:
+        return [{}]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return [common | rank | {"LOCAL_WORLD_SIZE": str(processes)} for rank in ranks]
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Processes forked from one that has the libraries imported: a start takes milliseconds, not seconds."""
+    import multiprocessing.forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    multiprocessing.forkserver.ensure_running()  # now, with the environment of the session, not with that of a test
+    return context
+
+
+@pytest.fixture(scope="session")
+def fork_run(forked):
+    """fork_run(entry, arguments, log, folder, environment, processes=1, **options of `forked_run.py`): a ForkedRun.
+
+    `entry` is "module:function" or the path of a script; in `environment`, None removes a variable.
+    """
+    script = str(Path(__file__).with_name("forked_run.py"))
+
+    def fork_run(entry, arguments, log, folder, environment=(), processes=1, **options) -> ForkedRun:
+        request = {"entry": str(entry), "arguments": [str(argument) for argument in arguments]}
+        request |= {"log": str(log), "folder": str(folder), **options}
+        environment = {"OMP_NUM_THREADS": "1", **dict(environment)}
+        requests = [request | {"environment": environment | own} for own in as_torchrun(processes)]
+        started = [forked.Process(target=runpy.run_path, args=(script, {"request": each})) for each in requests]
+        for process in started:
+            process.start()
+        return ForkedRun(started, Path(log))
+
+    return fork_run
 
 
 @pytest.fixture(scope="session")

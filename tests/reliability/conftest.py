@@ -1,18 +1,11 @@
 """A harness that kills a command at random moments: `kill_at_random_moments`, `run_command`."""
 
-import multiprocessing
-import os
 import random
-import runpy
 import signal
 import time
 from pathlib import Path
 
 import pytest
-
-KILLED_RUN = Path(__file__).parent / "killed_run.py"
-PRELOADED = ["torch", "datasets", "transformers", "accelerate", "timm", "soundfile", "safetensors.torch"]
-PRELOADED += ["train_accelerate"]
 
 
 class Run:
@@ -25,16 +18,8 @@ class Run:
         self.changes = int(changes.read_text() or 0) if changes.exists() else None  # empty: killed while it wrote it
 
 
-@pytest.fixture(scope="session")
-def forked():
-    """Processes forked from one that has the libraries imported already: a start takes milliseconds, not seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
-
-
 @pytest.fixture
-def run_command(forked, tmp_path_factory):
+def run_command(fork_run, tmp_path_factory):
     """run_command("module:function", arguments, folder=…, environment={…}, before=Python code, kill_after=seconds |
     kill_before_change=k).
 
@@ -56,25 +41,15 @@ def run_command(forked, tmp_path_factory):
         log = tmp_path_factory.mktemp("run") / "log.txt"
         cache = log.with_name("cache")
         cache.mkdir()
-        request = {
-            "entry": entry,
-            "arguments": [str(argument) for argument in arguments],
-            "log": str(log),
-            "folder": str(folder),
-            "environment": {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(cache), **dict(environment)},
-            "before": before,
-            "kill_before_change": kill_before_change,
-        }
-        process = forked.Process(target=runpy.run_path, args=(str(KILLED_RUN), {"request": request}))
+        environment = {"HF_DATASETS_CACHE": str(cache), **dict(environment)}
         start = time.perf_counter()
-        process.start()
+        run = fork_run(
+            entry, arguments, log, folder, environment, kill_before_change=kill_before_change, before=before
+        )
+        [process] = run.processes
         process.join(timeout if kill_after is None else kill_after)
         if process.exitcode is None:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:  # ended just now, or has not made its group yet
-                process.kill()
-            process.join()
+            run.kill()
             assert kill_after is not None, f"{entry} did not end within {timeout} s:\n{log.read_text()[-3000:]}"
         return Run(process.exitcode, log, time.perf_counter() - start)
 

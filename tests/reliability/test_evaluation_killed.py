@@ -1,10 +1,8 @@
 """An evaluation that is killed again and again ends with the results of the one that nothing disturbed."""
 
 import os
-import runpy
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,7 +11,6 @@ from avsbench_robust_dataset.synthetic import write_demo
 
 ENTRY = "evaluate_accelerate:cli"
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
-COMMAND = Path(__file__).parent / "killed_run.py"
 
 
 @pytest.fixture(scope="module")
@@ -83,50 +80,39 @@ def test_a_killed_evaluation_ends_with_the_same_bits(
     assert killed > 0.8 * moments
 
 
-class Started:
-    """A running command, and its output."""
-
-    def __init__(self, forked, arguments, environment, log, before=""):
-        request = {"entry": ENTRY, "arguments": [str(word) for word in arguments], "log": str(log), "folder": "."}
-        request |= {"environment": environment | {"OMP_NUM_THREADS": "1"}, "before": before}
-        self.process = forked.Process(target=runpy.run_path, args=(str(COMMAND), {"request": request}))
-        self.process.start()
-        self.log = log
-
-    def output(self) -> str:
-        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
-
-    def wait_for(self, text: str) -> None:
-        while text not in self.output():
-            assert self.process.is_alive(), f"the run ended without {text!r}:\n{self.output()}"
-            time.sleep(0.02)
-
-    def end(self) -> tuple[int, str]:
-        """Exit code and output."""
-        self.process.join(120)
-        return self.process.exitcode, self.output()
-
-
 @pytest.fixture
-def start(forked, data, of_model, tmp_path):
+def start(fork_run, data, of_model, tmp_path):
     """start(*options, before=Python code): the evaluation of the model, running, into tmp_path/out."""
     running = []
 
-    def start(*options, before="", arguments=None) -> Started:
+    def start(*options, before="", arguments=None):
         words = [*(arguments or of_model), "--output_dir", tmp_path / "out", *options]
-        running.append(Started(forked, words, data[1], tmp_path / f"log_{len(running)}.txt", before))
+        log = tmp_path / f"log_{len(running)}.txt"
+        running.append(fork_run(ENTRY, words, log, ".", data[1], before=before))
         return running[-1]
 
     yield start
     for run in running:
-        run.process.kill()
+        run.kill()
+
+
+def wait_for(text: str, run) -> None:
+    while text not in run.output():
+        assert run.poll() is None, f"the run ended without {text!r}:\n{run.output()}"
+        time.sleep(0.02)
+
+
+def end(run) -> tuple[int, str]:
+    """Exit code and output."""
+    output, _ = run.communicate()
+    return run.returncode, output
 
 
 @pytest.fixture(scope="module")
-def whole(data, of_model, forked, tmp_path_factory):
+def whole(data, of_model, fork_run, tmp_path_factory):
     """The evaluation that nothing disturbs."""
     folder = tmp_path_factory.mktemp("whole")
-    code, output = Started(forked, [*of_model, "--output_dir", folder / "out"], data[1], folder / "log").end()
+    code, output = end(fork_run(ENTRY, [*of_model, "--output_dir", folder / "out"], folder / "log", ".", data[1]))
     assert code == 0, output
     return folder / "out"
 
@@ -152,22 +138,22 @@ assert ctypes.CDLL(None).capset(header, none) == 0  # root may write where nobod
 
 def test_sigterm_ends_well_and_the_next_run_goes_on(start, whole, tmp_path):
     run = start(before=SLOW.format(seconds=60))
-    run.wait_for("scored 2")
-    os.kill(run.process.pid, signal.SIGTERM)
-    code, output = run.end()
+    wait_for("scored 2", run)
+    os.kill(run.pid, signal.SIGTERM)
+    code, output = end(run)
     assert code == 0 and "Stopped by SIGTERM" in output and "repeat the command to go on" in output
-    code, output = start().end()
+    code, output = end(start())
     assert code == 0 and "resumed: 2 of 6 clips" in output
     same_files(tmp_path / "out", whole)
 
 
 def test_two_evaluations_into_one_folder(start, whole, tmp_path):
     first = start(before=SLOW.format(seconds=3))
-    first.wait_for("scored 2")
-    code, output = start("--seed", 43).end()
+    wait_for("scored 2", first)
+    code, output = end(start("--seed", 43))
     assert code == 2 and "Traceback" not in output
-    assert f"process {first.process.pid} on" in output and "name another folder" in output
-    assert first.end()[0] == 0
+    assert f"process {first.pid} on" in output and "name another folder" in output
+    assert end(first)[0] == 0
     same_files(tmp_path / "out", whole)
 
 
@@ -175,21 +161,21 @@ def test_two_evaluations_into_one_folder(start, whole, tmp_path):
 def test_a_full_disk(limit, start, whole, tmp_path):
     sizes = [(whole / name).stat().st_size for name in ("clips.jsonl", "results.json")]
     assert max(sizes) > 12_000, "the run would not notice"
-    code, output = start(before=FULL_DISK.format(limit=limit)).end()
+    code, output = end(start(before=FULL_DISK.format(limit=limit)))
     assert code == 2 and "Traceback" not in output, output
     assert "File too large. Free some room or name another output folder" in output
     assert not (tmp_path / "out/results.json").exists()
-    code, output = start().end()
+    code, output = end(start())
     assert code == 0, output
     same_files(tmp_path / "out", whole)
 
 
 def test_a_full_disk_keeps_the_results_before(start, tmp_path, of_predictions):
     """An earlier evaluation's files in the folder stay as they are."""
-    code, output = start(arguments=of_predictions).end()
+    code, output = end(start(arguments=of_predictions))
     assert code == 0, output
     old = {name: (tmp_path / "out" / name).read_bytes() for name in ("results.json", "clips.jsonl")}
-    code, output = start(before=FULL_DISK.format(limit=5_000)).end()
+    code, output = end(start(before=FULL_DISK.format(limit=5_000)))
     assert code == 2 and "File too large" in output
     assert {name: (tmp_path / "out" / name).read_bytes() for name in old} == old
 
@@ -197,7 +183,7 @@ def test_a_full_disk_keeps_the_results_before(start, tmp_path, of_predictions):
 def test_a_folder_that_cannot_be_written_to(start, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out").chmod(0o500)
-    code, output = start(before=WITHOUT_PRIVILEGES).end()
+    code, output = end(start(before=WITHOUT_PRIVILEGES))
     assert code == 2 and "Traceback" not in output, output
     assert "Permission denied. Free some room or name another output folder" in output
     assert not list((tmp_path / "out").iterdir())

@@ -52,38 +52,44 @@ def isolated(monkeypatch, hf_cache):
 
 @pytest.fixture
 def environment(hf_cache):
-    """Environment of a launched script: one thread a process, no network."""
-    settings = {"HF_DATASETS_CACHE": str(hf_cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return {name: value for name, value in os.environ.items() if name != "AVSBENCH_DIR"} | settings
+    """Environment of a launched script: one thread a process, the data set built for all tests."""
+    return {"HF_DATASETS_CACHE": str(hf_cache), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
-def start(environment, tmp_path):
-    """start(script, *arguments, processes=1, accelerate=False, **environment): the running script, in an empty folder.
+def start(fork_run, environment, tmp_path):
+    """start(script, *arguments, processes=1, launcher=None, **environment): the running script, in an empty folder.
 
-    One process is started plainly or by `accelerate launch`, more by torchrun.
+    The `launcher`, "accelerate" or "torchrun", is a command of its own; without it the processes are forked.
     """
+    launchers = {
+        "accelerate": ["accelerate.commands.launch", "--num_processes", "1"],
+        # `accelerate launch --cpu --num_processes 2` would start one process
+        "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    }
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    runs = []
 
-    def start(script: str, *arguments, processes: int = 1, accelerate: bool = False, **settings) -> subprocess.Popen:
-        command = [sys.executable]
-        if accelerate:
-            command += ["-m", "accelerate.commands.launch", "--num_processes", "1"]
-        if processes > 1:
-            # `accelerate launch --cpu --num_processes 2` would start one process.
-            command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command += [str(ROOT / script), "--cpu", *map(str, arguments)]
-        cwd = tmp_path / "cwd"
-        cwd.mkdir(exist_ok=True)
+    def start(script: str, *arguments, processes: int = 1, launcher: str | None = None, **settings):
+        words = ["--cpu", *map(str, arguments)]
+        if launcher is None:
+            log = tmp_path / f"log_{len(runs)}.txt"
+            options = {"environment": environment | settings, "processes": processes}
+            runs.append(fork_run(ROOT / script, words, log, cwd, **options))
+            return runs[-1]
         return subprocess.Popen(
-            command,
+            [sys.executable, "-m", *launchers[launcher], str(ROOT / script), *words],
             cwd=cwd,
-            env=environment | settings,
+            env=os.environ | environment | settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    return start
+    yield start
+    for run in runs:
+        run.kill()
 
 
 @pytest.fixture

@@ -58,8 +58,8 @@ def launch_config(environment, tmp_path):
         command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
         command += ["--config_file", str(ROOT / f"configs/accelerate/{name}.yaml"), "--mixed_precision", precision]
         command += [str(script), name, *map(str, arguments)]
-        tools = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])  # DeepSpeed asks for ninja
-        settings = environment | {"DS_ACCELERATOR": "cpu", "PATH": tools}
+        tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # DeepSpeed asks for ninja
+        settings = os.environ | environment | {"DS_ACCELERATOR": "cpu", "PATH": tools}
         done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=600)
         return done.returncode, done.stdout + done.stderr
 

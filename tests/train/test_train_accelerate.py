@@ -5,7 +5,6 @@ import shutil
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -79,9 +78,7 @@ def test_a_killed_run_resumes_bit_for_bit(processes, kill_after, tiny, tmp_path,
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.005)
     assert process.poll() is None, process.communicate()[0]
-    for running in (*psutil.Process(process.pid).children(recursive=True), process):
-        running.kill()
-    process.communicate()
+    process.kill()
     assert not (cut / "last").exists(), "the run was over before it was killed"
     state = json.loads((checkpoint / "trainer_state.json").read_text())
     assert state["batches_done"] > 0 and state["epoch"] == 1, "not in mid-epoch"
@@ -95,8 +92,7 @@ def test_a_killed_run_resumes_bit_for_bit(processes, kill_after, tiny, tmp_path,
 
     resume = ["--output_dir", cut, "--resume_from_checkpoint", "latest"]
     # another number of threads, which the checkpoint knows better
-    more = {"processes": processes, "accelerate": processes == 1, "OMP_NUM_THREADS": "2"}
-    output = launch("train_accelerate.py", *tiny, *HARD, *resume, **more)
+    output = launch("train_accelerate.py", *tiny, *HARD, *resume, processes=processes, OMP_NUM_THREADS="2")
     assert f"step_{kill_after}: epoch 1, step {kill_after}" in output
     assert same_bits(whole / "last", cut / "last")
     assert same_bits(whole, cut), "another best model"
@@ -120,7 +116,7 @@ def test_two_processes_train_as_one_with_the_double_batch(demo_tree, write_model
     arguments += ["--epochs", "2", "--freeze_backbone_epochs", "1", "--logging_steps", "1", "--learning_rate", "2e-5"]
     one = train(arguments, tmp_path / "one", "--batch_size", "4", "--keep_checkpoints", "0")
     both = ["--batch_size", "2", "--output_dir", tmp_path / "two"]
-    output = launch("train_accelerate.py", *arguments, *both, processes=2)
+    output = launch("train_accelerate.py", *arguments, *both, launcher="torchrun")
     assert "in 2 process(es)" in output
     two = log_of(tmp_path / "two")
     assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]

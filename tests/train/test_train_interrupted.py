@@ -126,8 +126,7 @@ def test_sigterm_to_one_of_two_processes(train, start, tmp_path):
     while not names(run) and process.poll() is None:
         time.sleep(0.01)
     assert process.poll() is None, process.communicate()[0]
-    workers = [child for child in psutil.Process(process.pid).children() if "train_accelerate" in str(child.cmdline())]
-    workers[-1].terminate()
+    process.processes[-1].terminate()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "Stopped by SIGTERM after step" in output, output
     newest = complete_checkpoints(run / "checkpoints")[-1]
@@ -140,7 +139,7 @@ def test_sigterm_that_does_not_come_to_the_script_alone(whom, train, start, tmp_
     """`accelerate launch` passes nothing on; schedulers signal every process, the data loader's workers too."""
     run = tmp_path / "run"
     more = ["--max_steps", 10000, "--validation_every", 0, "--checkpointing_steps", 2, "--output_dir", run]
-    process = start("train_accelerate.py", *train.arguments, *more, "--num_workers", 1, accelerate=True)
+    process = start("train_accelerate.py", *train.arguments, *more, "--num_workers", 1, launcher="accelerate")
     while not names(run) and process.poll() is None:
         time.sleep(0.01)
     assert process.poll() is None, process.communicate()[0]

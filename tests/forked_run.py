@@ -1,11 +1,13 @@
-"""What `run_command` of conftest.py runs in a forked process: one command, perhaps cut short by SIGKILL.
+"""What runs in a process that `fork_run` of conftest.py forked: one command, perhaps cut short by SIGKILL.
 
-Not a test module. `run(...)` is called through `runpy`, because pytest's importlib mode gives test folders no module
-name that another process could import.
+Not a test module. It is run through `runpy`, because pytest's importlib mode gives test folders no module name that
+another process could import.
 """
 
 import importlib
+import multiprocessing
 import os
+import runpy
 import signal
 import sys
 
@@ -13,8 +15,32 @@ import sys
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree"}
 
 
+def set_environment(changes: dict) -> None:
+    """Sets or, where the value is None, removes variables, also those that a library read before the fork."""
+    for name, value in changes.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    importlib.import_module("torch").set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if "HF_DATASETS_CACHE" in changes:
+        importlib.import_module("datasets").config.HF_DATASETS_CACHE = changes["HF_DATASETS_CACHE"]
+
+
+def function_of(entry):
+    """What `entry`, "module:function" or the path of a script, calls."""
+    if not entry.endswith(".py"):
+        module, function = entry.split(":")
+        return getattr(importlib.import_module(module), function)
+
+    def run_script():
+        runpy.run_path(entry, run_name="__main__")
+
+    return run_script
+
+
 def run(entry, arguments, log, folder, environment, kill_before_change=None, before=""):
-    """Calls `entry` ("module:function") with `arguments` as the command line; output goes to the file `log`.
+    """Calls `function_of(entry)` with `arguments` as the command line; output goes to the file `log`.
 
     With `kill_before_change=k` the process kills itself right before its k-th change (from 0) of the file system.
     `before` is Python code to run first, for example to limit what the process may do.
@@ -24,15 +50,10 @@ def run(entry, arguments, log, folder, environment, kill_before_change=None, bef
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.chdir(folder)
-    os.environ.update(environment)
+    set_environment(environment)
+    multiprocessing.set_start_method(None, force=True)  # for its own workers Python's default, not that of the harness
     sys.dont_write_bytecode = True  # only the first run would change these files
-    # torch and datasets were imported before this process was forked
-    importlib.import_module("datasets").config.HF_DATASETS_CACHE = environment["HF_DATASETS_CACHE"]
-    importlib.import_module("torch").set_num_threads(int(environment["OMP_NUM_THREADS"]))
     exec(before, {})
-    module, function = entry.split(":")
-    main = getattr(importlib.import_module(module), function)
-    sys.argv = [module, *arguments]
     owner, changes = os.getpid(), 0
 
     def count(event, details):
@@ -44,6 +65,8 @@ def run(entry, arguments, log, folder, environment, kill_before_change=None, bef
             os.killpg(0, signal.SIGKILL)
         changes += 1
 
+    sys.argv = [entry.split(":")[0], *arguments]
+    main = function_of(entry)
     sys.addaudithook(count)
     try:
         code = main()
