@@ -49,7 +49,7 @@ from avsbench_robust_dataset.files import OutputError, only_run_in
 from avsbench_robust_dataset.hub_access import check_hub_access
 from avsbench_robust_dataset.unseen import find_wavs, unseen_digest
 from evaluate_metrics.avs_robust import avs_robust as metric
-from evaluate_metrics.clip_rows import results, write_rows
+from evaluate_metrics.clip_rows import have_two_values, results, write_rows
 from evaluate_metrics.mask_files import PredictionsError
 
 
@@ -214,6 +214,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     output_dir = Path(args.output_dir)
     extra = [name for name in args.conditions if name not in metric.CONDITIONS]
     found = results(rows, [name for name in extra if get_condition(name).heard == "none"])
+    settings["prediction_levels"] = "1-bit" if have_two_values(rows) else "8-bit" if args.predictions else "float"
     found["source_videos"] = count_source_videos(SUBSETS[args.subset], args.data_dir)
     write_rows(output_dir / "clips.jsonl", rows)
     head = {"model": source, "subset": args.subset, "split": args.split}
@@ -229,7 +230,13 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     print(format_scores(found["scores"], fixed, found["extra_conditions"]))
     for name, (low, high) in found["intervals"].items():
         if name in ("g_miou", "g_f_score", "g_fpr"):
-            print(f"{name:<20}95 % of resamples of the clips lie in {low:.4f} to {high:.4f}")
+            print(f"{name:<20}95 % interval over the choice of clips: {low:.4f} to {high:.4f}")
+    if settings["prediction_levels"] == "1-bit":
+        print(
+            "warning: the predictions hold two values only. F is the maximum over thresholds and is higher for such "
+            "masks: compare F and G-F only with other 1-bit masks, or score 8-bit probabilities.",
+            file=sys.stderr,
+        )
     print(f"written to {output_dir / 'results.json'}")
 
 

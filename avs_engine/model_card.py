@@ -253,7 +253,7 @@ def _results_section(results: dict) -> str:
     made_with = {name: settings.get(name) for name in ("seed", "max_clips", "front_end", "mixed_precision")}
     made_with = [f"{name} {value}" for name, value in made_with.items() if value is not None]
     made_with += [f"{name} {version}" for name, version in results.get("versions", {}).items()]
-    brackets = " In brackets: 95 % of resamples of the clips." if intervals else ""
+    brackets = " In brackets: 95 % intervals over the choice of clips." if intervals else ""
     made_with = plain(", ".join(made_with)) or "unrecorded settings"
     return "\n".join([*lines, "", f"Made with {made_with}.{brackets}"])
 

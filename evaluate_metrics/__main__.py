@@ -15,8 +15,10 @@ from pathlib import Path
 
 from avsbench_robust_dataset.files import OutputError, write_whole
 
-from . import compare
+from . import uncertainty
+from .compare import compare_runs
 from .report import latex_table, markdown_table, read_download, read_gallery, results_table, write_report
+from .report.compare_tables import FORMATS, comparison_text
 from .results import read_run
 
 
@@ -24,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """`avs-report`: prints the table, writes `index.html`, `table.md` and `table.tex`; or `avs-report compare`."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv[:1] == ["compare"]:
-        compare.main(argv[1:])
+        compare_main(argv[1:])
         return
     parser = argparse.ArgumentParser(
         prog="avs-report",
@@ -98,6 +100,42 @@ def _named_path(argument):
     if not (name.strip() and separator and path):
         raise argparse.ArgumentTypeError(f"expected NAME=PATH, got {argument!r}")
     return name.strip(), Path(path)
+
+
+def compare_main(argv: Sequence[str]) -> None:
+    """`avs-report compare`: prints both scores, their difference, its interval and p, and which differences stand."""
+    parser = argparse.ArgumentParser(
+        prog="avs-report compare", description="Which differences between two results stand."
+    )
+    parser.add_argument("a", type=Path, metavar="A", help="results.json of the first model, or its folder")
+    parser.add_argument("b", type=Path, metavar="B", help="results.json of the second model, or its folder")
+    parser.add_argument("--more_a", type=Path, nargs="+", default=[], metavar="A2", help="further seeds of A")
+    parser.add_argument("--more_b", type=Path, nargs="+", default=[], metavar="B2", help="further seeds of B")
+    parser.add_argument("--names", nargs=2, default=["a", "b"], metavar=("A", "B"), help="what to call them")
+    parser.add_argument("--format", choices=list(FORMATS), default="text")
+    parser.add_argument("--resamples", type=int, default=uncertainty.RESAMPLES, metavar="N")
+    parser.add_argument("--level", type=float, default=uncertainty.LEVEL, metavar="P", help="of the intervals")
+    parser.add_argument("--seed", type=int, default=uncertainty.SEED, help="of the resamples")
+    parser.add_argument(
+        "--mixed_levels", action="store_true", help="compare F and G-F of masks with different numbers of grey levels"
+    )
+    args = parser.parse_args(argv)
+    if args.resamples < 1:
+        parser.error(f"argument --resamples: expected at least 1, got {args.resamples}")
+    if not 0 < args.level < 1:
+        parser.error(f"argument --level: expected a number between 0 and 1, got {args.level}")
+    try:
+        sides = [
+            [read_run(str(path), path) for path in paths] for paths in ([args.a, *args.more_a], [args.b, *args.more_b])
+        ]
+        options = dict(resamples=args.resamples, level=args.level, seed=args.seed, mixed_levels=args.mixed_levels)
+        found = compare_runs(*sides, **options)
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"avs-report compare: {error}\n")
+    print(comparison_text(found, [*sides[0], *sides[1]], args.names, args.format), end="")
+    if args.format == "text":
+        for name, runs in zip("ab", sides, strict=True):
+            print(f"{name}: {', '.join(run.name for run in runs)}" + (" (mean of seeds)" if len(runs) > 1 else ""))
 
 
 if __name__ == "__main__":

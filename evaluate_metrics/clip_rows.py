@@ -32,7 +32,7 @@ from .avs_robust.avs_robust import (
     flat_scores,
     without_repeats,
 )
-from .uncertainty import bootstrap_auroc, bootstrap_means, bootstrap_settings, interval, intervals, source_clusters
+from .uncertainty import auroc_of_clips, bootstrap_settings, intervals, mean_intervals, source_clusters
 
 __all__ = [
     "THRESHOLDS",
@@ -40,6 +40,7 @@ __all__ = [
     "breakdown_intervals",
     "clip_row",
     "fpr_curve_intervals",
+    "have_two_values",
     "results",
     "scores",
     "similarity_auroc",
@@ -256,22 +257,23 @@ def _without_similarity(row: dict) -> dict:
 def fpr_curve_intervals(rows: Sequence[dict]) -> dict[str, list[list[float]]]:
     """condition -> [low, high] for each of `THRESHOLDS`; {} for clips of a single source video.
 
-    From the resamples of `intervals`: at 0.5 it is the interval of the condition's `fpr`.
+    At 0.5 it is the interval of the condition's `fpr`.
     """
     clusters = source_clusters(rows)
     if clusters.max(initial=0) == 0:
         return {}
     names = _used(rows)
     curves = np.hstack([[clip["fpr_curve"] for clip in _of(rows, name)] for name in names])
-    bounds = [interval(samples) for samples in bootstrap_means(curves, clusters).T]
+    bounds = mean_intervals(curves, clusters).tolist()
     count = len(THRESHOLDS)
     return {name: bounds[place * count : (place + 1) * count] for place, name in enumerate(names)}
 
 
 def similarity_auroc(rows: Sequence[dict], condition: str) -> float | None:
-    """Probability that a positive clip has a higher mean similarity than a clip under `condition`; ties count 1/2.
+    """Probability that a positive clip has a higher mean similarity than another clip under `condition`.
 
-    None where the model has no similarity head, or `positive` or `condition` was not scored.
+    Ties count 1/2. None where the model has no similarity head, where `positive` or `condition` was not scored, and
+    for a single clip.
     """
     means = []
     for name in ("positive", condition):
@@ -279,7 +281,20 @@ def similarity_auroc(rows: Sequence[dict], condition: str) -> float | None:
         if not clips or any(clip["similarity"] is None for clip in clips):
             return None
         means.append(np.array([np.mean(clip["similarity"]) for clip in clips]))
-    return bootstrap_auroc(*means, resamples=0)[0]
+    return float(auroc_of_clips(*means).mean()) if len(rows) > 1 else None
+
+
+def have_two_values(rows: Iterable[dict]) -> bool:
+    """Whether every pixel of every prediction is 0 or one other value, by the rows' FPR curves.
+
+    F is the maximum over thresholds: the same masks score higher where nothing lies between. False where the rows have
+    no curves.
+    """
+    curves = [clip.get("fpr_curve") for row in rows for clip in row["conditions"].values()]
+    if not curves or not all(curves):
+        return False
+    steps = [[value for value in curve if value] for curve in curves]
+    return all(len(set(step)) < 2 for step in steps) and len({len(step) for step in steps if step}) < 2
 
 
 def results(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict:

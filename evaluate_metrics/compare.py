@@ -1,33 +1,20 @@
 """Which differences between two results stand: `avs-report compare a/results.json b/results.json`.
 
-Both are scored on the same resamples of the clips (paired bootstrap), so that what makes a clip easy or hard for both
-falls out of the difference. Needs the `clips.jsonl` that evaluate_accelerate.py writes beside `results.json`.
+Both are compared clip by clip, so that what makes a clip easy or hard for both falls out of the difference. One
+score, G-mIoU, decides; the p-values of the others are corrected for their number. Where a side has several training
+seeds, the seeds are the units. Needs the `clips.jsonl` that evaluate_accelerate.py writes beside `results.json`.
 """
 
-import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from . import uncertainty
 from .avs_robust.avs_robust import CONDITIONS
-from .report.tables import (
-    ARROWS,
-    Score,
-    Section,
-    difference_digits,
-    escape_latex,
-    escape_markdown,
-    extra_negatives,
-    number,
-    plain_table,
-    sections_of,
-    signed,
-)
-from .results import Run, read_run
+from .clip_rows import have_two_values
+from .results import Run, extra_negatives
 
-__all__ = ["Comparison", "compare_runs", "main"]
+__all__ = ["Comparison", "compare_runs"]
 
 
 @dataclass(frozen=True)
@@ -35,14 +22,53 @@ class Comparison:
     """Two models' scores side by side.
 
     Attributes:
-        rows: (section, metric, its difference) in the order of the report's tables.
+        differences: metric -> its difference.
         settings: how the intervals were made, as `uncertainty.bootstrap_settings` gives them.
+        seeds: how many training seeds each side has.
         notes: what the reader should know: left-out conditions, another draw of sounds.
     """
 
-    rows: Sequence[tuple[Section, Score, uncertainty.Difference]]
+    differences: Mapping[str, uncertainty.Difference]
     settings: dict
+    seeds: tuple[int, int]
     notes: Sequence[str]
+
+    @property
+    def covers_training_seeds(self) -> bool:
+        return sum(self.seeds) > 2
+
+    @property
+    def explanation(self) -> list[str]:
+        """How to read the differences, a sentence or two a line."""
+        others = [found for metric, found in self.differences.items() if metric != uncertainty.PRIMARY]
+        primary = self.differences.get(uncertainty.PRIMARY)
+        verdict = "was not measured" if primary is None else "stands" if primary.stands else "does not stand"
+        lines = [
+            f"The primary score is G-mIoU; its difference {verdict}. Of the {len(others)} other scores "
+            f"{sum(found.stands for found in others)} stand; their p-values are corrected for their number (Holm). A "
+            f"difference stands if its p is at most {1 - self.settings['level']:.3g}. The intervals are not corrected."
+        ]
+        clips = f"{self.settings['clips']} clips of {self.settings['clusters']} source videos"
+        if self.covers_training_seeds:
+            a, b = self.seeds
+            lines.append(
+                f"The units are the training seeds, {a} and {b}: Student's test and interval, with the variance that "
+                f"the choice of the {clips} adds."
+            )
+            if 1 in self.seeds:
+                lines.append(
+                    "One side has a single training seed: its variance is taken to be that of the other side."
+                )
+        else:
+            lines.append(
+                "Training seeds are not covered: each side is a single training run, and another seed of the same "
+                "method may differ as much. Give several seeds a side."
+            )
+            lines.append(
+                f"Permutation test that swaps the results of a source video, and paired bootstrap, over {clips}; "
+                f"{self.settings['resamples']} resamples, seed {self.settings['seed']}."
+            )
+        return [*lines, *self.notes]
 
 
 def compare_runs(
@@ -52,11 +78,16 @@ def compare_runs(
     resamples: int = uncertainty.RESAMPLES,
     level: float = uncertainty.LEVEL,
     seed: int = uncertainty.SEED,
+    mixed_levels: bool = False,
 ) -> Comparison:
-    """The differences b - a of all scores that both sides have; several runs of a side are seeds, and averaged.
+    """The differences b - a of all scores that both sides have; several runs of a side are training seeds.
 
     A further condition that one side lacks is left out, with a note; of silence, noise and off_screen both must have
-    the same, because the G-scores average over them.
+    the same, because the G-scores average over them. F and G-F are left out, with a note, where the predictions have
+    different numbers of grey levels: the maximum over thresholds is higher for the same masks in 1-bit.
+
+    Args:
+        mixed_levels: compare F and G-F all the same.
 
     Raises:
         ValueError: a run without clips, or clips or conditions that differ; the message names them.
@@ -81,6 +112,11 @@ def compare_runs(
         notes.append("The results name different subsets or splits, but have the same clips.")
     if len({json.dumps(run.settings.get("seed"), default=str) for run in runs}) > 1:
         notes.append("The results name different seeds of the draw: the negative sounds may not be the same ones.")
+    levels = _levels_note(runs, mixed_levels)
+    if levels:
+        notes.append(levels)
+        if not mixed_levels:
+            rows = [[_without_f(row) for row in of_run] for of_run in rows]
     rows = uncertainty.paired_rows(rows)
     other = {
         row["clip_id"]
@@ -90,147 +126,32 @@ def compare_runs(
     }
     if other:
         notes.append(f"{len(other)} clips were scored against masks of another area, {min(other)!r} among them.")
-    further = extra_negatives(runs)
     options = dict(resamples=resamples, seed=seed)
-    found = uncertainty.compare(rows[: len(a)], rows[len(a) :], further_negatives=further, level=level, **options)
-    found = {difference.metric: difference for difference in found}
-    table = [
-        (section, metric, found[metric.key])
-        for section in sections_of(runs)
-        for metric in section.rows
-        if metric.key in found
-    ]
+    found = uncertainty.compare(
+        rows[: len(a)], rows[len(a) :], further_negatives=extra_negatives(runs), level=level, **options
+    )
+    differences = {difference.metric: difference for difference in found}
     settings = uncertainty.bootstrap_settings(rows[0], level=level, **options)
-    return Comparison(table, settings, notes)
+    return Comparison(differences, settings, (len(a), len(b)), notes)
 
 
-def _verdict(metric: Score, difference: uncertainty.Difference, names: Sequence[str]) -> str:
-    """What stands, in words."""
-    if not difference.stands:
-        return "no"
-    if not metric.better:
-        return "yes"
-    better = (difference.difference > 0) == (metric.better == "higher")
-    return f"yes, {names[better]} is better"
-
-
-def _lines(comparison, names, show=lambda text: text):
-    """Sections of text cells: metric, better, a, b, b - a, interval, verdict."""
-    sections = {}
-    for section, metric, found in comparison.rows:
-        cells = [
-            section.full_label(metric),
-            metric.better,
-            number(found.a, metric.digits),
-            number(found.b, metric.digits),
-        ]
-        digits = difference_digits(found, metric.digits)
-        difference, low, high = (show(signed(v, digits, "-")) for v in (found.difference, found.low, found.high))
-        cells += [difference, f"[{low}, {high}]"]
-        sections.setdefault(section.title, []).append([*cells, _verdict(metric, found, names)])
-    return list(sections.values())
-
-
-def _head(comparison, names):
-    a, b = names
-    return ["metric", "better", a, b, f"{b} - {a}", f"{100 * comparison.settings['level']:g} % interval", "stands"]
-
-
-def _plain(comparison, names):
-    rows = [_head(comparison, names)]
-    for section in _lines(comparison, names):
-        rows += [None, *section]
-    return plain_table(rows)
-
-
-def _markdown(comparison, names):
-    head = _head(comparison, names)
-    del head[1]
-    lines = ["| " + " | ".join(map(escape_markdown, head)) + " |", "| --- |" + " ---: |" * 4 + " --- |"]
-    for section in _lines(comparison, names):
-        for label, better, *cells, verdict in section:
-            cells = [f"{escape_markdown(label)} {ARROWS[better]}".rstrip(), *cells, escape_markdown(verdict)]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _latex(comparison, names):
-    arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
-    head = _head(comparison, names)
-    del head[1]
-    lines = [r"\begin{tabular}{lrrrrl}", r"\toprule", " & ".join(map(escape_latex, head)) + r" \\"]
-    for section in _lines(comparison, names, lambda text: f"${text}$"):
-        lines.append(r"\midrule")
-        for label, better, *cells, verdict in section:
-            lines.append(" & ".join([escape_latex(label) + arrows[better], *cells, escape_latex(verdict)]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def _json(comparison, names):
-    metrics = {
-        found.metric: {
-            "a": found.a,
-            "b": found.b,
-            "difference": found.difference,
-            "interval": [found.low, found.high],
-            "stands": found.stands,
-        }
-        for _, _, found in comparison.rows
-    }
-    content = {"a": names[0], "b": names[1], "scores": metrics}
-    content |= {"bootstrap": comparison.settings, "notes": list(comparison.notes)}
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-_FORMATS = {"text": _plain, "markdown": _markdown, "latex": _latex, "json": _json}
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """`avs-report compare`: prints both scores, their difference, its interval, and which differences stand."""
-    parser = argparse.ArgumentParser(
-        prog="avs-report compare", description="Which differences between two results stand (paired bootstrap)."
+def _levels_note(runs, mixed_levels):
+    """What to say of predictions with different numbers of grey levels; "" where they are the same."""
+    levels = {}
+    for run in runs:
+        level = run.settings.get("prediction_levels") or ("1-bit" if have_two_values(run.clips) else "unknown")
+        levels.setdefault(level, []).append(repr(run.name))
+    known = levels.keys() - {"unknown"}
+    if len(known) < 2 and not ("1-bit" in levels and len(levels) > 1):
+        return ""
+    found = "; ".join(f"{level}: {', '.join(names)}" for level, names in levels.items())
+    if mixed_levels:
+        return f"The predictions have different numbers of grey levels ({found}), on which F and G-F depend."
+    return (
+        f"F and G-F are left out: they depend on the predictions' grey levels, which differ ({found}). Save both as "
+        "8-bit probabilities, or compare them all the same with --mixed_levels."
     )
-    parser.add_argument("a", type=Path, metavar="A", help="results.json of the first model, or its folder")
-    parser.add_argument("b", type=Path, metavar="B", help="results.json of the second model, or its folder")
-    parser.add_argument("--more_a", type=Path, nargs="+", default=[], metavar="A2", help="further seeds of A")
-    parser.add_argument("--more_b", type=Path, nargs="+", default=[], metavar="B2", help="further seeds of B")
-    parser.add_argument("--names", nargs=2, default=["a", "b"], metavar=("A", "B"), help="what to call them")
-    parser.add_argument("--format", choices=list(_FORMATS), default="text")
-    parser.add_argument("--resamples", type=int, default=uncertainty.RESAMPLES, metavar="N")
-    parser.add_argument("--level", type=float, default=uncertainty.LEVEL, metavar="P", help="of the intervals")
-    parser.add_argument("--seed", type=int, default=uncertainty.SEED, help="of the resamples")
-    args = parser.parse_args(argv)
-    if args.resamples < 1:
-        parser.error(f"argument --resamples: expected at least 1, got {args.resamples}")
-    if not 0 < args.level < 1:
-        parser.error(f"argument --level: expected a number between 0 and 1, got {args.level}")
-    try:
-        sides = [
-            [read_run(str(path), path) for path in paths] for paths in ([args.a, *args.more_a], [args.b, *args.more_b])
-        ]
-        found = compare_runs(*sides, resamples=args.resamples, level=args.level, seed=args.seed)
-    except (FileNotFoundError, ValueError) as error:
-        parser.exit(1, f"avs-report compare: {error}\n")
-    print(_FORMATS[args.format](found, args.names), end="")
-    if args.format == "text":
-        for line in _said(found, sides):
-            print(line)
 
 
-def _said(comparison, sides):
-    """How to read the table."""
-    made = comparison.settings
-    yield ""
-    for name, runs in zip("ab", sides, strict=True):
-        yield f"{name}: {', '.join(run.name for run in runs)}" + (" (mean of seeds)" if len(runs) > 1 else "")
-    stands = sum(found.stands for _, _, found in comparison.rows)
-    yield (
-        f"{stands} of {len(comparison.rows)} differences stand: their {100 * made['level']:g} % interval leaves "
-        "out 0. Each is judged on its own, without correction for their number."
-    )
-    together = "" if made["clusters"] == made["clips"] else "; clips of one source video are drawn together"
-    yield (
-        f"Paired bootstrap over {made['clips']} clips of {made['clusters']} source videos, {made['resamples']} "
-        f"resamples, seed {made['seed']}{together}."
-    )
-    yield from comparison.notes
+def _without_f(row):
+    return {**row, "conditions": {c: {**values, "f_score": None} for c, values in row["conditions"].items()}}

@@ -6,13 +6,13 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .avs_robust.avs_robust import CONDITIONS, NEGATIVE_CONDITIONS, condition_scores
 
-__all__ = ["Run", "read_clips", "read_run"]
+__all__ = ["Run", "extra_negatives", "read_clips", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,13 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
         source_videos=found["source_videos"],
         grey_of_one=grey_of_one,
     )
+
+
+def extra_negatives(runs: Iterable[Run]) -> list[str]:
+    """Conditions beside silence, noise and off_screen that have a harmonic mean with the positives."""
+    keys = {key for run in runs for key in run.scores}
+    named = {key.removeprefix("g_miou_") for key in keys if key.startswith("g_miou_")} - set(NEGATIVE_CONDITIONS)
+    return sorted(condition for condition in named if f"miou_{condition}" in keys)
 
 
 def read_clips(path: str | os.PathLike) -> list[dict]:

@@ -1,41 +1,53 @@
-"""How sure a score is: 95 % intervals by bootstrap over clips, and paired intervals of the difference of two models.
+"""How sure a score is: 95 % intervals over clips, and paired tests of the difference of two models.
 
-Clips are drawn again with replacement, as many as there are, and every score is computed on each draw; an interval
-holds the middle 95 % of what comes out (percentile bootstrap, Efron and Tibshirani 1993, ch. 13). Clips of one source
-video are drawn together (cluster bootstrap): they resemble each other, and an interval that takes them for
-independent is too narrow. On simulated means the 95 % interval covers the truth in 94 % of samples of 40 videos and in
-95 % of 100. All conditions of a clip, all training seeds of a model and both sides of a comparison see the same draws.
+Every resample gives each source video a random weight (exponential with mean 1: the Bayesian bootstrap, Rubin 1981),
+and computes every score on the weighted clips. Clips of one source video share a weight: they resemble each other, and
+an interval that takes them for independent is too narrow. All conditions of a clip, all training seeds of a model and
+both sides of a comparison have the same weights.
+
+A sample without a failure does not show that failures never happen. Each resample therefore has one further source
+video that nobody has seen: a good one for one end of the interval and a bad one for the other. Its value lies half-way
+between the most extreme clip and the limit of the score, or at the limit where all clips are at the other one. For
+scores that are 0 or 1 in each clip the interval is that of Clopper and Pearson (1934), for others it follows
+Learned-Miller and Thomas (2019, arXiv:1905.06208): 64 clips without a leak give an FPR of 0 an upper end of 0.056.
+benchmarks/README.md has the simulated coverage of every score.
 
 What an interval covers is the choice of clips. It says nothing of training seeds, of the draw of negative sounds, or
-of source videos that a test split shares with the training split (`shared_source_videos` counts those).
+of source videos that a test split shares with the training split (`shared_source_videos` counts those). `compare`
+takes training seeds into account where a side has several.
 
 Below, a *row* is one clip's line of `clips.jsonl`: {"clip_id", "source_video", "conditions": {condition: {"iou": [one
 a frame], "area": [one a frame], "f_score": float or None, "similarity": [one a frame] or None}}}, see `clip_rows.py`.
 Which scores there are is read from the table of metrics in `avs_robust.py`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from .avs_robust.avs_robust import METRICS, NEGATIVE_CONDITIONS, SELECTIVITY, clip_values, flat_scores, without_repeats
 
 __all__ = [
+    "PRIMARY",
     "Difference",
-    "bootstrap_auroc",
+    "auroc_of_clips",
     "bootstrap_means",
     "bootstrap_settings",
     "common_conditions",
     "compare",
-    "interval",
+    "holm",
     "intervals",
+    "mean_intervals",
     "paired_rows",
-    "resampled_scores",
+    "run_intervals",
+    "run_scores",
     "shared_source_videos",
     "source_clusters",
 ]
 
+PRIMARY = "g_miou"  # the score that a comparison is about; the others are corrected for their number
 RESAMPLES = 10_000
 LEVEL = 0.95
 SEED = 0
@@ -45,88 +57,89 @@ _BLOCK = 256  # resamples at a time: a few MB for 740 clips
 
 @dataclass(frozen=True)
 class Difference:
-    """A score of two models, and the interval of b - a; `stands` where it leaves out 0 by more than 1e-6."""
+    """A score of two models.
+
+    Attributes:
+        a, b: the score of each, of several training seeds the mean.
+        low, high: the interval of b - a, not corrected for the number of scores.
+        p: two-sided p-value of "the models are equal".
+        adjusted: `p` of the primary score; of another score `p` corrected for their number by Holm's method.
+        stands: whether `adjusted` is at most 1 - level and b - a is more than rounding.
+    """
 
     metric: str
     a: float
     b: float
     low: float
     high: float
+    p: float
+    adjusted: float
+    stands: bool
 
     @property
     def difference(self) -> float:
         return self.b - self.a
 
-    @property
-    def stands(self) -> bool:
-        return self.low > _ROUNDING or self.high < -_ROUNDING
-
 
 def bootstrap_means(
-    values: np.ndarray, clusters: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = SEED
+    values: np.ndarray,
+    clusters: np.ndarray | None = None,
+    unseen: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> np.ndarray:
-    """The mean of every column in each resample.
+    """The weighted mean of every column in each resample.
 
     Args:
         values (float64[N, K]): NaN is left out of its column's mean.
-        clusters (int[N]): from 0 to G - 1, each used; G clusters are drawn of G. None: every row is its own.
-        seed: of numpy's PCG64. Resample b takes the b-th line of `default_rng(seed).integers(G, size=(resamples, G))`.
+        clusters (int[N]): from 0 to G - 1, each used; each has one weight. None: every row is its own.
+        unseen (float64[K]): the value of one further cluster, which counts as many rows as the others do on average.
+            None: there is none.
+        seed: of numpy's PCG64. Resample b has the b-th line of `default_rng(seed).exponential(size=(resamples,
+            G + 1))` as weights; the last one is that of the unseen cluster.
 
     Returns:
-        float64[resamples, K]; NaN where a resample holds no value of the column.
+        float64[resamples, K]; NaN where a column holds no value.
     """
-    if clusters is None:
-        clusters = np.arange(len(values))
-    count = int(clusters.max()) + 1
-    defined = np.isfinite(values)
-    sums, counts = np.zeros((2, count, values.shape[1]))
-    np.add.at(sums, clusters, np.where(defined, values, 0.0))
-    np.add.at(counts, clusters, defined)
+    sums, counts = _cluster_sums(values, np.arange(len(values)) if clusters is None else clusters)
     means = np.empty((resamples, values.shape[1]))
-    for part, weights in _weights(count, resamples, seed):
-        with np.errstate(invalid="ignore"):
-            means[part] = (weights @ sums) / (weights @ counts)
+    for part, weights in _weights(len(sums), resamples, seed):
+        means[part] = _weighted_means(sums, counts, weights, unseen)
     return means
 
 
-def bootstrap_auroc(
-    positive: np.ndarray,
-    negative: np.ndarray,
+def mean_intervals(
+    values: np.ndarray,
     clusters: np.ndarray | None = None,
+    *,
     resamples: int = RESAMPLES,
+    level: float = LEVEL,
     seed: int = SEED,
-) -> tuple[float, np.ndarray]:
-    """How often a clip with its own sound scores higher than one with negative sound; ties count one half.
+) -> np.ndarray:
+    """float64[K, 2]: the interval of the mean of each column of `values` (float64[N, K] in [0, 1]).
+
+    Other arguments as in `bootstrap_means`.
+    """
+    ends = [bootstrap_means(values, clusters, unseen, resamples, seed) for unseen in _unseen(values)]
+    return np.stack([np.quantile(ends[0], (1 - level) / 2, axis=0), np.quantile(ends[1], (1 + level) / 2, axis=0)], 1)
+
+
+def auroc_of_clips(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """How often a clip with its own sound scores higher than another clip with negative sound, clip by clip.
+
+    A clip's own pair is left out: in a resample it would count more often than other pairs. The mean over clips is the
+    AUROC, ties counting one half; the values spread as the clips' influence on it does, so that they may leave [0, 1].
 
     Args:
-        positive, negative (float64[N]): the scores of the same N clips.
-        clusters, resamples, seed: as in `bootstrap_means`. A clip is drawn with both its sounds.
+        positive, negative (float64[N]): the scores of the same N clips, N at least 2.
 
     Returns:
-        (AUROC over all N x N pairs, float64[resamples])
+        float64[N]
     """
-    if clusters is None:
-        clusters = np.arange(len(positive))
-    count = int(clusters.max()) + 1
-    order = np.argsort(clusters, kind="stable")
-    starts = np.searchsorted(clusters[order], np.arange(count))
-    negative, sizes = negative[order], np.bincount(clusters, minlength=count)
-    wins = np.zeros((count, count))  # pairs that are the right way round, by the clusters they come from
-    for cluster, score in zip(clusters, positive, strict=True):
-        right = (score > negative) + 0.5 * (score == negative)
-        wins[cluster] += np.add.reduceat(right, starts)
-    samples = np.empty(resamples)
-    for part, weights in _weights(count, resamples, seed):
-        samples[part] = np.einsum("bi,bi->b", weights @ wins, weights) / (weights @ sizes) ** 2
-    return float(wins.sum() / len(positive) ** 2), samples
-
-
-def interval(samples: np.ndarray, level: float = LEVEL) -> list[float] | None:
-    """[low, high] that holds the middle `level` of the resamples; None if no resample has a value."""
-    samples = samples[np.isfinite(samples)]
-    if not len(samples):
-        return None
-    return [float(bound) for bound in np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])]
+    wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
+    np.fill_diagonal(wins, 0)
+    shares = (wins.sum(axis=0) + wins.sum(axis=1)) / (len(positive) - 1)
+    return shares - shares.mean() / 2
 
 
 def source_clusters(rows: Sequence[Mapping]) -> np.ndarray:
@@ -136,14 +149,8 @@ def source_clusters(rows: Sequence[Mapping]) -> np.ndarray:
     return np.array([numbers[name] for name in names])
 
 
-def resampled_scores(
-    runs: Sequence[Sequence[Mapping]],
-    *,
-    further_negatives: Iterable[str] = (),
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Every score on the clips as they are, and on each resample of them.
+def run_scores(runs: Sequence[Sequence[Mapping]], *, further_negatives: Iterable[str] = ()) -> dict[str, float]:
+    """Every score on the clips as they are.
 
     Args:
         runs: the rows of each training seed of one model, the same clips in all; scores are means over the seeds.
@@ -151,34 +158,40 @@ def resampled_scores(
             has a harmonic mean of its own, as they do, but does not enter `g_miou`, `g_f_score` and `g_fpr`.
 
     Returns:
-        (metric -> score, metric -> float64[resamples]), keys as the metric `avs_robust` has them, and
-        `similarity_auroc_{negative}` where the rows hold similarities.
+        Keys as the metric `avs_robust` has them, and `similarity_auroc_{negative}` where the rows hold similarities.
 
     Raises:
         ValueError: no clips, clips or conditions that differ; the message names them.
     """
-    runs = paired_rows(runs)
-    clusters = source_clusters(runs[0])
-    further_negatives = tuple(further_negatives)
-    scores, samples = [], []
-    for rows in runs:
-        keys, values = _columns(rows, further_negatives)
-        counts = np.isfinite(values).sum(axis=0)
-        means = np.divide(np.nansum(values, axis=0), counts, out=np.full(len(keys), np.nan), where=counts > 0)
-        resampled = bootstrap_means(values, clusters, resamples, seed)
-        scores.append(without_repeats(_named(keys, means[:, None], further_negatives)))
-        samples.append(_named(keys, resampled.T, further_negatives))
-        for condition in [*NEGATIVE_CONDITIONS, *further_negatives]:
-            if all(_similarity(row, c) for row in rows for c in ("positive", condition)):
-                pair = [np.array([np.mean(_similarity(row, c)) for row in rows]) for c in ("positive", condition)]
-                auroc, drawn = bootstrap_auroc(*pair, clusters, resamples, seed)
-                key = f"similarity_auroc_{condition}"
-                scores[-1][key], samples[-1][key] = np.array([auroc]), drawn
-    kept = [key for key in scores[0] if all(key in score and np.isfinite(score[key][0]) for score in scores)]
-    return (
-        {key: float(np.mean([score[key][0] for score in scores])) for key in kept},
-        {key: np.mean([sample[key] for sample in samples], axis=0) for key in kept},
-    )
+    tables = _tables(paired_rows(runs), tuple(further_negatives))
+    return {key: float(values[0]) for key, values in _mean_over(map(_plain_scores, tables)).items()}
+
+
+def run_intervals(
+    runs: Sequence[Sequence[Mapping]],
+    *,
+    further_negatives: Iterable[str] = (),
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = SEED,
+) -> dict[str, list[float]]:
+    """metric -> [low, high] of every score that `run_scores` gives; {} for clips of a single source video.
+
+    Raises:
+        ValueError: as `run_scores`.
+    """
+    tables = _tables(paired_rows(runs), tuple(further_negatives))
+    if len(tables[0].sums) == 1:
+        return {}
+    ends = []
+    for table in tables:
+        parts = [table.ends(weights) for _, weights in _weights(len(table.sums), resamples, seed)]
+        ends.append([_joined(part[end] for part in parts) for end in (0, 1)])
+    lows, highs = (_mean_over(run[end] for run in ends) for end in (0, 1))
+    quantiles = (1 - level) / 2, (1 + level) / 2
+    return {
+        key: [float(np.quantile(of[key], q)) for of, q in zip((lows, highs), quantiles, strict=True)] for key in lows
+    }
 
 
 def intervals(
@@ -189,15 +202,11 @@ def intervals(
     level: float = LEVEL,
     seed: int = SEED,
 ) -> dict[str, list[float]]:
-    """metric -> [low, high] of every score that the rows define; {} for clips of a single source video.
+    """`run_intervals` of a single run.
 
     Clips whose masks are all empty have no F-score and are left out of F alone, as in the metric.
     """
-    if source_clusters(rows).max(initial=0) == 0:
-        return {}
-    _, samples = resampled_scores([rows], further_negatives=further_negatives, resamples=resamples, seed=seed)
-    found = {metric: interval(values, level) for metric, values in samples.items()}
-    return {metric: bounds for metric, bounds in found.items() if bounds}
+    return run_intervals([rows], further_negatives=further_negatives, resamples=resamples, level=level, seed=seed)
 
 
 def bootstrap_settings(
@@ -205,6 +214,7 @@ def bootstrap_settings(
 ) -> dict[str, int | float | str]:
     """What a reader needs to repeat `intervals`, and how many clusters there are among how many clips."""
     return {
+        "method": "Bayesian bootstrap with one unseen cluster",
         "resamples": resamples,
         "level": level,
         "cluster": "source_video" if any(row.get("source_video") for row in rows) else "clip",
@@ -223,7 +233,13 @@ def compare(
     level: float = LEVEL,
     seed: int = SEED,
 ) -> list[Difference]:
-    """The differences b - a of every score that both have, by paired bootstrap: each resample is scored by both.
+    """The differences b - a of every score that both have.
+
+    One result a side: the p-value is that of a permutation test which swaps the two results of random source videos
+    (Fisher 1935); if the models are equal, every such swap is as likely as the results are. The interval is that of
+    the paired bootstrap, where the source video that changes the difference most comes once more.
+    Training seeds on a side: the seeds are the units. The test is Student's with the pooled variance of the seeds'
+    scores, to which the variance is added that other clips would bring.
 
     Args:
         a, b: for each side the rows of one result, or of several training seeds, whose mean is compared.
@@ -231,17 +247,39 @@ def compare(
     Raises:
         ValueError: clips or conditions that are not the same on both sides, or a single source video.
     """
-    runs = paired_rows([*a, *b])
-    if source_clusters(runs[0]).max() == 0:
-        raise ValueError("Expected clips of at least two source videos to compare by bootstrap, got one.")
-    options = dict(further_negatives=tuple(further_negatives), resamples=resamples, seed=seed)
-    scores_a, samples_a = resampled_scores(runs[: len(a)], **options)
-    scores_b, samples_b = resampled_scores(runs[len(a) :], **options)
+    runs = _tables(paired_rows([*a, *b]), tuple(further_negatives))
+    if len(runs[0].sums) == 1:
+        raise ValueError("Expected clips of at least two source videos to compare, got one.")
+    sides = runs[: len(a)], runs[len(a) :]
+    scores = [list(map(_plain_scores, side)) for side in sides]
+    means = [_mean_over(side) for side in scores]
+    metrics = [metric for metric in means[0] if metric in means[1]]
+    if len(runs) == 2:
+        p = _swap_test(*runs, metrics, resamples, seed)
+        bounds = _paired_intervals(*runs, metrics, resamples, level, seed)
+    else:
+        p, bounds = _seeds_test(sides, scores, metrics, level)
+    others = [metric for metric in metrics if metric != PRIMARY]
+    adjusted = p | dict(zip(others, holm([p[metric] for metric in others]), strict=True))
     found = []
-    for metric, score in scores_a.items():
-        if metric in scores_b and (bounds := interval(samples_b[metric] - samples_a[metric], level)):
-            found.append(Difference(metric, score, scores_b[metric], *bounds))
+    for metric in metrics:
+        first, second = (float(side[metric][0]) for side in means)
+        stands = adjusted[metric] <= 1 - level + 1e-12 and abs(second - first) > _ROUNDING
+        found.append(Difference(metric, first, second, *bounds[metric], p[metric], adjusted[metric], stands))
     return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979): the chance of any false one below 0.05 is at most 5 %.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = float(largest)
+    return adjusted
 
 
 def paired_rows(runs: Sequence[Sequence[Mapping]]) -> list[list[Mapping]]:
@@ -319,15 +357,199 @@ def shared_source_videos(splits: Mapping[str, Iterable[str]]) -> dict[str, int |
     }
 
 
-def _weights(count, resamples, seed):
-    """Blocks of resamples: (slice, float64[block, count]), how often each of `count` clusters was drawn."""
+def _weights(count: int, resamples: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of resamples: (slice, float64[block, count + 1]), the weight of each cluster and of the unseen one."""
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, _BLOCK):
-        size = min(_BLOCK, resamples - start)
-        drawn = rng.integers(count, size=(size, count))
-        drawn += count * np.arange(size)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        yield slice(start, start + size), weights.astype(float)
+        stop = min(start + _BLOCK, resamples)
+        yield slice(start, stop), rng.exponential(size=(stop - start, count + 1))
+
+
+def _cluster_sums(values, clusters):
+    """(float64[G, K], float64[G, K]): the sum and the number of the values of each cluster; NaN is left out."""
+    defined = np.isfinite(values)
+    sums, counts = np.zeros((2, int(clusters.max()) + 1, values.shape[1]))
+    np.add.at(sums, clusters, np.where(defined, values, 0.0))
+    np.add.at(counts, clusters, defined)
+    return sums, counts
+
+
+def _weighted_means(sums, counts, weights, unseen=None):
+    """float64[R, K] for weights float64[R, G + 1]; the last weight is that of the unseen cluster."""
+    weights, last = weights[:, :-1], weights[:, -1:]
+    total, number = weights @ sums, weights @ counts
+    if unseen is not None:
+        size = counts.sum(axis=0) / np.maximum(np.count_nonzero(counts, axis=0), 1)
+        total, number = total + last * size * unseen, number + last * size
+    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+
+
+def _unseen(values):
+    """(float64[K], float64[K]): the lowest and the highest value that a further clip is taken to have.
+
+    Half-way from the lowest clip to 0 and from the highest to 1; the limit itself where every clip is at the other.
+    """
+    empty = ~np.isfinite(values).any(axis=0)
+    low = np.where(empty, 1.0, np.nanmin(np.where(empty, 1.0, values), axis=0))
+    high = np.where(empty, 0.0, np.nanmax(np.where(empty, 0.0, values), axis=0))
+    return np.where(low >= 1, 0.0, low / 2), np.where(high <= 0, 1.0, (high + 1) / 2)
+
+
+class _Table:
+    """One run's clips by column, summed by source video, and every score from a mean of the columns.
+
+    Attributes:
+        keys: the K columns, as `_columns` names them.
+        sums, counts (float64[G, K]): of each cluster.
+        plain (float64[1, G + 1]): the weights that leave the clips as they are.
+    """
+
+    def __init__(self, rows: Sequence[Mapping], clusters: np.ndarray, further_negatives: Sequence[str]):
+        self.keys, values = _columns(rows, further_negatives)
+        self.further_negatives = further_negatives
+        unseen = list(_unseen(values))
+        for condition in [*NEGATIVE_CONDITIONS, *further_negatives]:
+            if len(rows) > 1 and all(_similarity(row, c) for row in rows for c in ("positive", condition)):
+                pair = [np.array([np.mean(_similarity(row, c)) for row in rows]) for c in ("positive", condition)]
+                of_clips = auroc_of_clips(*pair)
+                self.keys.append(("", f"similarity_auroc_{condition}"))
+                values = np.column_stack([values, of_clips])
+                # A further clip that loses, or wins, against all others.
+                unseen = [np.append(unseen[0], -of_clips.mean()), np.append(unseen[1], 2 - of_clips.mean())]
+        self.unseen = unseen
+        self.sums, self.counts = _cluster_sums(values, clusters)
+        self.plain = np.ones((1, len(self.sums) + 1))
+        self.metrics = list(without_repeats(self.scores(self.plain)))
+
+    def scores(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """metric -> float64[R] of the clips as `weights` (float64[R, G + 1]) weigh them; undefined ones left out."""
+        return self.from_means(_weighted_means(self.sums, self.counts, weights))
+
+    def from_means(self, means: np.ndarray) -> dict[str, np.ndarray]:
+        """metric -> float64[R] from the columns' means, float64[R, K]."""
+        scores = _named(self.keys, means.T, self.further_negatives)
+        return {key: values.clip(0, 1) for key, values in scores.items() if np.isfinite(values).all()}
+
+    def ends(self, weights: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """As `scores`, with an unseen source video that makes each score low, and one that makes it high."""
+        low, high = (_weighted_means(self.sums, self.counts, weights, unseen) for unseen in self.unseen)
+        is_heard = np.array([condition == "positive" for condition, _ in self.keys])
+        # What is good under positive sound is bad under negative: G-scores need both ends at once.
+        good, bad = (self.from_means(np.where(is_heard, *pair)) for pair in ((high, low), (low, high)))
+        return tuple({key: end(good[key], bad[key]) for key in self.metrics} for end in (np.minimum, np.maximum))
+
+
+def _tables(runs, further_negatives):
+    clusters = source_clusters(runs[0])
+    return [_Table(rows, clusters, further_negatives) for rows in runs]
+
+
+def _plain_scores(table):
+    scores = table.scores(table.plain)
+    return {key: scores[key] for key in table.metrics}
+
+
+def _mean_over(runs):
+    """metric -> the mean over the runs, of the metrics that all of them have."""
+    runs = list(runs)
+    return {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0] if all(key in run for run in runs)}
+
+
+def _joined(parts):
+    parts = list(parts)
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _swap_test(a, b, metrics, resamples, seed):
+    """metric -> p-value of the test that swaps the two results of random source videos."""
+    observed = {metric: abs(b.scores(b.plain)[metric][0] - a.scores(a.plain)[metric][0]) for metric in metrics}
+    reached = dict.fromkeys(metrics, 0)
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, _BLOCK):
+        swapped = rng.integers(2, size=(min(_BLOCK, resamples - start), len(a.sums))).astype(float)
+        totals = [swapped @ (y - x) for x, y in ((a.sums, b.sums), (a.counts, b.counts))]
+        sides = []
+        for table, sign in ((a, 1), (b, -1)):
+            number = table.counts.sum(axis=0) + sign * totals[1]
+            total = table.sums.sum(axis=0) + sign * totals[0]
+            means = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+            sides.append(table.from_means(means))
+        for metric in metrics:
+            if metric in sides[0] and metric in sides[1]:
+                larger = np.abs(sides[1][metric] - sides[0][metric]) >= observed[metric] - 1e-12
+                reached[metric] += np.count_nonzero(larger)
+            else:  # swaps that leave a side without a value decide nothing
+                reached[metric] += len(swapped)
+    return {metric: (int(count) + 1) / (resamples + 1) for metric, count in reached.items()}
+
+
+def _influence(table):
+    """metric -> float64[G]: how the score changes where a source video counts twice."""
+    once_more = np.ones((len(table.sums), len(table.sums) + 1))
+    once_more[:, :-1] += np.eye(len(table.sums))
+    plain = table.scores(table.plain)
+    return {metric: values - plain[metric][0] for metric, values in table.scores(once_more).items()}
+
+
+def _paired_intervals(a, b, metrics, resamples, level, seed):
+    """metric -> (low, high) of b - a; each end has the source video once more that moves it furthest."""
+    changes = [_influence(table) for table in (a, b)]
+    plain = [table.scores(table.plain) for table in (a, b)]
+    blocks = [(weights[:, :-1], weights[:, -1:]) for _, weights in _weights(len(a.sums), resamples, seed)]
+    last = np.concatenate([block[1] for block in blocks])
+    drawn = [[np.concatenate([w @ part for w, _ in blocks]) for part in (t.sums, t.counts)] for t in (a, b)]
+    bounds = {}
+    for metric in metrics:
+        change = changes[1][metric] - changes[0][metric]
+        if np.abs(change).max() < 1e-12 and abs(plain[1][metric] - plain[0][metric])[0] < 1e-12:
+            # No clip tells the models apart; of other clips, so many may (Clopper and Pearson).
+            share = 1 - ((1 - level) / 2) ** (1 / len(change))
+            bounds[metric] = (-share, share)
+            continue
+        ends = []
+        for cluster, quantile in ((change.argmin(), (1 - level) / 2), (change.argmax(), (1 + level) / 2)):
+            scores = []
+            for table, (total, number) in zip((a, b), drawn, strict=True):
+                number = number + last * table.counts[cluster]
+                total = total + last * table.sums[cluster]
+                means = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+                scores.append(table.from_means(means)[metric])
+            ends.append(float(np.quantile(scores[1] - scores[0], quantile)))
+        bounds[metric] = tuple(ends)
+    return bounds
+
+
+def _seeds_test(sides, scores, metrics, level):
+    """(metric -> p-value, metric -> (low, high) of b - a) by Student's test over the training seeds.
+
+    The variance of the difference is that between seeds, and what the choice of clips adds to it: the variance over
+    source videos of what all seeds of a side have in common (a two-way layout, seeds by source videos).
+    """
+    influence = [[_influence(table) for table in side] for side in sides]
+    counts = [len(side) for side in sides]
+    freedom = sum(counts) - 2
+    share = sum(1 / count for count in counts)
+    p, bounds = {}, {}
+    for metric in metrics:
+        of_seeds = [np.array([run[metric][0] for run in side]) for side in scores]
+        of_clips = [np.array([run[metric] for run in side]) for side in influence]  # seeds by source videos
+        difference = float(of_seeds[1].mean() - of_seeds[0].mean())
+        between_seeds = share * sum(np.sum((values - values.mean()) ** 2) for values in of_seeds) / freedom
+        between_clips = np.sum((of_clips[1].mean(axis=0) - of_clips[0].mean(axis=0)) ** 2)
+        mixed = share * sum(np.sum((values - values.mean(axis=0)) ** 2) for values in of_clips) / freedom
+        added = max(0.0, between_clips - mixed)
+        variance = between_seeds + added
+        if variance < _ROUNDING**2:  # seeds and clips all agree
+            p[metric] = 0.0 if abs(difference) > _ROUNDING else 1.0
+            bounds[metric] = (difference, difference)
+            continue
+        # Welch and Satterthwaite
+        degrees = variance**2 / (between_seeds**2 / freedom + added**2 / (of_clips[0].shape[1] - 1))
+        error = np.sqrt(variance)
+        p[metric] = float(2 * stats.t.sf(abs(difference) / error, degrees))
+        width = float(error * stats.t.ppf((1 + level) / 2, degrees))
+        bounds[metric] = (difference - width, difference + width)
+    return p, bounds
 
 
 def _columns(rows, further_negatives):

@@ -9,13 +9,12 @@ import numpy as np
 from .. import uncertainty
 from ..avs_robust.avs_robust import METRICS
 from ..clip_rows import rows_by_part
-from ..results import Run
+from ..results import Run, extra_negatives
 from . import charts, overlay
 from .markup import figures
 from .tables import (
     SWEEP,
     conditions_of,
-    extra_negatives,
     has_seeds,
     is_negative,
     label_of,
@@ -37,6 +36,7 @@ class Evidence:
     Attributes:
         intervals: model -> metric -> (low, high).
         differences: metric -> the second model's score less the first's, where there are two with the same clips.
+        explanation: how to read the differences.
     """
 
     runs: Sequence[Run]
@@ -44,6 +44,7 @@ class Evidence:
     colors: Mapping[str, str]
     intervals: Mapping[str, Mapping[str, Sequence[float]]]
     differences: Mapping[str, uncertainty.Difference]
+    explanation: Sequence[str]
 
 
 def conditions_html(evidence):
@@ -172,18 +173,17 @@ def _threshold_curves(seeds):
         thresholds, means = None, {}
     bands = {}
     if all(run.clips for run in seeds):
-        samples = _curve_samples(seeds)
-        for condition, (values, drawn) in samples.items():
+        for condition, (values, bounds) in _curve_intervals(seeds).items():
             if thresholds is None:
                 thresholds = np.linspace(0, 1, len(values))
             if len(values) == len(thresholds):
                 means.setdefault(condition, values)
-                bands[condition] = np.array([uncertainty.interval(column) for column in drawn.T]).T
+                bands[condition] = bounds
     return None if thresholds is None else ({"thresholds": thresholds, **means}, bands)
 
 
-def _curve_samples(seeds):
-    """condition -> (mean curve, float[resamples, thresholds]) from the clips' own curves, over the seeds."""
+def _curve_intervals(seeds):
+    """condition -> (mean curve, float[2, thresholds]) from the clips' own curves, over the seeds."""
     runs = uncertainty.paired_rows([run.clips for run in seeds])
     clusters = uncertainty.source_clusters(runs[0])
     found = {}
@@ -191,9 +191,8 @@ def _curve_samples(seeds):
         tables = [[row["conditions"][condition].get("fpr_curve") for row in rows] for rows in runs]
         lengths = {len(curve or ()) for table in tables for curve in table}
         if clusters.max() > 0 and len(lengths) == 1 and lengths != {0}:
-            tables = [np.array(table, float) for table in tables]
-            drawn = np.mean([uncertainty.bootstrap_means(table, clusters) for table in tables], axis=0)
-            found[condition] = (np.mean([table.mean(axis=0) for table in tables], axis=0), drawn)
+            curves = np.mean(tables, axis=0)  # of each clip, over the seeds
+            found[condition] = (curves.mean(axis=0), uncertainty.mean_intervals(curves, clusters).T)
     return found
 
 
@@ -249,12 +248,8 @@ def _part_scores(seeds, part):
 
 def _scores_with_intervals(runs, further):
     # A tenth of the resamples: these are drawn, not printed, and there may be dozens of parts.
-    scores, samples = uncertainty.resampled_scores(
-        runs, further_negatives=further, resamples=uncertainty.RESAMPLES // 10
-    )
-    if uncertainty.source_clusters(runs[0]).max() == 0:
-        return {**scores, "intervals": {}}
-    return {**scores, "intervals": {key: uncertainty.interval(values) for key, values in samples.items()}}
+    bounds = uncertainty.run_intervals(runs, further_negatives=further, resamples=uncertainty.RESAMPLES // 10)
+    return {**uncertainty.run_scores(runs, further_negatives=further), "intervals": bounds}
 
 
 def _mean_breakdown(seeds, part):

@@ -14,6 +14,7 @@ from avsbench_robust_dataset.files import write_whole
 
 from .. import uncertainty
 from ..avs_robust.avs_robust import CONDITIONS
+from ..compare import compare_runs
 from ..results import Run
 from . import overlay
 from .chart_sections import Evidence, categories_html, conditions_html, curves_html, parts_html, thresholds_html
@@ -24,7 +25,6 @@ from .tables import (
     MISSING,
     conditions_of,
     difference_digits,
-    extra_negatives,
     group_by_name,
     has_seeds,
     label_of,
@@ -71,8 +71,14 @@ def write_report(
     models = group_by_name(runs)
     colors = {name: overlay.COLORS[i % len(overlay.COLORS)] for i, name in enumerate(models)}
     gallery = gallery_html(runs, models, clips, colors, gallery_size)  # first: it reads files, and may find one bad
+    comparison = _comparison(models)
     evidence = Evidence(
-        runs, models, colors, {name: model_intervals(seeds) for name, seeds in models.items()}, _differences(models)
+        runs,
+        models,
+        colors,
+        intervals={name: model_intervals(seeds) for name, seeds in models.items()},
+        differences=comparison.differences if comparison else {},
+        explanation=comparison.explanation if comparison else (),
     )
     sections = [
         ("results", "Scores", _table_html(evidence)),
@@ -126,25 +132,19 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def _differences(models):
-    """metric -> Difference of two models that were scored on the same clips; {} for any other number of models."""
+def _comparison(models):
+    """The comparison of two models that were scored on the same clips; None for any other number of models."""
     if len(models) != 2:
-        return {}
-    sides = [[run.clips for run in seeds] for seeds in models.values()]
-    if not all(all(side) for side in sides):
-        return {}
-    rows = [rows for side in sides for rows in side]
-    if len({frozenset(row["clip_id"] for row in each) for each in rows}) > 1:
-        return {}
+        return None
+    rows = [run.clips for seeds in models.values() for run in seeds]
+    if not all(rows) or len({frozenset(row["clip_id"] for row in each) for each in rows}) > 1:
+        return None
     rows, left_out = uncertainty.common_conditions(rows)
     if set(left_out) & set(CONDITIONS):  # the G-scores average over them
-        return {}
+        return None
     if uncertainty.source_clusters(rows[0]).max() == 0:
-        return {}
-    further = extra_negatives([run for seeds in models.values() for run in seeds])
-    count = len(sides[0])
-    compared = uncertainty.compare(rows[:count], rows[count:], further_negatives=further)
-    return {found.metric: found for found in compared}
+        return None
+    return compare_runs(*models.values())
 
 
 # --- header and scores -----------------------------------------------------------------------------------------------
@@ -240,11 +240,11 @@ def _intervals_hint(evidence):
         how = run.bootstrap or (uncertainty.bootstrap_settings(run.clips) if run.clips else {})
         if {"clusters", "resamples", "level"} <= how.keys():
             clips = f"{how.get('clips', len(run.clips) or '?')} clips of {how['clusters']} source videos"
-            made.append(f"{100 * how['level']:g} % percentile bootstrap over {clips}, {how['resamples']} resamples")
+            made.append(f"{100 * how['level']:g} % bootstrap over {clips}, {how['resamples']} resamples")
     said = f" ({'; '.join(dict.fromkeys(made))})" if made else ""
-    stands = " A difference stands where its paired interval leaves out 0." if evidence.differences else ""
+    compared = "".join(f" {line}" for line in evidence.explanation)
     seeds = " They cover the choice of clips, not that of training seeds." if has_seeds(evidence.models) else ""
-    return f"In brackets: intervals{said}; clips of one source video are drawn together.{seeds}{stands} "
+    return f"In brackets: intervals{said}; clips of one source video share a weight.{seeds}{compared} "
 
 
 def _row_html(metric, cells, difference):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .. import uncertainty
 from ..avs_robust.avs_robust import CONDITIONS, METRICS, NEGATIVE_CONDITIONS, SELECTIVITY
-from ..results import Run
+from ..results import Run, extra_negatives
 
 __all__ = [
     "ARROWS",
@@ -20,7 +20,6 @@ __all__ = [
     "difference_digits",
     "escape_latex",
     "escape_markdown",
-    "extra_negatives",
     "group_by_name",
     "has_seeds",
     "is_negative",
@@ -114,13 +113,6 @@ def conditions_of(runs: Iterable[Run]) -> list[str]:
     return [*CONDITIONS, *sorted((c for c in others if f"fpr_{c}" in keys), key=_natural)]
 
 
-def extra_negatives(runs: Sequence[Run]) -> list[str]:
-    """Conditions beside the benchmark's negative ones that have a harmonic mean with the positives."""
-    keys = {key for run in runs for key in run.scores}
-    others = [c for c in conditions_of(runs) if c not in CONDITIONS]
-    return sorted(c for c in others if f"g_miou_{c}" in keys)
-
-
 def is_negative(condition: str, runs: Sequence[Run]) -> bool:
     return condition in NEGATIVE_CONDITIONS or condition in extra_negatives(runs)
 
@@ -183,8 +175,7 @@ def model_intervals(seeds: Sequence[Run]) -> dict[str, Sequence[float]]:
         return dict(seeds[0].intervals)
     if not all(run.clips for run in seeds) or uncertainty.source_clusters(seeds[0].clips).max() == 0:
         return {}
-    _, samples = uncertainty.resampled_scores([run.clips for run in seeds], further_negatives=extra_negatives(seeds))
-    return {key: bounds for key, values in samples.items() if (bounds := uncertainty.interval(values))}
+    return uncertainty.run_intervals([run.clips for run in seeds], further_negatives=extra_negatives(seeds))
 
 
 def results_table(runs: Iterable[Run]) -> str:

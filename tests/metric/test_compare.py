@@ -1,5 +1,6 @@
 """`avs-report compare`: which differences stand, and what is refused."""
 
+import itertools
 import json
 
 import numpy as np
@@ -51,12 +52,12 @@ def write_results(folder, rows, **others):
 def table_of(text):
     """First column -> the further columns; columns are two or more spaces apart."""
     head, *lines = text.splitlines()
-    starts = [head.index(name) for name in ("better", " a ", " b ", "b - a", "95 %", "stands")]
+    starts = [head.index(name) for name in ("better", " a ", " b ", "b - a", "95 %", " p ", "stands")]
     ends = [*starts[1:], None]
     return {
         line[: starts[0]].strip(): [line[a:b].strip() for a, b in zip(starts, ends, strict=True)]
-        for line in lines
-        if line and line[0] != "-"
+        for line in itertools.takewhile(bool, lines)
+        if line[0] != "-"
     }
 
 
@@ -75,14 +76,17 @@ def test_command_says_which_differences_stand(tmp_path, capsys):
         f"{scores[1]['g_miou']:.3f}",
         f"{g.b - g.a:+.3f}",
         f"[{g.low:+.3f}, {g.high:+.3f}]",
+        "0.0001",
         "yes, b is better",
     ]
-    assert rows["mIoU, positive"][3:] == ["+0.100", "[+0.100, +0.100]", "yes, b is better"]
-    assert rows["mIoU, silence"][3:] == ["+0.000", "[+0.000, +0.000]", "no"]
-    stands = sum(cells[-1].startswith("yes") for cells in rows.values() if len(cells) == 6)
-    assert f"{stands} of {len(found)} differences stand" in printed
-    assert stands == 5  # mIoU, G-mIoU and three more; the floor 2P(1 - P) is nearly flat about P = 1/2
-    assert "Paired bootstrap over 30 clips of 30 source videos, 10000 resamples, seed 0." in printed
+    assert rows["mIoU, positive"][3:] == ["+0.100", "[+0.100, +0.100]", "0.0021", "yes, b is better"]
+    assert rows["mIoU, silence"][3:] == ["+0.000", "[-0.116, +0.116]", "1.0000", "no"]
+    stands = [name for name, cells in rows.items() if cells[-1].startswith("yes")]
+    of_negatives = [f"G-mIoU, {condition}" for condition in ("silence", "noise", "off-screen")]
+    assert stands == ["G-mIoU", "audio-blind floor of G-mIoU", "mIoU, positive", *of_negatives]
+    assert "The primary score is G-mIoU; its difference stands. Of the 21 other scores 5 stand; their p-val" in printed
+    assert "Training seeds are not covered: each side is a single training run" in printed
+    assert "over 30 clips of 30 source videos; 10000 resamples, seed 0." in printed
 
 
 def test_lower_is_better_where_it_is(tmp_path, capsys):
@@ -107,17 +111,63 @@ def test_seeds_of_a_side_are_averaged(tmp_path, capsys):
     low, high = content["scores"]["g_miou"]["interval"]
     assert low < content["scores"]["g_miou"]["difference"] < high
     assert content["bootstrap"]["clusters"] == 30 and content["notes"] == []
+    assert content["seeds"] == [2, 2] and content["covers_training_seeds"] is True
+    assert content["primary"] == "g_miou" and "Holm" in content["correction"]
+    assert "The units are the training seeds, 2 and 2: Student's test" in content["explanation"][1]
+    for form in ("text", "markdown", "latex"):
+        main(["compare", *paths[:2], "--more_a", paths[2], "--format", form])
+        printed = capsys.readouterr().out
+        assert "The units are the training seeds, 2 and 1" in printed and "not covered" not in printed
+        assert "One side has a single training seed" in printed
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "latex", "json"])
+def test_every_format_says_what_is_corrected_and_what_is_not_covered(form, tmp_path, capsys):
+    a, b = write_results(tmp_path / "a", make_rows()), write_results(tmp_path / "b", make_rows(seed=1))
+    main(["compare", str(a), str(b), "--format", form])
+    printed = capsys.readouterr().out
+    assert "The primary score is G-mIoU; its difference does not stand. Of the 21 other scores 0 stand" in printed
+    assert "corrected for their number (Holm)" in printed and "Training seeds are not covered" in printed
+
+
+def bits(rows, values=2):
+    """The rows' curves as those of masks with two values, or of probabilities."""
+    for row in rows:
+        for clip in row["conditions"].values():
+            clip["fpr_curve"] = [0.1] * 10 + [0.0] if values == 2 else [0.9 - k / 20 for k in range(11)]
+    return rows
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [({}, {}), ({"prediction_levels": "8-bit"}, {"prediction_levels": "1-bit"}), ({}, {"prediction_levels": "1-bit"})],
+)
+def test_f_of_other_grey_levels_is_refused(first, second, tmp_path, capsys):
+    """The same masks as 1-bit gave G-F 0.199 instead of 0.158."""
+    rows = bits(make_rows(seed=1), 2), bits(make_rows(seed=1), 255)
+    a = write_results(tmp_path / "a", rows[1], settings={"seed": 42, **first})
+    b = write_results(tmp_path / "b", rows[0], settings={"seed": 42, **second})
+    for form in ("text", "markdown", "latex", "json"):
+        main(["compare", str(a), str(b), "--format", form])
+        printed = capsys.readouterr().out
+        assert "F and G-F are left out: they depend on the predictions" in printed
+        assert "G-F," not in printed and "f_score" not in printed
+    main(["compare", str(a), str(b), "--mixed_levels"])
+    printed = capsys.readouterr().out
+    assert "G-F" in table_of(printed) and "different numbers of grey levels" in printed
+    main(["compare", str(b), str(b)])
+    assert "G-F" in table_of(capsys.readouterr().out)
 
 
 def test_markdown_and_latex_escape_names(tmp_path, capsys):
     a, b = write_results(tmp_path / "a", make_rows()), write_results(tmp_path / "b", make_rows(shift=0.1))
     main(["compare", str(a), str(b), "--format", "markdown", "--names", "a|b", "c_d"])
     first, rule, line, *_ = capsys.readouterr().out.splitlines()
-    assert first == r"| metric | a\|b | c\_d | c\_d - a\|b | 95 % interval | stands |"
-    assert rule.count("|") == 7 and line.startswith("| G-mIoU ↑ | 0.") and line.endswith(r"yes, c\_d is better |")
+    assert first == r"| metric | a\|b | c\_d | c\_d - a\|b | 95 % interval | p | stands |"
+    assert rule.count("|") == 8 and line.startswith("| G-mIoU ↑ | 0.") and line.endswith(r"yes, c\_d is better |")
     main(["compare", str(a), str(b), "--format", "latex", "--names", "50%", "c_d"])
     latex = capsys.readouterr().out
-    assert r"metric & 50\% & c\_d & c\_d - 50\% & 95 \% interval & stands \\" in latex
+    assert r"metric & 50\% & c\_d & c\_d - 50\% & 95 \% interval & p & stands \\" in latex
     assert r"mIoU, positive $\uparrow$ & " in latex and "$[" not in latex and r"[$+0.100$, $+0.100$]" in latex
 
 
@@ -222,13 +272,14 @@ def test_arguments_are_checked(tmp_path, capsys):
 def test_identical_results_differ_nowhere(tmp_path, capsys):
     a = write_results(tmp_path / "a", make_rows())
     main(["compare", str(a), str(a), "--resamples", "100"])
-    assert "0 of 22 differences stand" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "its difference does not stand. Of the 21 other scores 0 stand" in printed
 
 
 def test_a_run_read_by_hand_compares_too(tmp_path):
     runs = [report.Run(str(k), {}, clips=make_rows(seed=k)) for k in range(2)]
     found = compare.compare_runs(runs[:1], runs[1:], resamples=100)
-    assert [metric.key for _, metric, _ in found.rows][:4] == ["g_miou", "audio_blind_floor", "g_f_score", "g_fpr"]
+    assert {"g_miou", "audio_blind_floor", "g_f_score", "g_fpr"} < set(found.differences)
     with pytest.raises(ValueError, match="results of 'x'"):
         compare.compare_runs([report.Run("x", {})], runs)
 
@@ -236,11 +287,11 @@ def test_a_run_read_by_hand_compares_too(tmp_path):
 @pytest.mark.parametrize(
     "shift, cells",
     [
-        (0.0002, ["+0.00020", "[+0.00020, +0.00020]", "yes, b is better"]),
-        (-0.0002, ["-0.00020", "[-0.00020, -0.00020]", "yes, a is better"]),
-        (0.000012, ["+0.000012", "[+0.000012, +0.000012]", "yes, b is better"]),
-        (-1e-9, ["+0.000", "[+0.000, +0.000]", "no"]),  # nothing but rounding
-        (0.0621, ["+0.062", "[+0.062, +0.062]", "yes, b is better"]),
+        (0.0002, ["+0.00020", "[+0.00020, +0.00020]", "0.0021", "yes, b is better"]),
+        (-0.0002, ["-0.00020", "[-0.00020, -0.00020]", "0.0021", "yes, a is better"]),
+        (0.000012, ["+0.000012", "[+0.000012, +0.000012]", "0.0021", "yes, b is better"]),
+        (-1e-9, ["+0.000", "[+0.000, +0.000]", "0.0021", "no"]),  # nothing but rounding
+        (0.0621, ["+0.062", "[+0.062, +0.062]", "0.0021", "yes, b is better"]),
     ],
 )
 def test_a_difference_is_shown_at_its_size(shift, cells, tmp_path, capsys):
@@ -264,5 +315,8 @@ def test_two_significant_digits_by_hand():
         ((2e-9, 1e-9, 0.3), 3),
     ):
         difference, low, high = values
-        assert tables.difference_digits(uncertainty.Difference("m", 0.0, difference, low, high), 3) == digits
+        assert (
+            tables.difference_digits(uncertainty.Difference("m", 0.0, difference, low, high, 1.0, 1.0, False), 3)
+            == digits
+        )
     assert [tables.signed(v, 3) for v in (-0.0004, 0.0, -0.0006, float("nan"))] == ["+0.000", "+0.000", "-0.001", "–"]

@@ -653,7 +653,7 @@ def make_rows(clips=8, seed=0, conditions=CONDITIONS, positive=0.8, negative=0.3
 
 
 def scores_of(rows, **options):
-    return uncertainty.resampled_scores([rows], resamples=1, **options)[0]
+    return uncertainty.run_scores([rows], **options)
 
 
 def write_rows(folder, rows, **others):
@@ -675,7 +675,7 @@ def test_every_score_has_its_interval(tmp_path):
     cells = [cell for found in rows.values() for found_cells in found for cell in found_cells]
     # of each condition mIoU, F, FPR; G-mIoU, G-F, G-FPR, floor; G-mIoU, G-F and AUROC of three negatives
     assert len(cells) == 3 * 4 + 4 + 3 * 3 and all(re.search(r" \[.*, .*\]$", cell) for cell in cells)
-    assert "95 % percentile bootstrap over 8 clips of 8 source videos, 10000 resamples" in html
+    assert "95 % bootstrap over 8 clips of 8 source videos, 10000 resamples" in html
     for table, text in ((report.markdown_table([run]), "| G-mIoU ↑ | {} [{}, {}] |"),):
         assert text.format(f"{run.scores['g_miou']:.3f}", f"{low:.3f}", f"{high:.3f}") in table
     latex = report.latex_table([run])
@@ -688,7 +688,7 @@ def test_intervals_of_results_json_are_shown_as_they_are(tmp_path):
     run = report.read_run("m", write_run(tmp_path / "run", **made))
     html = report.write_report(tmp_path / "out", [run]).read_text(encoding="utf-8")
     assert table_rows(html)["G-mIoU"] == [["0.774 [0.111, 0.999]"]]
-    assert "90 % percentile bootstrap over ? clips of 3 source videos, 7 resamples" in html
+    assert "90 % bootstrap over ? clips of 3 source videos, 7 resamples" in html
 
 
 def test_the_difference_of_two_models_is_paired(tmp_path):
@@ -697,8 +697,14 @@ def test_the_difference_of_two_models_is_paired(tmp_path):
         row["conditions"]["positive"]["iou"] = [v - 0.05 for v in row["conditions"]["positive"]["iou"]]
     runs = [report.read_run(n, write_rows(tmp_path / n, rows)) for n, rows in (("a", make_rows()), ("b", better))]
     rows = table_rows(report.write_report(tmp_path / "out", runs).read_text(encoding="utf-8"))
-    assert rows["positive"][0][2] == "−0.050 [−0.050, −0.050] stands"
-    assert rows["silence"][0][2] == "+0.000 [+0.000, +0.000] may be chance"
+    # Equal in all 8 clips, which up to 1 - 0.025^(1/8) of other clips may not be.
+    assert rows["silence"][0][2] == "+0.000 [−0.369, +0.369] may be chance"
+    # 8 clips cannot tell 21 scores: the least p of a permutation is 2/2^8, of 21 by Holm 0.16.
+    assert rows["positive"][0][2] == "−0.050 [−0.050, −0.050] may be chance"
+    assert rows["G-mIoU"][0][2].endswith(" stands")
+    html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "The primary score is G-mIoU; its difference stands. Of the 24 other scores 0 stand" in html
+    assert "corrected for their number (Holm)" in html and "Training seeds are not covered" in html
     fewer = report.read_run("b", write_rows(tmp_path / "fewer", make_rows(5)))
     rows = table_rows(report.write_report(tmp_path / "out", [runs[0], fewer]).read_text(encoding="utf-8"))
     assert "[" not in rows["positive"][0][2]  # other clips: nothing to pair
@@ -1018,7 +1024,7 @@ def test_a_small_difference_is_shown_at_its_size(tmp_path):
         for n, rows in (("a", make_rows()), ("b", better), ("c", equal))
     )
     rows = table_rows(report.write_report(tmp_path / "b_", [a, b]).read_text(encoding="utf-8"))
-    assert rows["silence"][0][2] == "+0.00020 [+0.00020, +0.00020] stands"
+    assert rows["silence"][0][2] == "+0.00020 [+0.00020, +0.00020] may be chance"
     rows = table_rows(report.write_report(tmp_path / "c_", [a, c]).read_text(encoding="utf-8"))
     assert rows["silence"][0][2] == "+0.000 [+0.000, +0.000] may be chance"
 

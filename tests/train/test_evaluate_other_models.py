@@ -87,7 +87,7 @@ def loud_means(demo_tree, conditions=CONDITIONS):
     return means
 
 
-def test_a_callable(evaluate, module, demo_tree, tmp_path):
+def test_a_callable(evaluate, module, demo_tree, tmp_path, capsys):
     module(LOUD)
     results, rows = evaluate("fn", "--model-fn", "my_model:loud", "--save_predictions")
     means = loud_means(demo_tree)
@@ -107,13 +107,17 @@ def test_a_callable(evaluate, module, demo_tree, tmp_path):
     for path in (tmp_path / "fn/predictions").rglob("*.png"):
         Image.fromarray(np.asarray(Image.open(path)) // np.uint8(128)).save(path)  # 0.75 as 1
     ones, _ = evaluate("ones", "--predictions", str(tmp_path / "fn/predictions"))
+    levels = [found["settings"]["prediction_levels"] for found in (results, again, ones)]
+    assert levels == ["1-bit"] * 3 and "hold two values only" in capsys.readouterr().err
     assert ones["settings"]["grey_of_one"] == 1 and ones["scores"] == pytest.approx(results["scores"], abs=1e-12)
 
 
-def test_model_rows_and_its_masks_as_png(evaluate, model_folder, demo_tree, tmp_path):
+def test_model_rows_and_its_masks_as_png(evaluate, model_folder, demo_tree, tmp_path, capsys):
     results, rows = evaluate("model", "--model", model_folder, "--save_predictions")
     png, png_rows = evaluate("png", "--predictions", str(tmp_path / "model/predictions"))
     assert png["scores"].keys() == results["scores"].keys()
+    assert (results["settings"]["prediction_levels"], png["settings"]["prediction_levels"]) == ("float", "8-bit")
+    assert "two values" not in capsys.readouterr().err
     for name, value in results["scores"].items():
         # 8 bits keep the threshold of mIoU and FPR exactly, F's 255 thresholds nearly
         assert png["scores"][name] == pytest.approx(value, abs=1e-2 if "f_score" in name else 1e-12)
