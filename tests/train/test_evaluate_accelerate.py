@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import PartialState
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from avs_engine import sounds
 from avs_engine.clips import batches, evenly_spaced, load_splits
 from avs_engine.models import check_model_path
-from avs_engine.predict import Prediction, save_predictions
+from avs_engine.predict import AVSegFormerSegmenter, Prediction, predict, save_predictions
 from avs_engine.provenance import git_revision
 from avs_engine.scoring import evaluate_model, format_scores
 from avs_engine.sounds import encode_sounds, sound_keys
@@ -283,3 +285,57 @@ def test_unknown_subset_and_condition(model_folder, demo_tree, tmp_path, capsys)
     assert "slience" in capsys.readouterr().err
     assert not (tmp_path / "eval").exists()
     assert PartialState().num_processes == 1
+
+
+def test_rows_of_another_model_are_not_taken(model_folder, demo_tree, tmp_path, monkeypatch):
+    """An evaluation stops, the model is trained on under the same name, and the evaluation is repeated."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    arguments = ["--cpu", "--model", str(folder), "--subset", "demo", "--data_dir", demo_tree, "--batch_size", "1"]
+    images, seen = AVSegFormerForSegmentation.get_image_embeddings, []
+
+    def stop_at_the_third(self, pixel_values):
+        seen.append(len(pixel_values))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return images(self, pixel_values)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(AVSegFormerForSegmentation, "get_image_embeddings", stop_at_the_third)
+        main([*arguments, "--output_dir", str(tmp_path / "cut")])
+    (journal,) = (tmp_path / "cut").glob("*.partial.jsonl")
+    assert len(journal.read_text().splitlines()) == 2
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {name: -tensor if name.startswith("mask_head") else tensor for name, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    main([*arguments, "--output_dir", str(tmp_path / "cut")])
+    main([*arguments, "--output_dir", str(tmp_path / "whole")])
+    main([*arguments[:2], model_folder, *arguments[3:], "--output_dir", str(tmp_path / "before")])
+    rows = {name: (tmp_path / name / "clips.jsonl").read_bytes() for name in ("cut", "whole", "before")}
+    assert rows["cut"] == rows["whole"] != rows["before"]
+
+
+class Ramp(torch.nn.Module):
+    """A model whose logits rise by 1 a column and by 2 a row of a 2 x 2 picture, whatever is seen and heard."""
+
+    def get_image_embeddings(self, pixel_values):
+        return pixel_values
+
+    def get_audio_embeddings(self, input_features):
+        return input_features.mean((2, 3, 4))
+
+    def forward(self, image_embeddings, audio_embeddings):
+        logits = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).expand(*image_embeddings.shape[:2], 2, 2)
+        return SimpleNamespace(logits=logits, similarity=None)
+
+
+def test_logits_are_resized_between_the_centres_of_pixels(model_folder, demo_tree):
+    """From 2 x 2 to 64 x 64: the samples lie in the centres of pixels, so that the outer quarters are constant."""
+    (splits,) = load_splits("demo", demo_tree, 42, ["test"], ["positive"])
+    segmenter = AVSegFormerSegmenter(Ramp(), AVSegFormerProcessor.from_pretrained(model_folder), batch_size=2)
+    prediction = next(predict(segmenter, splits, Accelerator(cpu=True)))[0]
+    place = (np.arange(64) + 0.5) * 2 / 64 - 0.5
+    ramp = place.clip(0, 1)
+    expected = 1 / (1 + np.exp(-(ramp[None, :] + 2 * ramp[:, None])))
+    assert prediction.probabilities.shape == (1, 5, 64, 64)
+    np.testing.assert_allclose(prediction.probabilities[0], np.broadcast_to(expected, (5, 64, 64)), atol=1e-6)
