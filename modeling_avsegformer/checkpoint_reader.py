@@ -1,8 +1,8 @@
-"""The tensors of a checkpoint file from anywhere: no code of it is run, and it takes no more memory than its size.
+"""Reads the tensors of a checkpoint file from anywhere, runs no code of it, and needs no more memory than its size.
 
-`torch.load(weights_only=True)` runs no code, but a small file can make it allocate whatever it names (a compressed
-archive, a `bytearray` of any length) or compute for ever (a tuple of tuples as a key). So the plan in the file, a
-pickle, is read first, without making anything of it.
+`torch.load(weights_only=True)` runs no code either, but a file of a few kB can make it allocate 768 MB (a `bytearray`,
+a compressed archive) or compute for hours (a tuple of tuples of tuples as a key). `_check_plan` refuses such files
+before torch reads them.
 """
 
 import mmap
@@ -15,9 +15,16 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-# What the plan of a state dict calls, besides OrderedDict without arguments.
+# Where training scripts put the state dict in their files.
+CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights")
+# What wrappers put into the names: torch.compile, FSDP, DataParallel.
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.")
+
+# What the pickle of a state dict calls, besides OrderedDict without arguments, and what it names as an argument.
 CALLED = {
     "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_tensor_v2",
@@ -29,8 +36,15 @@ CALLED = {
     "torch Size",
     "torch device",
 }
+NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1"}
+INSTRUCTIONS = NUMBERS | set(
+    "STOP PROTO MARK BINUNICODE SHORT_BINSTRING NONE NEWTRUE NEWFALSE BINFLOAT EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE"
+    " TUPLE1 TUPLE2 TUPLE3 BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL APPEND APPENDS SETITEM SETITEMS BUILD REDUCE"
+    " BINPERSID".split()
+)
+LARGEST_TUPLE = 1000  # entries, those of tuples inside it included
 
-# What torch's reader raises for damaged and for foreign files, besides UnpicklingError for code.
+# What torch's reader raises for damaged files and for other kinds of files.
 DAMAGED = (
     EOFError,
     RuntimeError,
@@ -48,12 +62,14 @@ DAMAGED = (
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The dense tensors of a `.safetensors` or a torch file by name, on the CPU; "module." before a name, which
-    nn.DataParallel puts there, is left out.
+    """Returns the dense tensors of a `.safetensors` or a torch file by name, on the CPU.
+
+    The state dict may lie under one of `CONTAINERS`. What torch.compile, FSDP and DataParallel put into the names is
+    left out.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is neither, or holds more than tensors; the message names it.
+        ValueError: the file is neither, or holds more than tensors; the message names the file and the reason.
     """
     path = Path(path)
     if not path.is_file():
@@ -61,17 +77,20 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"Expected a checkpoint file, but {path} {what}.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     return {
-        name.removeprefix("module."): value
+        _plain_name(name): value
         for name, value in content.items()
         if isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
         if value.device.type == "cpu" and not value.is_complex() and not value.is_quantized
     }
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _plain_name(name: str) -> str:
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name.removeprefix("module.")
 
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, *DAMAGED) as error:
@@ -81,30 +100,49 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> dict:
     try:
         is_zip = _check_torch_file(path)
-        # Mapped: pages of the file come when they are used, and go when memory is short.
+        # Mapped: the system reads a page of the file when it is used, and drops it when memory is short.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except _Refused as error:
+        raise ValueError(
+            f"Expected a torch file that holds tensors only, but {path} cannot be read: it has {error}, which no "
+            "state dict needs, and perhaps holds code, which is never run here. Open the file where you trust it, and "
+            "save its state dict alone: torch.save(model.state_dict(), …)."
+        ) from error
     except DAMAGED as error:
         raise ValueError(
-            f"Expected a torch file that holds tensors only, but {path} cannot be read so ({type(error).__name__}). "
-            "It is damaged, no torch file, or holds code, which is never run here: open it where you trust it and "
-            "save its state dict alone."
+            f"Expected a torch file that holds tensors only, but {path} cannot be read ({type(error).__name__}): it "
+            "is damaged or no torch file. Copy or download it again."
         ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"Expected a state dict in {path}, got {type(content).__name__}.")
-    return content
+    return _state_dict_in(content, path)
+
+
+def _state_dict_in(content, path: Path) -> dict:
+    """The dict of tensors in what a file holds, at most a few containers deep."""
+    seen = content
+    while isinstance(content, dict):
+        inner = next((key for key in CONTAINERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = content[inner]
+    if isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values()):
+        return content
+    found = type(seen).__name__
+    if isinstance(seen, dict):
+        found = f"the keys {', '.join(map(str, list(seen)[:8])) or 'of an empty dict'}"
+    raise ValueError(
+        f"Expected a state dict in {path}, by itself or under one of {', '.join(CONTAINERS)}, got {found}. Save the "
+        "state dict alone."
+    )
 
 
 def _check_torch_file(path: Path) -> bool:
-    """Whether it is an archive (else torch's older format); raises one of DAMAGED where it is more than tensors."""
+    """Whether it is an archive (else torch's older format); raises `_Refused` or one of DAMAGED."""
     size = os.path.getsize(path)
     # A map reads what is there; a file makes room for all that is asked of it.
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:4] != b"PK\x03\x04":
             for _ in range(5):  # a magic number, a version, byte order and sizes, the content, its storages
-                _check_pickle(content, size)
+                _check_plan(content, size)
             return False
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
@@ -114,84 +152,84 @@ def _check_torch_file(path: Path) -> bool:
                 raise zipfile.BadZipFile("larger than the file")
             for member in members:
                 if member.filename.endswith(".pkl"):
-                    _check_pickle(BytesIO(archive.read(member)), size)
+                    _check_plan(BytesIO(archive.read(member)), size)
     return True
 
 
-def _check_pickle(file, limit: int) -> None:
-    """Follow a pickle up to its end without making anything of it.
+def _check_plan(file, limit: int) -> None:
+    """Follows the stack of a pickle up to its end without making anything of it.
+
+    An entry of the stack is the name of a global, or a number: 0 for an empty tuple, 1 for what is no tuple, else how
+    many entries the tuple has, those of tuples inside it included.
 
     Raises:
-        ValueError: it does not end; it calls something that no state dict needs; it has other keys than strings and
-            numbers; or its storages are larger than `limit` bytes.
+        _Refused: it names or calls what no state dict needs, has a tuple of more than `LARGEST_TUPLE` entries, or a
+            storage of more than `limit` numbers.
+        ValueError, IndexError, KeyError: it is no whole pickle.
     """
-    stack, marks, memo, storages, total = [], [], {}, {}, 0
-
-    def from_mark() -> list:
-        start = marks.pop()
-        items = stack[start:]
-        del stack[start:]
-        return items
-
-    def check(allowed: bool, what: str) -> None:
-        if not allowed:
-            raise ValueError(f"no state dict has {what}")
-
+    stack: list[str | int] = []
+    marks: list[int] = []
+    memo: dict[int, str | int] = {}
+    number = 0
     for opcode, argument, _ in pickletools.genops(file):
-        match opcode.name:
-            case "STOP":
-                return
-            case "PROTO":
-                pass
-            case "MARK":
-                marks.append(len(stack))
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINUNICODE" | "SHORT_BINSTRING":
-                stack.append(argument)
-            case "NONE" | "NEWTRUE" | "NEWFALSE" | "BINFLOAT" | "EMPTY_DICT" | "EMPTY_LIST":
-                stack.append(None)  # all the same here: neither a key nor a name
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "TUPLE":
-                stack.append(tuple(from_mark()))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(opcode.name[-1])
-                stack[-count:] = [tuple(stack[-count:])]
-            case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
-            case "GLOBAL":
-                stack.append(_Global(argument))
-            case "APPEND":
-                stack.pop()
-            case "APPENDS":
-                from_mark()
-            case "SETITEM":
-                check(type(stack[-2]) in (str, int), "such keys")
-                del stack[-2:]
-            case "SETITEMS":
-                check(all(type(key) in (str, int) for key in from_mark()[::2]), "such keys")
-            case "BUILD":  # a state dict's `_metadata`
-                stack.pop()
-            case "REDUCE":
-                arguments, function = stack.pop(), stack.pop()
-                check(type(function) is _Global, "such calls")
-                check(function in CALLED or (function == "collections OrderedDict" and arguments == ()), "such calls")
-                stack.append(None)
-            case "BINPERSID":
-                _, _, key, _, numbers, *_ = stack.pop()
-                check(type(key) in (str, int) and type(numbers) is int and numbers >= 0, "such storages")
-                total += numbers - storages.get(key, 0)
-                storages[key] = numbers
-                check(total <= limit, "more numbers than bytes")
-                stack.append(None)
-            case _:
-                check(False, f"the instruction {opcode.name}")
+        name = opcode.name
+        if name not in INSTRUCTIONS:
+            raise _Refused(f"the pickle instruction {name}")
+        if name == "STOP":
+            return
+        if name == "MARK":
+            marks.append(len(stack))
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "GLOBAL":
+            _check_global(argument)
+            stack.append(argument)
+        elif name == "REDUCE":
+            arguments, function = stack.pop(), stack.pop()
+            if function not in CALLED and (function, arguments) != ("collections OrderedDict", 0):
+                raise _Refused(f"a call of {str(function).replace(' ', '.')}")
+            stack.append(1)
+        else:
+            if name in NUMBERS:
+                number = argument
+            elif name == "BINPERSID" and not 0 <= number <= limit:
+                raise _Refused(f"a storage of {number} numbers")
+            taken = _take(stack, marks, opcode)
+            entries = 1
+            if name.startswith("TUPLE"):
+                entries += sum(max(1, entry) if isinstance(entry, int) else 1 for entry in taken)
+                if entries > LARGEST_TUPLE:
+                    raise _Refused("a tuple of too many entries")
+            stack += [0 if name == "EMPTY_TUPLE" else entries] * len(opcode.stack_after)
     raise ValueError("it ends too early")
 
 
-class _Global(str):
-    """The name of a class or a function, apart from a text that reads the same."""
+def _take(stack: list, marks: list[int], opcode) -> list:
+    """Takes from the stack what an instruction takes, and returns it."""
+    before = opcode.stack_before
+    if pickletools.markobject in before:
+        start = marks.pop() - before.index(pickletools.markobject)
+    else:
+        start = len(stack) - len(before)
+    if start < 0:
+        raise IndexError("the stack is empty")
+    taken = stack[start:]
+    del stack[start:]
+    return taken
+
+
+def _check_global(name: str) -> None:
+    module, _, attribute = name.partition(" ")
+    storage = attribute.endswith("Storage") and attribute not in ("UntypedStorage", "TypedStorage")
+    is_type = module == "torch" and (storage or isinstance(getattr(torch, attribute, None), torch.dtype))
+    if name not in CALLED and name != "collections OrderedDict" and not is_type:
+        raise _Refused(name.replace(" ", "."))
+
+
+class _Refused(ValueError):
+    """What a file holds that no state dict needs."""
 
 
 __all__ = ["read_tensors"]

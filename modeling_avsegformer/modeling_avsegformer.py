@@ -185,9 +185,14 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
         """
         return self.get_backbone().load_pretrained()
 
-    def load_vggish_weights(self, path_or_hub_id: str | Path, filename: str | None = None) -> None:
-        """See `VGGishModel.load_vggish_weights`."""
-        self.get_audio_encoder().load_vggish_weights(path_or_hub_id, filename)
+    def load_backbone_weights(self, path: str | Path) -> dict[str, str]:
+        """Load a backbone's `.pth` or `.safetensors` file, by timm's names or the original's, into the backbone; see
+        `encoder_weights.load_backbone_weights`."""
+        return self.get_backbone().load_weights(path)
+
+    def load_vggish_weights(self, path_or_hub_id: str | Path, filename: str | None = None) -> dict[str, str]:
+        """Load VGGish's published weights into the audio encoder; see `encoder_weights.load_vggish_weights`."""
+        return self.get_audio_encoder().load_vggish_weights(path_or_hub_id, filename)
 
     @classmethod
     def from_backbone_pretrained(cls, config: AVSegFormerConfig, vggish: str | Path | None = None):

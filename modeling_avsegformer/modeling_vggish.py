@@ -13,9 +13,11 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .checkpoint_reader import read_tensors
 from .configuration_avsegformer import VGGishConfig
 
+NEEDS_PACKAGE = (
+    "Reading weights of other projects needs this project's package: clone the project and run `pip install .` in it."
+)
 CONVOLUTIONS_PER_STAGE = (1, 1, 2, 2)  # VGG configuration "A" without its last stage
 
 
@@ -94,54 +96,17 @@ class VGGishModel(PreTrainedModel):
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
 
-    def load_vggish_weights(self, path_or_hub_id: str | Path, filename: str | None = None) -> None:
-        """Load the published weights into this encoder.
-
-        Args:
-            path_or_hub_id: a `.pth` (read without unpickling code) or `.safetensors` file with the keys `features.*`
-                and `embeddings.*`; a folder that `save_pretrained` wrote; or the id of a Hub repository.
-            filename: the file to take from the Hub repository; `model.safetensors` if not given.
+    def load_vggish_weights(self, path_or_hub_id: str | Path, filename: str | None = None) -> dict[str, str]:
+        """Load the published weights into this encoder; see `encoder_weights.load_vggish_weights`.
 
         Raises:
-            FileNotFoundError: neither a file nor a repository that can be reached.
-            ValueError: the file holds other weights; the message names the first that do not fit.
+            ImportError: a checkpoint's own code runs without this project's package.
         """
-        path = Path(path_or_hub_id)
-        if path.is_dir():
-            path = path / (filename or "model.safetensors")
-        elif not path.is_file():
-            path = _download(str(path_or_hub_id), filename or "model.safetensors")
-        state_dict = read_tensors(path)
-        own = self.state_dict()
-        # torchvggish files may carry the PCA of the post-processing, which AVSBench leaves out.
-        state_dict = {key.removeprefix("vggish."): value for key, value in state_dict.items()}
-        state_dict = {key: value for key, value in state_dict.items() if not key.startswith("pproc.")}
-        wrong = sorted(
-            key
-            for key in own.keys() | state_dict.keys()
-            if key not in own or key not in state_dict or own[key].shape != state_dict[key].shape
-        )
-        if wrong:
-            raise ValueError(
-                f"Expected VGGish weights that fit this configuration in {path}, but {len(wrong)} tensors are "
-                f"missing, unknown or of another shape, e.g. {', '.join(wrong[:3])}. Use the published "
-                "vggish-10086976.pth with the default `VGGishConfig`, or the configuration the weights were saved "
-                "with."
-            )
-        self.load_state_dict(state_dict)
-
-
-def _download(repo_id: str, filename: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(repo_id, filename))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"Expected a file, a folder or the id of a Hub repository, but {repo_id!r} does not exist here and "
-            f"{filename} could not be fetched from a repository of that name ({type(error).__name__})."
-        ) from error
+        try:  # a checkpoint does not carry the reader of files
+            from modeling_avsegformer.encoder_weights import load_vggish_weights
+        except ImportError as error:
+            raise ImportError(NEEDS_PACKAGE) from error
+        return load_vggish_weights(self, path_or_hub_id, filename)
 
 
 __all__ = ["VGGishModel", "VGGishOutput"]

@@ -11,22 +11,13 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .configuration_avsegformer import AVSegFormerConfig
+from .encoder_weights import timm_backbone_name
 from .modeling_avsegformer import AVSegFormerForSegmentation
 
 logger = logging.get_logger(__name__)
 
-# Original name (a regular expression) to ours; the first that matches counts.
+# Original name (a regular expression) to ours; the first that matches counts. `encoder_weights.py` has the backbone's.
 RULES = [
-    # timm's features-only models put "_" where the whole model has "."
-    (r"backbone\.patch_embed1\.", r"model.backbone.timm_model.patch_embed."),
-    (r"backbone\.patch_embed([2-4])\.", lambda m: f"model.backbone.timm_model.stages_{int(m[1]) - 1}.downsample."),
-    (
-        r"backbone\.block([1-4])\.(\d+)\.(mlp\.dwconv\.)?(?:dwconv\.)?",
-        lambda m: f"model.backbone.timm_model.stages_{int(m[1]) - 1}.blocks.{m[2]}.{m[3] or ''}",
-    ),
-    (r"backbone\.norm([1-4])\.", lambda m: f"model.backbone.timm_model.stages_{int(m[1]) - 1}.norm."),
-    (r"backbone\.layer([34])_1\.", r"model.backbone.timm_model.layer\1."),
-    (r"backbone\.(conv1|bn1|layer1|layer2)\.", r"model.backbone.timm_model.\1."),
     (r"vggish\.(features|embeddings)\.", r"model.audio_encoder.\1."),
     (r"audio_proj\.", r"model.audio_projection."),
     (r"cosine_sim\.audio_proj\.", r"similarity_head.audio_projection."),
@@ -98,19 +89,28 @@ def convert_original_state_dict(
         if UNUSED.match(name) or (name.startswith("cosine_sim.") and not config.use_similarity_head):
             report.unused.append(name)
             continue
-        for pattern, replacement in RULES:
-            new_name, count = re.subn(rf"^{pattern}", replacement, name)
-            if count:
-                converted[new_name] = tensor
-                break
-        else:
+        new_name = _our_name(name)
+        if new_name is None:
             report.unknown.append(name)
+        else:
+            converted[new_name] = tensor
     _check_complete(converted, config)
     if report.unused:
         logger.info(f"{len(report.unused)} tensors that the original never uses were left out: {report.unused}")
     if report.unknown:
         logger.warning(f"{len(report.unknown)} tensors are unknown and were left out: {report.unknown}")
     return (converted, report) if return_report else converted
+
+
+def _our_name(name: str) -> str | None:
+    if name.startswith("backbone."):
+        timm_name = timm_backbone_name(name.removeprefix("backbone."))
+        return timm_name and f"model.backbone.timm_model.{timm_name}"
+    for pattern, replacement in RULES:
+        new_name, count = re.subn(rf"^{pattern}", replacement, name)
+        if count:
+            return new_name
+    return None
 
 
 def _check_complete(converted: dict[str, Tensor], config: AVSegFormerConfig) -> None:

@@ -17,7 +17,6 @@ from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcesso
 
 CODE = {
     "backbone_avsegformer.py",
-    "checkpoint_reader.py",
     "configuration_avsegformer.py",
     "log_mel.py",
     "loss_avsegformer.py",

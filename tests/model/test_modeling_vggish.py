@@ -43,7 +43,7 @@ def test_wrong_shape(encoder):
         encoder(torch.zeros(5, 96, 64))
 
 
-@pytest.mark.parametrize("form", ["pth", "parallel", "safetensors", "folder"])
+@pytest.mark.parametrize("form", ["pth", "parallel", "compiled", "safetensors", "folder"])
 def test_load_weights(encoder, make_config, tmp_path, form):
     state_dict = {name: value.clone() for name, value in encoder.state_dict().items()}
     path = tmp_path / f"vggish.{'safetensors' if form == 'safetensors' else 'pth'}"
@@ -54,6 +54,8 @@ def test_load_weights(encoder, make_config, tmp_path, form):
         save_file(state_dict, path)
     elif form == "pth":
         torch.save(state_dict | {"pproc.pca_means": torch.zeros(7, 1)}, path)
+    elif form == "compiled":
+        torch.save({"params": {f"_orig_mod.{name}": value for name, value in state_dict.items()}, "epoch": 3}, path)
     else:
         torch.save({"state_dict": {f"module.{name}": value for name, value in state_dict.items()}}, path)
     model = AVSegFormerForSegmentation(make_config(audio_config=encoder.config))
@@ -65,6 +67,12 @@ def test_load_weights(encoder, make_config, tmp_path, form):
 def test_weights_of_another_network(encoder, tmp_path):
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"in .*other.pth, but 19 tensors are missing.* e.g. conv1.weight"):
+        encoder.load_vggish_weights(tmp_path / "other.pth")
+
+
+def test_a_file_without_a_state_dict_names_its_keys(encoder, tmp_path):
+    torch.save({"ema": {"a": torch.zeros(1)}, "epoch": 3}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"under one of state_dict, .*params.*, got the keys ema, epoch\. Save"):
         encoder.load_vggish_weights(tmp_path / "other.pth")
 
 

@@ -31,16 +31,24 @@ for name in ("modeling_avsegformer", "ms_deform_attn", "avsbench_robust_dataset"
     raise SystemExit(f"{name} can be imported here")
 import numpy as np, torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, pipeline
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 inputs = processor(frames=[[Image.open(frame)]], audio=[np.ones(16000) / 2], sampling_rate=16000)
 with torch.no_grad():
     torch.save(model(**inputs).logits, out)
-try:
-    processor(audio=[np.ones(44100)], sampling_rate=44100)
-except ImportError as error:
-    print(error)
+for needs_more in (
+    lambda: processor(audio=[np.ones(44100)], sampling_rate=44100),
+    lambda: model.load_backbone_weights("pvt_v2_b5.pth"),
+    lambda: pipeline("audio-visual-segmentation", model=folder, trust_remote_code=True)("clip.mp4"),
+):
+    try:
+        needs_more()
+    except (ImportError, ValueError) as error:
+        print(error)
+segment = pipeline("audio-visual-segmentation", model=folder, trust_remote_code=True)
+(moment,) = segment({"frames": [Image.open(frame)], "audio": np.ones(16000) / 2, "sampling_rate": 16000})
+assert moment["mask"].size == (70, 50)
 """
 
 
@@ -65,6 +73,14 @@ def write_site_packages(folder: Path, *names: str) -> None:
                 todo.append(requirement.name)
 
 
+def test_a_checkpoint_carries_little_code(model, tmp_path):
+    """Whoever trusts it reads it first: at most 9 files and 2,300 lines."""
+    model.save_pretrained(tmp_path)
+    AVSegFormerProcessor().save_pretrained(tmp_path)
+    lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in tmp_path.glob("*.py")}
+    assert 0 < len(lines) <= 9 and sum(lines.values()) <= 2300, lines
+
+
 @pytest.mark.slow
 def test_trust_remote_code_with_transformers_and_timm_alone(model, tmp_path, monkeypatch):
     frame = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
@@ -86,6 +102,8 @@ def test_trust_remote_code_with_transformers_and_timm_alone(model, tmp_path, mon
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Resampling from 44100 to 16000 Hz needs torchaudio" in done.stdout
+    assert "Reading weights of other projects needs this project's package" in done.stdout
+    assert "Videos need this project's package with PyAV: clone the project, run `pip install" in done.stdout
 
     inputs = processor(frames=[[frame]], audio=[np.ones(16000) / 2], sampling_rate=16000)
     with torch.no_grad():

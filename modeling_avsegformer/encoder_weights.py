@@ -1,0 +1,146 @@
+"""Pretrained weights of the two encoders, from the files in which others publish them."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from .checkpoint_reader import read_tensors
+
+# Original name in a backbone (a regular expression) to that of timm's features-only model; the first that matches
+# counts. timm puts "_" there where its whole model has ".".
+BACKBONE_RULES = [
+    (r"patch_embed1\.", r"patch_embed."),
+    (r"patch_embed([2-4])\.", lambda m: f"stages_{int(m[1]) - 1}.downsample."),
+    (
+        r"block([1-4])\.(\d+)\.(mlp\.dwconv\.)?(?:dwconv\.)?",
+        lambda m: f"stages_{int(m[1]) - 1}.blocks.{m[2]}.{m[3] or ''}",
+    ),
+    (r"norm([1-4])\.", lambda m: f"stages_{int(m[1]) - 1}.norm."),
+    (r"layer([34])_1\.", r"layer\1."),
+    (r"(conv1|bn1|layer1|layer2)\.", r"\1."),
+]
+# ResNet's second branch in AVSBench and AVSegFormer, which neither uses.
+SECOND_BRANCH = re.compile(r"layer[34]_2\.")
+PARENTS = re.compile(r"(model\.backbone\.timm_model\.|encoder_backbone\.|backbone\.|model\.)")
+
+
+def load_backbone_weights(timm_model: nn.Module, path: str | Path) -> dict[str, str]:
+    """Load a backbone's weights from a file into timm's features-only model.
+
+    Args:
+        timm_model: as `timm.create_model(…, features_only=True)` gives it.
+        path: a `.pth` (no code of it is run) or `.safetensors` file with timm's names or those of the original PVT-v2
+            and ResNet files; also a whole checkpoint of AVSBench or AVSegFormer, of which the backbone is read.
+
+    Returns:
+        `dict`: "source", the file's name, and "sha256", its digest.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: tensors are missing, have another shape, or belong to a larger backbone; the message names them.
+    """
+    given = read_tensors(path)
+    if any(PARENTS.match(name) for name in given):  # a checkpoint of more than the backbone
+        given = {name: tensor for name, tensor in given.items() if PARENTS.match(name)}
+    found = {}
+    for name, tensor in given.items():
+        name = PARENTS.sub("", name, count=1)
+        if not SECOND_BRANCH.match(name):
+            found[_joined(timm_backbone_name(name) or name)] = tensor
+    own = timm_model.state_dict()
+    missing = [name for name in own if _joined(name) not in found and not name.endswith("num_batches_tracked")]
+    other_shape = [
+        f"{name} {tuple(found[_joined(name)].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if _joined(name) in found and found[_joined(name)].shape != tensor.shape
+    ]
+    # A classifier may be left over, but no further block of a stage: that is another backbone's.
+    parts = {_joined(name).split(".")[0] for name in own}
+    left_over = sorted(found.keys() - {_joined(name) for name in own})
+    too_many = [name for name in left_over if name.split(".")[0] in parts]
+    for problem, names in (("missing", missing), ("of another shape", other_shape), ("too many", too_many)):
+        if names:
+            raise ValueError(
+                f"Expected the weights of this backbone in {path}, by timm's names or the original's, but "
+                f"{len(names)} of its tensors are {problem}, e.g. {', '.join(names[:3])}. The file has e.g. "
+                f"{', '.join(list(given)[:3])}. Choose the backbone that the file belongs to."
+            )
+    timm_model.load_state_dict({name: found.get(_joined(name), tensor) for name, tensor in own.items()})
+    return _provenance(Path(path))
+
+
+def timm_backbone_name(name: str) -> str | None:
+    """The name in timm's features-only model of an original PVT-v2's or ResNet's tensor; None if it is unknown."""
+    for pattern, replacement in BACKBONE_RULES:
+        new_name, count = re.subn(rf"^{pattern}", replacement, name)
+        if count:
+            return new_name
+    return None
+
+
+def _joined(name: str) -> str:
+    """The same for timm's whole model (`stages.0.norm`) and its features-only one (`stages_0.norm`)."""
+    return re.sub(r"_(\d+)\.", r".\1.", name)
+
+
+def load_vggish_weights(encoder: nn.Module, path_or_hub_id: str | Path, filename: str | None = None) -> dict[str, str]:
+    """Load VGGish's published weights into an audio encoder.
+
+    Args:
+        encoder (`VGGishModel`)
+        path_or_hub_id: a `.pth` (no code of it is run) or `.safetensors` file with the keys `features.*` and
+            `embeddings.*`; a folder that `save_pretrained` wrote; or the id of a Hub repository.
+        filename: the file to take from the folder or the Hub repository; `model.safetensors` if not given.
+
+    Returns:
+        `dict`: "source", the file's name or the Hub id, and "sha256", the digest of the file.
+
+    Raises:
+        FileNotFoundError: neither a file nor a repository that can be reached.
+        ValueError: the file holds other weights; the message names the first that do not fit.
+    """
+    path, source = Path(path_or_hub_id), None
+    if path.is_dir():
+        path = path / (filename or "model.safetensors")
+    elif not path.is_file():
+        path, source = _download(str(path_or_hub_id), filename or "model.safetensors"), str(path_or_hub_id)
+    own = encoder.state_dict()
+    given = {name.removeprefix("vggish."): tensor for name, tensor in read_tensors(path).items()}
+    # torchvggish files may carry the PCA of the post-processing, which AVSBench leaves out.
+    given = {name: tensor for name, tensor in given.items() if not name.startswith("pproc.")}
+    wrong = sorted(name for name in own.keys() | given.keys() if _shape(own, name) != _shape(given, name))
+    if wrong:
+        raise ValueError(
+            f"Expected VGGish weights that fit this configuration in {path}, but {len(wrong)} tensors are missing, "
+            f"unknown or of another shape, e.g. {', '.join(wrong[:3])}. Use the published vggish-10086976.pth with "
+            "the default `VGGishConfig`, or the configuration the weights were saved with."
+        )
+    encoder.load_state_dict(given)
+    return _provenance(path, source)
+
+
+def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
+
+
+def _provenance(path: Path, source: str | None = None) -> dict[str, str]:
+    with open(path, "rb") as file:
+        return {"source": source or path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _download(repo_id: str, filename: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo_id, filename))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise FileNotFoundError(
+            f"Expected a file, a folder or the id of a Hub repository, but {repo_id!r} does not exist here and "
+            f"{filename} could not be fetched from a repository of that name ({type(error).__name__})."
+        ) from error
+
+
+__all__ = ["load_backbone_weights", "load_vggish_weights", "timm_backbone_name"]
