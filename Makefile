@@ -41,6 +41,7 @@ test-peers: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy avsbench_robust_dataset
 
 clean:
 	rm -rf outputs build *.egg-info .pytest_cache .ruff_cache

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import soundfile
@@ -223,11 +224,13 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
 
     def _example(self, row: Row, embed: bool) -> dict:
         frames, masks = self._read_images(row.clip, embed)
-        audio = row.recipe
+        recipe = row.recipe
+        audio: dict[str, Any]
         if embed:  # as a list, because Arrow takes NumPy scalars slowly
-            audio = {"array": make_sound(audio).tolist(), "sampling_rate": SAMPLING_RATE}
+            audio = {"array": make_sound(recipe).tolist(), "sampling_rate": SAMPLING_RATE}
         else:
-            audio |= {"own": self._read_sound(audio["own"]), "partner": self._read_sound(audio["partner"])}
+            own, partner = self._read_sound(recipe["own"]), self._read_sound(recipe["partner"])
+            audio = {**recipe, "own": own, "partner": partner}
         source, category = row.source
         return {
             "clip_id": row.clip.clip_id,
@@ -258,8 +261,8 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
 
     def _read_sound(self, sound: Sound | None) -> Sound | None:
         """The sound, once it is found to be whole, with its samples where each reading would have to resample it."""
-        if sound is None:
-            return None
+        if sound is None or sound["path"] is None:
+            return sound
         path = sound["path"]
         if path not in self._sounds:
             waveform = read_waveform(Path(path))

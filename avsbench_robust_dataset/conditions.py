@@ -109,7 +109,7 @@ class Condition:
     """
 
     name: str
-    make: Callable[[np.ndarray | None, np.random.Generator | None, np.ndarray | None], np.ndarray]
+    make: Callable[..., np.ndarray]
     needs_own: bool = False
     partner: Literal["off_screen", "unseen"] | None = None
     is_random: bool = False

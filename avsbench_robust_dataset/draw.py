@@ -17,7 +17,7 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class Pair:
     least_suitable: bool
 
 
-def _share(values: list[Iterable[str]], others: list[Iterable[str]]) -> np.ndarray:
+def _share(values: Sequence[Iterable[str]], others: Sequence[Iterable[str]]) -> np.ndarray:
     """bool (n, n): whether clip i's values and clip j's others have one in common."""
     n = len(values)
     common = np.zeros((n, n), dtype=bool)
@@ -85,7 +85,11 @@ def _allowed_pairs(clips: list[Clip], subset: Subset) -> tuple[list[tuple[str | 
     other_source = ~_share(sources, sources)
     other_label = other_source & ~_share(labels, labels)
     other_group = other_label & ~_share(groups, groups)
-    levels = [("least_suitable", other_group), ("shared_group", other_label), ("shared_category", other_source)]
+    levels: list[tuple[str | None, np.ndarray]] = [
+        ("least_suitable", other_group),
+        ("shared_group", other_label),
+        ("shared_category", other_source),
+    ]
     if subset.least_suitable_is_rule:
         levels.insert(0, (None, other_group & ~least))
     else:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -119,15 +120,18 @@ def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int) -> list[_S
 def _end_with_parent() -> None:
     """In a process of the pool: when its parent is killed it would wait for work for ever."""
 
+    parent = parent_process()
+
     def wait():
-        parent_process().join()
+        if parent is not None:
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
 
 
 def _write_all(shards: list[_Shard], num_proc: int) -> list[str]:
-    progress = {"total": len(shards), "desc": "Writing Parquet", "unit": " files", "leave": False}
+    progress: dict[str, Any] = {"total": len(shards), "desc": "Writing Parquet", "unit": " files", "leave": False}
     if num_proc == 1:
         return [_write_shard(shard) for shard in progress_bar(shards, **progress)]
     with ProcessPoolExecutor(num_proc, get_context("spawn"), _end_with_parent) as pool:
@@ -221,7 +225,7 @@ def _parse_card(text: str, name: str) -> DatasetCard | None:
     except (ValueError, yaml.YAMLError) as error:
         logger.warning("The front matter of %s cannot be read: %s", name, error)
         return None
-    return card if TAG in (card.data.tags or []) and configs and set(configs) <= set(SUBSETS) else None
+    return card if TAG in (card.data.get("tags") or []) and configs and set(configs) <= set(SUBSETS) else None
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -354,14 +358,15 @@ def _card(configs: MetadataConfigs, infos: DatasetInfosDict) -> DatasetCard:
         config.pop("default", None)
         if name == AvsbenchRobust.DEFAULT_CONFIG_NAME:
             config["default"] = True
+    of_others = {"license_name": "avsbench", "license_link": "https://github.com/OpenNLPLab/AVSBench"}
+    terms: dict[str, Any] = {} if _is_free(infos) else of_others
     data = DatasetCardData(
         pretty_name="AVSBench-Robust",
         license="apache-2.0" if _is_free(infos) else "other",
         task_categories=["image-segmentation"],
         tags=[TAG, "audio-visual-segmentation", "avsbench"],
+        **terms,
     )
-    if not _is_free(infos):
-        data.license_name, data.license_link = "avsbench", "https://github.com/OpenNLPLab/AVSBench"
     infos.to_dataset_card_data(data)
     configs.to_dataset_card_data(data)
     rows = []
@@ -466,7 +471,7 @@ def check_repository(
                 f"Expected a private repository, but {repo_id} exists and is public. {FORBIDDEN} Make it private in "
                 "its settings, name another, or pass --public if you have the permission. Nothing was uploaded."
             )
-        there = {file.rfilename for file in about.siblings}
+        there = {file.rfilename for file in about.siblings or []}
         if there - {".gitattributes", "README.md"}:
             readme = "README.md" in there and api.hf_hub_download(repo_id, "README.md", repo_type="dataset")
             if not readme or _parse_card(Path(readme).read_text(encoding="utf-8"), repo_id) is None:

@@ -1,6 +1,7 @@
 """What the object is in the image of a ground-truth mask: decided here and nowhere else."""
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 __all__ = ["object_mask"]
@@ -13,14 +14,14 @@ def object_mask(image: Image.Image) -> np.ndarray:
     lacks entries that are used, or where all used colours are black, or none is: then the object is what has an index
     above 0, as AVSBench's own code reads such files.
     """
-    return _is_object(image).astype(np.uint8)
+    return np.asarray(_is_object(image), dtype=np.uint8)
 
 
-def _is_object(image: Image.Image) -> np.ndarray:
+def _is_object(image: Image.Image) -> npt.ArrayLike:
     if image.mode in ("P", "PA"):
         indices = np.asarray(image.getchannel("P") if image.mode == "PA" else image)
         inside = (np.asarray(image.convert("RGB")) > 0).any(axis=-1)
-        entries = len(image.getpalette("RGB")) // 3
+        entries = len(image.getpalette("RGB") or ()) // 3
         one_class = inside.all() or not inside.any()
         if indices.max() >= entries or (one_class and indices.min() != indices.max()):
             return indices > 0

@@ -6,6 +6,7 @@ directory for data files of the dataset. Both are private interfaces; the tests 
 """
 
 import functools
+from typing import Any
 
 import datasets
 from datasets import packaged_modules
@@ -46,5 +47,6 @@ def register() -> None:
         # Empty, not absent: `load_dataset_builder` asks packaged modules without data files for some.
         return DatasetModule(module_path, code, {"dataset_name": NAME, "data_files": DataFilesDict()})
 
-    get_module._knows_avsbench_robust = True
-    PackagedDatasetModuleFactory.get_module = get_module
+    wrapped: Any = get_module
+    wrapped._knows_avsbench_robust = True
+    PackagedDatasetModuleFactory.get_module = wrapped

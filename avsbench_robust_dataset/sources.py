@@ -128,6 +128,13 @@ def _table(subset: Subset, root: Path) -> Path | None:
     return None
 
 
+def _existing_table(subset: Subset, root: Path) -> Path:
+    table = _table(subset, root)
+    if table is None:
+        raise FileNotFoundError(f"Expected {subset.table} in {root}, got none. {HOW_TO_GET_IT}")
+    return table
+
+
 def _annotates_all_of_train(subset: Subset, root: Path) -> bool:
     """Whether `root` holds a sound table of the subset and the last mask of its first training clip."""
     if _table(subset, root) is None:
@@ -141,7 +148,7 @@ def _annotates_all_of_train(subset: Subset, root: Path) -> bool:
 
 def media_folder(subset: Subset, root: Path) -> Path:
     """The folder of all media files of a subset."""
-    return _table(subset, root).parent / subset.media
+    return _existing_table(subset, root).parent / subset.media
 
 
 def media_files(subset: Subset, root: Path, clip: Clip) -> tuple[list[Path], list[Path], Path]:
@@ -179,7 +186,7 @@ def content_digest(subset: Subset, root: Path) -> str:
         for path in (*frames, *masks, wav):
             try:
                 stat = os.stat(path)
-                state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+                state: tuple[int, ...] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
             except FileNotFoundError:
                 state = ()
             digest.update(f"{path.relative_to(root)}{state}\0".encode())
@@ -249,11 +256,11 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
         ValueError: a column is missing, or a row has an unknown split, an unknown category, a clip id that is no plain
             file name or one that was there before. The message names file and line.
     """
-    table = _table(subset, root)
+    table = _existing_table(subset, root)
     columns = [subset.id_column, "split"] + ([subset.category_column] if subset.category_column else [])
     objects = _read_objects(subset, root) if subset.category_column is None else {}
     clips: dict[str, Clip] = {}
-    unlabelled = []
+    unlabelled: list[str] = []
     for line, row in _read_rows(table, tuple(columns)):
         where = f"{table}, line {line}"
         clip_id, split = row[subset.id_column], row["split"]
@@ -269,7 +276,7 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
             )
         source = subset.source_video(clip_id)
         if subset.category_column is not None:
-            labels = (row[subset.category_column],)
+            labels: tuple[str, ...] = (row[subset.category_column],)
             _check_category(labels[0], subset, where)
         else:
             labels = objects.get(clip_id) or objects.get(source) or ()

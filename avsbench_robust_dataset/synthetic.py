@@ -71,7 +71,7 @@ def _time(seconds: float) -> np.ndarray:
 def _tone(frequency: np.ndarray | float, t: np.ndarray, amplitudes: list[float], phase: float = 0.0) -> np.ndarray:
     """Harmonics of a (possibly gliding) frequency in Hz, with one amplitude each."""
     angle = 2 * np.pi * np.cumsum(np.broadcast_to(frequency, t.shape)) / SAMPLING_RATE + phase
-    return sum(a * np.sin((k + 1) * angle) for k, a in enumerate(amplitudes))
+    return sum((a * np.sin((k + 1) * angle) for k, a in enumerate(amplitudes)), start=np.zeros(t.shape))
 
 
 def _place(out: np.ndarray, start: float, event: np.ndarray) -> None:

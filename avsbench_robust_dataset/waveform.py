@@ -7,7 +7,7 @@ that it is made from and the key of its generator; reading it takes a millisecon
 import hashlib
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from datasets import Dataset
 from datasets.features.features import register_feature
 
 from .conditions import SAMPLING_RATE, get_condition, off_screen, positive
-from .recipes import make_sound
+from .recipes import Recipe, make_sound
 
 __all__ = ["Waveform", "sound_keys"]
 
@@ -68,7 +68,7 @@ class Waveform:
     def decode_example(self, value: dict, token_per_repo_id: dict | None = None) -> dict:
         """`value` as stored, or as this has read it before."""
         array = value.get("array")
-        array = make_sound(value) if array is None else np.asarray(array, dtype=np.float32)
+        array = make_sound(cast(Recipe, value)) if array is None else np.asarray(array, dtype=np.float32)
         return {"array": array, "sampling_rate": SAMPLING_RATE}
 
     def cast_storage(self, storage: pa.StructArray) -> pa.StructArray:
