@@ -9,6 +9,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from .avs_robust.avs_robust import CONDITIONS, NEGATIVE_CONDITIONS, condition_scores
 
@@ -53,6 +57,134 @@ class Run:
     grey_of_one: int = 255
 
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Fractions = Annotated[list[Fraction], Field(min_length=1)]
+Count = Annotated[int, Field(ge=0)]
+Numbers = Annotated[list[float], Field(min_length=1)]
+MAX_DEPTH = 32  # of objects and lists in each other
+
+
+def _in_range(scores: dict[str, float | None]) -> dict[str, float | None]:
+    """Scores are fractions, save the numbers of clips; None and NaN are scores that are not defined."""
+    for key, value in scores.items():
+        is_count = key == "clips" or key.startswith("clips_") or key.endswith("_clips")
+        if value is not None and (value < 0 or (value > 1 and not is_count)):
+            expected = "a number of at least 0" if is_count else "a number from 0 to 1"
+            raise PydanticCustomError("range", "{expected}", {"expected": expected, "key": key, "got": value})
+    return scores
+
+
+def _ascending(bounds: list[float]) -> list[float]:
+    if bounds[0] > bounds[1]:
+        raise PydanticCustomError("order", "[low, high]")
+    return bounds
+
+
+Scores = Annotated[dict[str, Annotated[float, Field(allow_inf_nan=True)] | None], AfterValidator(_in_range)]
+Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _SourceVideos(_Checked):
+    source_videos: Count
+    in_several_splits: Count
+
+
+class _Bootstrap(_Checked):
+    resamples: Count | None = None
+    level: Fraction | None = None
+    clusters: Count | None = None
+    clips: Count | None = None
+
+
+class _Settings(_Checked):
+    grey_of_one: Literal[1, 255] | None = None
+
+
+class _Results(_Checked):
+    """The schema of `results.json`. Keys that it does not name are free."""
+
+    scores: Scores
+    settings: _Settings | None = None
+    versions: dict | None = None
+    intervals: dict[str, Interval] | None = None
+    bootstrap: _Bootstrap | None = None
+    breakdown: dict[str, dict[str, Scores]] | None = None
+    fpr_curve: dict[str, Fractions] | None = None
+    similarity_auroc: Scores | None = None
+    extra_conditions: dict[str, Scores] | None = None
+    source_videos: _SourceVideos | None = None
+    clips_file: str | None = None
+    predictions_dir: str | None = None
+
+    @field_validator("fpr_curve")
+    @classmethod
+    def _of_one_length(cls, curves: dict | None) -> dict | None:
+        if curves and ("thresholds" not in curves or len({len(curve) for curve in curves.values()}) > 1):
+            raise PydanticCustomError("length", 'equally long lists of numbers, "thresholds" among them,')
+        return curves
+
+
+class _ClipInCondition(_Checked):
+    __pydantic_extra__: dict[str, float | list[float] | None]
+    iou: Fractions
+    area: Fractions
+    f_score: Fraction | None = None
+    similarity: Numbers | None = None
+    fpr_curve: Fractions | None = None
+
+
+class _ClipRow(_Checked):
+    """The schema of a line of `clips.jsonl`."""
+
+    clip_id: str
+    conditions: Annotated[dict[str, _ClipInCondition], Field(min_length=1)]
+    category: str | None = None
+    group: str | None = None
+    source_video: str | None = None
+    mask_area: Fractions | None = None
+    selectivity: dict[str, Fraction] | None = None
+
+    @model_validator(mode="after")
+    def _one_number_a_frame(self) -> Self:
+        for clip in self.conditions.values():
+            lengths = {len(clip.iou), len(clip.area), len(self.mask_area or clip.iou)}
+            if len(lengths) > 1:
+                raise PydanticCustomError("length", "equally many numbers in iou, area and mask_area")
+        return self
+
+
+# Pydantic's kinds of errors in the words of JSON.
+_WORDS = {
+    "missing": "a value",
+    "model_type": "an object",
+    "dict_type": "an object",
+    "list_type": "a list",
+    "string_type": "text",
+    "too_short": "at least {min_length} numbers",
+    "too_long": "at most {max_length} numbers",
+}
+
+
+def _check(schema: type[BaseModel], content: object, place: str) -> None:
+    """Raises ValueError if `content` does not fit; names `place`, the key, what was expected and what came."""
+    try:
+        schema.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        context = first.get("ctx", {})
+        keys = [*first["loc"], *([context["key"]] if "key" in context else [])]
+        where = " for " + "".join([str(keys[0]), *(f"[{key!r}]" for key in keys[1:])]) if keys else ""
+        expected = first["msg"].removeprefix("Input should be ")
+        if first["type"] in _WORDS:
+            expected = _WORDS[first["type"]].format(**context)
+        got = "nothing" if first["type"] == "missing" else repr(context.get("got", first["input"]))[:80]
+        raise ValueError(f"{place}: expected {expected}{where}, got {got}.") from error
+
+
 def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | None = None) -> Run:
     """The run evaluated in `directory`, with its clips' scores, training log and predictions where they exist.
 
@@ -71,36 +203,29 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found. Expected a folder that evaluate_accelerate.py wrote.")
     results = read_json(path)
-    if not isinstance(results, dict) or not isinstance(results.get("scores"), dict):
+    if not isinstance(results, dict) or "scores" not in results:
         raise ValueError(f'{path}: expected {{"scores": {{metric: value}}, …}}, as evaluate_accelerate.py writes it.')
-    _check_numbers(path, "scores", results["scores"])
-    optional = ("settings", "versions", "intervals", "bootstrap", "breakdown", "fpr_curve", "source_videos")
-    optional += ("similarity_auroc", "extra_conditions")
-    for key in optional:
-        if not isinstance(results.get(key) or {}, dict):
-            raise ValueError(f"{path}: expected an object for {key!r}, got {results[key]!r}.")
-    found = {key: results.get(key) or {} for key in optional}
-    _check_details(path, found)
-    grey_of_one = found["settings"].get("grey_of_one", 255)
-    if grey_of_one not in (1, 255):
-        raise ValueError(f"{path}: expected 1 or 255 for settings['grey_of_one'], got {grey_of_one!r}.")
+    _check(_Results, {key: value for key, value in results.items() if value != {} or key == "scores"}, str(path))
     scores = dict(results["scores"])
-    # Further figures are further scores: every table has one row a score, whatever it measures.
-    for condition, value in found["similarity_auroc"].items():
+    # Other figures are scores, too: every table has one row a score, whatever it measures.
+    for condition, value in (results.get("similarity_auroc") or {}).items():
         scores.setdefault(f"similarity_auroc_{condition}", value)
-    for condition, values in found["extra_conditions"].items():
-        for key in ("miou", "f_score", "fpr", "g_miou", "g_f_score"):
-            if key in values:
-                scores.setdefault(f"{key}_{condition}", values[key])
+    for condition, values in (results.get("extra_conditions") or {}).items():
+        for key, value in values.items():
+            scores.setdefault(f"{key}_{condition}", value)
     if log is None:
         beside = [folder / "train_log.jsonl" for folder in (directory, directory.resolve().parent)]
         log = next((candidate for candidate in beside if candidate.is_file()), None)
-    clips = ()
+    clips: Sequence[Mapping] = ()
     clips_path = directory / str(results.get("clips_file") or "clips.jsonl")
+    if not clips_path.resolve().is_relative_to(directory.resolve()):
+        raise ValueError(f"{path}: expected a file of its own folder for 'clips_file', got {str(clips_path)!r}.")
     if results.get("clips_file") and clips_path.is_file():  # `results.json` may have been copied alone
         clips = read_clips(clips_path)
         _check_same(path, scores, clips)
     predictions = directory / str(results.get("predictions_dir") or "predictions")
+    settings = results.get("settings") or {}
+    details = ("versions", "intervals", "bootstrap", "breakdown", "fpr_curve", "source_videos")
     return Run(
         name=name,
         scores=scores,
@@ -108,15 +233,10 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
         predictions=predictions if predictions.is_dir() else None,
         subset=str(results.get("subset", "")),
         split=str(results.get("split", "")),
-        settings=found["settings"],
-        versions=found["versions"],
+        settings=settings,
         clips=clips,
-        intervals=found["intervals"],
-        bootstrap=found["bootstrap"],
-        breakdown=found["breakdown"],
-        fpr_curve=found["fpr_curve"],
-        source_videos=found["source_videos"],
-        grey_of_one=grey_of_one,
+        grey_of_one=settings.get("grey_of_one") or 255,
+        **{key: results.get(key) or {} for key in details},
     )
 
 
@@ -134,39 +254,43 @@ def read_clips(path: str | os.PathLike) -> list[dict]:
         FileNotFoundError, ValueError: names the file, the line, what was expected and what came.
     """
     path = Path(path)
-    rows = []
+    rows: dict[str, dict] = {}
     for number, row in _json_lines(path, "the scores of each clip, one JSON object a line"):
-        place = f"{path}, line {number}"
-        conditions = row.get("conditions") if isinstance(row, dict) else None
-        if not (isinstance(conditions, dict) and conditions and isinstance(row.get("clip_id"), str)):
-            raise ValueError(f'{place}: expected an object with "clip_id" and "conditions", got {str(row)[:80]!r}.')
-        for key in ("category", "group", "source_video"):
-            if not isinstance(row.get(key), str | None):
-                raise ValueError(f"{place}: expected text or null for {key!r}, got {row[key]!r}.")
-        for condition, values in conditions.items():
-            if not (isinstance(values, dict) and _are_numbers(values.get("iou")) and _are_numbers(values.get("area"))):
-                raise ValueError(f'{place}: expected numbers for each frame in "iou" and "area" of {condition!r}.')
-            if not (values.setdefault("f_score", None) is None or _are_numbers([values["f_score"]])):
-                raise ValueError(f'{place}: expected a number or null for "f_score" of {condition!r}.')
-            for key in ("similarity", "fpr_curve"):
-                if not (values.get(key) is None or _are_numbers(values[key])):
-                    raise ValueError(f"{place}: expected numbers or null for {key!r} of {condition!r}.")
-        rows.append(row)
+        _check(_ClipRow, row, f"{path}, line {number}")
+        if row["clip_id"] in rows:
+            raise ValueError(f"{path}: expected each clip once, got {row['clip_id']!r} again. Evaluate again.")
+        rows[row["clip_id"]] = row
     if not rows:
         raise ValueError(f"{path}: expected the scores of at least one clip, got an empty file. Evaluate again.")
-    if len({row["clip_id"] for row in rows}) < len(rows):
-        seen = set()
-        twice = next(row["clip_id"] for row in rows if row["clip_id"] in seen or seen.add(row["clip_id"]))
-        raise ValueError(f"{path}: expected each clip once, got {twice!r} again. Evaluate again.")
-    return rows
+    return list(rows.values())
+
+
+def _parsed(text: str | bytes, place: str):
+    """The JSON value; ValueError names `place` if it is none, or too deeply nested."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise ValueError(f"{place}: not valid JSON ({error}). Evaluate again, or remove the file.") from error
+    except RecursionError:
+        value, depth = None, MAX_DEPTH + 1
+    else:
+        depth, level = 0, [value]
+        while level and depth <= MAX_DEPTH:
+            level = [
+                inner
+                for outer in level
+                if isinstance(outer, dict | list)
+                for inner in (outer.values() if isinstance(outer, dict) else outer)
+            ]
+            depth += 1
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{place}: expected at most {MAX_DEPTH} objects and lists in each other, got more.")
+    return value
 
 
 def read_json(path: Path):
     """The file's content; ValueError names it if it is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise ValueError(f"{path}: not valid JSON ({error}). Evaluate again, or remove the file.") from error
+    return _parsed(path.read_bytes(), str(path))
 
 
 def _read_log(path):
@@ -185,47 +309,7 @@ def _json_lines(path, expected):
     # Bytes, so that a line of another encoding is an error of that line.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not valid JSON ({error}).") from error
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _are_numbers(values):
-    return isinstance(values, list) and bool(values) and all(_is_number(v) and math.isfinite(v) for v in values)
-
-
-def _check_numbers(path, name, mapping):
-    for key, value in mapping.items():
-        if not (value is None or _is_number(value)):
-            raise ValueError(f"{path}: expected a number or null for {name}[{key!r}], got {value!r}.")
-
-
-def _check_details(path, found):
-    for key, bounds in found["intervals"].items():
-        if not (_are_numbers(bounds) and len(bounds) == 2):
-            raise ValueError(f"{path}: expected [low, high] for intervals[{key!r}], got {bounds!r}.")
-    _check_numbers(path, "similarity_auroc", found["similarity_auroc"])
-    for section, groups in [("extra_conditions", found["extra_conditions"]), *found["breakdown"].items()]:
-        if not (isinstance(groups, dict) and all(isinstance(values, dict) for values in groups.values())):
-            raise ValueError(f"{path}: expected an object of objects for {section!r}, got {str(groups)[:80]!r}.")
-        for name, values in groups.items():
-            _check_numbers(path, f"{section}.{name}", values)
-    for key, used in (
-        ("bootstrap", ("resamples", "level", "clusters", "clips")),
-        ("source_videos", ("source_videos", "in_several_splits")),
-    ):
-        _check_numbers(path, key, {k: found[key][k] for k in used if k in found[key]})
-    if found["source_videos"] and not {"source_videos", "in_several_splits"} <= found["source_videos"].keys():
-        raise ValueError(f'{path}: expected "source_videos" and "in_several_splits" in {found["source_videos"]!r}.')
-    curve = found["fpr_curve"]
-    lengths = {len(values) if _are_numbers(values) else 0 for values in curve.values()}
-    if curve and ("thresholds" not in curve or lengths != {len(curve["thresholds"])}):
-        raise ValueError(f'{path}: expected equally long lists of numbers in "fpr_curve", "thresholds" among them.')
+            yield number, _parsed(line, f"{path}, line {number}")
 
 
 def _check_same(path, scores, clips):

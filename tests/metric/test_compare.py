@@ -234,20 +234,38 @@ def test_clips_of_another_evaluation_are_refused(tmp_path, capsys):
     "line, message",
     [
         ("{", "line 2: not valid JSON"),
-        ("[1]", 'line 2: expected an object with "clip_id"'),
-        ('{"clip_id": "x", "conditions": {"positive": {"iou": [], "area": [0.1]}}}', "line 2: expected numbers"),
-        ('{"clip_id": "x", "conditions": {"positive": {"iou": ["1"], "area": [0.1]}}}', "line 2: expected numbers"),
-        ('{"clip_id": "x", "conditions": {"positive": 1}}', "line 2: expected numbers"),
-        ('{"clip_id": "x", "conditions": {"positive": {"iou": [NaN], "area": [0.1]}}}', "line 2: expected numbers"),
-        ('{"clip_id": "x", "conditions": [1]}', 'line 2: expected an object with "clip_id"'),
-        ('{"clip_id": "x", "category": 3, "conditions": {"positive": {}}}', "line 2: expected text or null for"),
+        ("[1]", "line 2: expected an object, got [1]"),
+        (
+            '{"clip_id": "x", "conditions": {"positive": {"iou": [], "area": [0.1]}}}',
+            "line 2: expected at least 1 numbers for conditions['positive']['iou'], got []",
+        ),
+        (
+            '{"clip_id": "x", "conditions": {"positive": {"iou": ["1"], "area": [0.1]}}}',
+            "line 2: expected a valid number for conditions['positive']['iou'][0], got '1'",
+        ),
+        ('{"clip_id": "x", "conditions": {"positive": 1}}', "line 2: expected an object for conditions['positive']"),
+        ('{"clip_id": "x", "conditions": {"positive": {"iou": [NaN], "area": [0.1]}}}', "line 2: expected a finite"),
+        ('{"clip_id": "x", "conditions": {"positive": {"iou": [1.5], "area": [0.1]}}}', "line 2: expected less than"),
+        (
+            '{"clip_id": "x", "conditions": {"positive": {"iou": [1, 1], "area": [0.1]}}}',
+            "line 2: expected equally many numbers in iou, area and mask_area",
+        ),
+        ('{"clip_id": "x", "conditions": [1]}', "line 2: expected an object for conditions, got [1]"),
+        (
+            '{"conditions": {"positive": {"iou": [1], "area": [1]}}}',
+            "line 2: expected a value for clip_id",
+        ),
+        (
+            '{"clip_id": "x", "category": 3, "conditions": {"positive": {"iou": [1], "area": [1]}}}',
+            "line 2: expected text for category, got 3",
+        ),
         (
             '{"clip_id": "x", "conditions": {"positive": {"iou": [0.1], "area": [0.1], "similarity": 1}}}',
-            "line 2: expected numbers or null",
+            "line 2: expected a list for conditions['positive']['similarity'], got 1",
         ),
         (
             '{"clip_id": "x", "conditions": {"positive": {"iou": [0.1], "area": [0.1], "f_score": "a"}}}',
-            'line 2: expected a number or null for "f_score"',
+            "line 2: expected a valid number for conditions['positive']['f_score'], got 'a'",
         ),
     ],
 )

@@ -460,7 +460,7 @@ def test_read_run_finds_scores_log_and_predictions(tmp_path):
         ('{"scores": 1}', "expected"),
         ('{"scores": {"g_miou": "high"}}', r"scores\['g_miou'\], got 'high'"),
         ('{"scores": {"g_miou": true}}', r"scores\['g_miou'\], got True"),
-        ('{"scores": {}, "settings": 3}', "'settings', got 3"),
+        ('{"scores": {}, "settings": 3}', "an object for settings, got 3"),
     ],
 )
 def test_bad_results_name_the_file(text, message, tmp_path):
@@ -785,15 +785,35 @@ def test_hostile_rows_are_shown_and_not_run(tmp_path):
     assert any(evil in image["alt"] for image in page.all("img") if "category" in image["alt"])
 
 
+NESTED = json.loads("[" * 40 + "]" * 40)
+
+
+def test_json_that_no_parser_can_hold_is_named(tmp_path):
+    (tmp_path / "results.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"results\.json: (expected at most 32 objects|not valid JSON)"):
+        report.read_run("m", tmp_path)
+
+
 @pytest.mark.parametrize(
     "others, message",
     [
-        ({"intervals": {"g_miou": [1]}}, r"\[low, high\] for intervals\['g_miou'\]"),
-        ({"breakdown": {"category": [1]}}, "object of objects for 'category'"),
-        ({"breakdown": {"category": {"dog": {"g_miou": "x"}}}}, r"category.dog\['g_miou'\], got 'x'"),
+        ({"intervals": {"g_miou": [1]}}, r"at least 2 numbers for intervals\['g_miou'\], got \[1\]"),
+        ({"breakdown": {"category": [1]}}, r"an object for breakdown\['category'\], got \[1\]"),
+        (
+            {"breakdown": {"category": {"dog": {"g_miou": "x"}}}},
+            r"breakdown\['category'\]\['dog'\]\['g_miou'\], got 'x'",
+        ),
         ({"fpr_curve": {"silence": [0.1]}}, "equally long lists"),
         ({"similarity_auroc": {"noise": "high"}}, r"similarity_auroc\['noise'\], got 'high'"),
-        ({"source_videos": {"by_split": {}}}, "in_several_splits"),
+        ({"source_videos": {"by_split": {}}}, r"a value for source_videos\['source_videos'\], got nothing"),
+        ({"intervals": {"g_miou": [0.9, 0.1]}}, r"\[low, high\] for intervals\['g_miou'\], got \[0.9, 0.1\]"),
+        ({"scores": {"miou_positive": 1.5}}, r"a number from 0 to 1 for scores\['miou_positive'\], got 1.5"),
+        ({"scores": {"clips_positive": -1}}, r"at least 0 for scores\['clips_positive'\], got -1"),
+        ({"breakdown": {"frame": {"1": {"g_miou": -0.1}}}}, r"breakdown\['frame'\]\['1'\]\['g_miou'\], got -0.1"),
+        ({"fpr_curve": {"thresholds": [0.5], "silence": [7]}}, "less than or equal to 1"),
+        ({"settings": {"a": NESTED}}, "at most 32 objects and lists"),
+        ({"clips_file": "../run2/clips.jsonl"}, "a file of its own folder for 'clips_file', got '.*run2/clips.jsonl'"),
+        ({"clips_file": "/etc/passwd"}, "a file of its own folder for 'clips_file'"),
         ({"bootstrap": {"level": "most"}}, r"bootstrap\['level'\], got 'most'"),
     ],
 )
