@@ -40,7 +40,7 @@ from avs_engine.hub import add_hub_arguments, publish
 from avs_engine.journal import Journal
 from avs_engine.models import check_model_path
 from avs_engine.predict import AVSegFormerSegmenter, Noted, load_segmenter, predict, save_predictions
-from avs_engine.provenance import git_revision, library_versions, write_json
+from avs_engine.provenance import encoders_of, git_revision, library_versions, weights_of, write_json
 from avs_engine.scoring import count_source_videos, format_scores, score, score_masks
 from avs_engine.signals import ends_on_sigterm
 from avsbench_robust_dataset import CONDITIONS, SUBSETS
@@ -53,12 +53,16 @@ from evaluate_metrics.clip_rows import have_two_values, results, write_rows
 from evaluate_metrics.mask_files import PredictionsError
 
 
-def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: dict) -> tuple[list[dict], Journal]:
-    """The rows of `args.model` or of what `args.model_fn` names, in the order of the data set, and their journal.
+def score_model(
+    args: argparse.Namespace, accelerator: Accelerator, settings: dict
+) -> tuple[list[dict], Journal, dict | None]:
+    """The rows of `args.model` or of what `args.model_fn` names, in the order of the data set, their journal, and
+    which weights `args.model` holds.
 
     Args:
         settings: what names this run's journal, beside the model and the data.
     """
+    weights = None
     if args.model_fn:
         segmenter = load_segmenter(args.model_fn)
     else:
@@ -66,6 +70,7 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: di
             args.model, args.front_end, args.batch_size, accelerator.device
         )
         args.front_end = segmenter.identity["front_end"]
+        weights = weights_of(args.model, segmenter.identity["weights"]) | {"encoders": encoders_of(args.model)}
     with accelerator.main_process_first():  # one process builds the data, the others read its cache
         splits, data = load_conditions(
             args.subset,
@@ -94,7 +99,7 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: di
             predictions = save_predictions(predictions, list(splits), output_dir / "predictions")
         with Noted(f"while scoring {args.model or args.model_fn}"):
             score(predictions, list(splits), accelerator, SUBSETS[args.subset], journal, len(clip_ids) - len(done))
-    return [journal.rows[clip_id] for clip_id in clip_ids], journal
+    return [journal.rows[clip_id] for clip_id in clip_ids], journal, weights
 
 
 def is_condition(name: str) -> bool:
@@ -189,7 +194,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     settings = {"seed": args.seed, "conditions": args.conditions, "max_clips": args.max_clips}
     if args.unseen_dir is not None:
         settings["unseen_sha256"] = unseen_digest(args.unseen_dir, find_wavs(args.unseen_dir))
-    journal = None
+    journal = weights = None
     if args.predictions:
         rows = []
         if accelerator.is_main_process:
@@ -206,7 +211,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     else:
         settings |= {"mixed_precision": accelerator.mixed_precision, "device": accelerator.device.type}
         run = {"source": source, "subset": args.subset, "split": args.split, "saved": args.save_predictions}
-        rows, journal = score_model(args, accelerator, settings | run)
+        rows, journal, weights = score_model(args, accelerator, settings | run)
         settings |= {"batch_size": args.batch_size, "num_processes": accelerator.num_processes}
         settings |= {"front_end": args.front_end} if args.model else {}
     if not accelerator.is_main_process:
@@ -221,6 +226,8 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     masks = args.predictions or (output_dir / "predictions" if args.save_predictions else None)
     rest = {"settings": settings, "clips_file": "clips.jsonl", "versions": library_versions()}
     rest |= {"git_revision": git_revision(), "arguments": arguments_of(args)}
+    if weights is not None:
+        rest["weights"] = weights
     rest["predictions_dir"] = None if masks is None else os.path.relpath(masks, output_dir)
     write_json(output_dir / "results.json", head | rest | found)
     if journal is not None:

@@ -1,6 +1,7 @@
 """Trains AVSegFormer on AVSBench-Robust, with sounds that do not belong to the picture among those that do.
 
-    accelerate launch train_accelerate.py --subset s4 --data_dir data --backbone pvt_v2_b5 --output_dir runs/s4
+    accelerate launch train_accelerate.py --subset s4 --data_dir data --backbone pvt_v2_b5 \\
+        --backbone_weights pvt_v2_b5.pth --vggish_weights vggish-10086976.pth --output_dir runs/s4
 
 The same file runs on one CPU (`--cpu`), one GPU, or several processes (`torchrun --nproc_per_node N`, with `--cpu` for
 CPU processes; `accelerate launch --cpu --num_processes 2` starts only one), in float32 or mixed precision.
@@ -38,7 +39,7 @@ from avs_engine.checkpoints import check_newest, find_checkpoint, put_back_check
 from avs_engine.clips import Splits
 from avs_engine.epochs import TrainingClips, build_clips, build_loader
 from avs_engine.hub import publish
-from avs_engine.models import build_model
+from avs_engine.models import build_model, check_encoders
 from avs_engine.predict import AVSegFormerSegmenter
 from avs_engine.provenance import clips_digest
 from avs_engine.run import LOG, Run, check_output_dir, print_once, run_identity
@@ -121,11 +122,11 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> Data:
     return Data(training, {condition: split.select(kept) for condition, split in validation.items()}, digest)
 
 
-def build(args: argparse.Namespace, accelerator: Accelerator, termination: Termination, is_new: bool) -> Training:
+def build(args: argparse.Namespace, accelerator: Accelerator, termination: Termination, saved: dict) -> Training:
     """Loads data and model and prepares them for training.
 
     Args:
-        is_new: the weights are not those of a checkpoint, which are loaded later.
+        saved: the state in the checkpoint whose weights are loaded later; empty for a new run.
     """
     alone = accelerator.num_processes == 1  # others would wait for one that stops by itself
     show = accelerator.is_main_process
@@ -133,7 +134,7 @@ def build(args: argparse.Namespace, accelerator: Accelerator, termination: Termi
         data = load_data(args, accelerator)
     set_seed(args.seed)  # before the model, so that it also decides the new weights
     with accelerator.main_process_first():
-        network, processor = build_model(args, load_weights=is_new)
+        network, processor, weights = build_model(args, load_weights=not saved)
     # Weights read from a file lie in its memory map, at any alignment; sums over them could differ in the last bit.
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = tensor.data.clone()
@@ -155,7 +156,9 @@ def build(args: argparse.Namespace, accelerator: Accelerator, termination: Termi
     total_steps = args.max_steps or args.epochs * step.steps_per_epoch(len(loader), args.gradient_accumulation_steps)
     # Not prepared: accelerate would step it once per process. DeepSpeed's optimizer is none for torch's schedules.
     scheduler = step.build_scheduler(args, optimizer, total_steps)
-    identity = run_identity(args, accelerator, network, processor, data.digest, total_steps)
+    if saved:
+        weights = saved.get("weights")  # with which the run began
+    identity = run_identity(args, accelerator, network, processor, data.digest, weights, total_steps)
     return Training(
         args,
         accelerator,
@@ -309,10 +312,12 @@ def run_training(args: argparse.Namespace, folder: contextlib.ExitStack, termina
         put_back_checkpoints(output_dir / "checkpoints")
     accelerator.wait_for_everyone()
     checkpoint, saved = find_start(args)
+    if checkpoint is None:
+        check_encoders(args)
     publishes = args.push_to_hub and accelerator.is_main_process
     if publishes:  # hours before it is needed
         hub_model_id = check_hub_access(args.hub_model_id or output_dir.resolve().name, args.hub_token)
-    training = build(args, accelerator, termination, is_new=checkpoint is None)
+    training = build(args, accelerator, termination, saved)
     run = training.run
     start(training, checkpoint, saved)
     bar = progress_bar(total=training.total_steps, initial=run.step, desc="train", show=accelerator.is_main_process)

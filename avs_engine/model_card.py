@@ -292,7 +292,22 @@ def _training_section(training: dict) -> str:
     lines += [f"| {plain(name)} | {plain(value)} |" for name, value in settings.items() if value is not None]
     versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
     lines += ["", f"Versions: {plain(versions)}. SHA-256 of clips and sounds: `{training['data']}`."]
+    if training.get("weights"):
+        lines += ["", f"Weights at the start: {_weights(training['weights'])}."]
     return "\n".join(lines)
+
+
+def _weights(weights: dict[str, dict | None]) -> str:
+    """Where the weights of each part are from, with their SHA-256, in words."""
+    words = []
+    for part, known in weights.items():
+        digests = (known or {}).get("sha256") or {}
+        digests = ", ".join(digests.values()) if isinstance(digests, dict) else digests
+        source = plain((known or {}).get("source", "unknown"))
+        words.append(
+            f"{plain(part.replace('_', ' '))}: {source}" + (f" (SHA-256 {plain(digests)})" if digests else "")
+        )
+    return "; ".join(words)
 
 
 def plain(value) -> str:

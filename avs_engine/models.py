@@ -14,28 +14,75 @@ from modeling_avsegformer import (
     VGGishFeatureExtractor,
 )
 
+from .provenance import tensors_digest, weights_of
+
+RANDOM = {"source": "random"}
 LOSS_SETTINGS = ("loss_type", "bce_weight", "mask_weight", "mix_weight", "similarity_weight")
+
+
+def check_encoders(args: argparse.Namespace) -> None:
+    """Raises ValueError if nothing says with which weights the encoders of a new model start.
+
+    The audio encoder stays frozen by default, and so does the backbone in the first epochs: a random one teaches a
+    model nothing, and nobody would see it.
+    """
+    if args.model is not None:
+        return
+    if not (args.pretrained_backbone or args.backbone_weights or args.random_backbone):
+        raise ValueError(
+            "Expected weights for the backbone of a new model: give --backbone_weights FILE, --pretrained_backbone "
+            "(from the network), --model, or --random_backbone to do without."
+        )
+    if not (args.vggish_weights or args.random_vggish):
+        raise ValueError(
+            "Expected weights for the audio encoder of a new model: give --vggish_weights FILE (the published "
+            "vggish-10086976.pth), --model, or --random_vggish to do without."
+        )
 
 
 def build_model(
     args: argparse.Namespace, load_weights: bool
-) -> tuple[AVSegFormerForSegmentation, AVSegFormerProcessor]:
-    """The model to train, new or from `--model`. Without `load_weights` no encoder's weights are looked for."""
+) -> tuple[AVSegFormerForSegmentation, AVSegFormerProcessor, dict]:
+    """The model to train, new or from `--model`, its processor, and which weights it starts with.
+
+    Args:
+        load_weights: False looks for no encoder's weights, since those of a checkpoint follow.
+
+    Raises:
+        ConnectionError: `--pretrained_backbone` asks for weights that cannot be fetched.
+        ValueError, FileNotFoundError: a file of weights is missing or does not fit.
+    """
     losses = {name: getattr(args, name) for name in LOSS_SETTINGS if getattr(args, name) is not None}
     if args.model is not None:
         check_model_path(args.model)
         model = AVSegFormerForSegmentation.from_pretrained(args.model, **losses)
         processor = AVSegFormerProcessor.from_pretrained(args.model)
+        weights = {"model": weights_of(args.model, getattr(model.config, "_commit_hash", None))}
     else:
         model = AVSegFormerForSegmentation(AVSegFormerConfig(backbone=args.backbone, **losses))
         processor = AVSegFormerProcessor(AVSegFormerImageProcessor(), VGGishFeatureExtractor())
-        if args.pretrained_backbone and load_weights:
-            model.load_pretrained_backbone()
+        weights = {"backbone": load_backbone(model, args) if load_weights else None}
     if args.vggish_weights is not None and load_weights:
-        model.load_vggish_weights(args.vggish_weights)
+        weights["audio_encoder"] = model.load_vggish_weights(args.vggish_weights)
+    elif args.random_vggish:
+        weights["audio_encoder"] = dict(RANDOM)
     if args.image_size is not None:
         processor.image_processor.size = {"height": args.image_size, "width": args.image_size}
-    return model, processor
+    return model, processor, weights
+
+
+def load_backbone(model: AVSegFormerForSegmentation, args: argparse.Namespace) -> dict[str, str]:
+    """Loads what `args` name into the backbone of a new model, and says what it was."""
+    if args.backbone_weights is not None:
+        return model.load_backbone_weights(args.backbone_weights)
+    if not args.pretrained_backbone:
+        return dict(RANDOM)
+    if not model.load_pretrained_backbone():
+        raise ConnectionError(
+            f"Expected timm's weights of {args.backbone} for --pretrained_backbone, but they could not be fetched. "
+            "Connect to the network, give --backbone_weights FILE, or --random_backbone to do without."
+        )
+    return {"source": f"timm's {args.backbone}", "sha256": tensors_digest(model.get_backbone().state_dict())}
 
 
 def model_settings(config: PreTrainedConfig) -> dict:

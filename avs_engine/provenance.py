@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 
-from avsbench_robust_dataset.files import write_whole
+from avsbench_robust_dataset.files import sha256, write_whole
 
 
 def git_revision() -> str | None:
@@ -38,6 +39,29 @@ def clips_digest(splits: dict[str, Dataset]) -> str:
     columns = ("clip_id", "category", "audio_source", "audio_category")
     content = {name: [split[column][:] for column in columns] for name, split in splits.items()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def weights_of(model: str, commit: str | None = None) -> dict:
+    """Which weights a `from_pretrained` folder or Hub id holds: SHA-256 of each file, or the repository's commit."""
+    files = sorted(path for path in Path(model).glob("*") if path.suffix in (".safetensors", ".bin"))
+    if not files:
+        return {"source": model, "commit": commit}
+    return {"source": Path(model).resolve().name, "sha256": {path.name: sha256(path) for path in files}}
+
+
+def encoders_of(model: str) -> dict | None:
+    """With which weights the training of a model began, if its folder has a `trainer_state.json` that says so."""
+    state = Path(model) / "trainer_state.json"
+    return json.loads(state.read_text(encoding="utf-8")).get("weights") if state.is_file() else None
+
+
+def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of the tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def command_line(argv: Sequence[str], secret: str | None) -> str:

@@ -61,6 +61,7 @@ def run_identity(
     network: AVSegFormerForSegmentation,
     processor: AVSegFormerProcessor,
     data_digest: str,
+    weights: dict | None,
     total_steps: int,
 ) -> dict:
     """What `trainer_state.json` says of how a run is made; a resumed run must share settings, model and data."""
@@ -73,6 +74,7 @@ def run_identity(
         "settings": settings,
         "model": model_settings(network.config),
         "data": data_digest,
+        "weights": weights,
         "total_steps": total_steps,
         "num_threads": torch.get_num_threads(),
         "versions": library_versions(),

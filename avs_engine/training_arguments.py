@@ -105,8 +105,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--model", help="from_pretrained folder or Hub id to start from; default: a new model")
     model.add_argument("--backbone", help="timm name, of a new model")
-    model.add_argument("--pretrained_backbone", action="store_true", help="timm's ImageNet weights, if reachable")
-    model.add_argument("--vggish_weights", help="file, folder or Hub id; default: random, or those of --model")
+    model.add_argument("--pretrained_backbone", action="store_true", help="timm's ImageNet weights, from the network")
+    model.add_argument("--backbone_weights", metavar="FILE", help=".pth or .safetensors of --backbone")
+    model.add_argument("--random_backbone", action="store_true", help="a new model's backbone learns from nothing")
+    model.add_argument("--vggish_weights", help="file, folder or Hub id; default: those of --model")
+    model.add_argument("--random_vggish", action="store_true", help="a new model's audio encoder knows nothing")
     model.add_argument("--image_size", type=int, help="pixels; default: by subset, or that of --model")
     model.add_argument("--loss_type", choices=LOSS_TYPES)
     for name in LOSS_SETTINGS[1:]:
@@ -149,8 +152,17 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def _fill_in_presets(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Sets what was not given to the default of the subset, or leaves it to `--model`."""
-    if args.model is not None and (args.backbone is not None or args.pretrained_backbone):
-        parser.error("--model brings its own backbone: leave --backbone and --pretrained_backbone out")
+    backbone = ("backbone", "pretrained_backbone", "backbone_weights", "random_backbone")
+    given = [f"--{name}" for name in backbone if getattr(args, name)]
+    if args.model is not None and given:
+        parser.error(f"--model brings its own backbone: leave {', '.join(given)} out")
+    if args.model is not None and args.random_vggish:
+        parser.error("--model brings its own audio encoder: leave --random_vggish out")
+    if len([name for name in given if name != "--backbone"]) > 1 or (args.vggish_weights and args.random_vggish):
+        parser.error(
+            "expected one of --pretrained_backbone, --backbone_weights and --random_backbone, and one of "
+            "--vggish_weights and --random_vggish"
+        )
     preset = dataclasses.asdict(PRESETS[args.subset])
     if args.model is not None:
         preset |= {"backbone": None, "image_size": None}

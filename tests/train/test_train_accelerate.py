@@ -238,8 +238,9 @@ def test_loss_settings(tiny, tmp_path):
 def test_a_new_model(tmp_path):
     args = parse_args(
         ["--subset", "s4", "--backbone", "test_resnet", "--output_dir", str(tmp_path), "--image_size", "96"]
+        + ["--random_backbone", "--random_vggish"]
     )
-    model, processor = build_model(args, load_weights=True)
+    model, processor, _ = build_model(args, load_weights=True)
     assert model.config.backbone == "test_resnet" and model.config.num_queries == 300
     assert dict(processor.image_processor.size) == {"height": 96, "width": 96}
 
@@ -368,7 +369,7 @@ def test_missing_data_and_model(tiny, tmp_path):
         train([*tiny, "--data_dir", tmp_path / "none"], run)
     with pytest.raises(OSError, match="no_model"):
         train([*tiny, "--model", tmp_path / "no_model"], run)
-    arguments = ["--subset", "demo", *tiny[2:4], "--backbone", "resnet5O"]
+    arguments = ["--subset", "demo", *tiny[2:4], "--backbone", "resnet5O", "--random_backbone", "--random_vggish"]
     with pytest.raises(ValueError, match="resnet5O"):
         train(arguments, run)
     assert not run.exists()

@@ -29,7 +29,7 @@ def test_negative_items_hear_their_own_condition_and_have_empty_masks(arguments,
     more = ["--negative_ratio", "0.75", "--negative_conditions", *negatives, "--output_dir", str(tmp_path)]
     args = parse_args([*arguments, *more])
     (splits,) = load_splits("demo", demo_tree, 42, ["train"], ["positive", *negatives])
-    network, processor = build_model(args, load_weights=True)
+    network, processor, _ = build_model(args, load_weights=True)
     items, _ = build_clips(args, splits, processor, network.eval(), torch.device("cpu"), progress=False)
     items.frames_per_clip = None
     found = set()
@@ -109,7 +109,7 @@ def test_the_model_of_the_best_validation_is_kept(scores, best, arguments, tmp_p
 def test_the_weight_of_the_similarity_loss(weight, arguments, tmp_path):
     """On the command line, in the configuration and in the loss."""
     args = parse_args([*arguments, "--similarity_weight", str(weight), "--output_dir", str(tmp_path)])
-    network, _ = build_model(args, load_weights=True)
+    network, _, _ = build_model(args, load_weights=True)
     assert network.config.similarity_weight == weight
     draw = torch.Generator().manual_seed(0)
     logits, features = torch.randn(2, 3, 8, 8, generator=draw), torch.rand(6, 4, 4, 4, generator=draw)
