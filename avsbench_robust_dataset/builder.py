@@ -200,7 +200,7 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
         for name, split in SPLITS.items():
             of_split = [clip for clip in clips if clip.split == split]
             if not of_split:  # `datasets` has no empty splits
-                logger.warning("%s has no clips of %s: the four %s splits are left out.", self._root, split, name)
+                logger.warning("%s has no clips of %s: the %s splits are left out.", self._root, split, name)
                 continue
             pairs = draw_off_screen(of_split, self._subset, seed, self.config.draw) if needs_draw else []
             if pairs:
