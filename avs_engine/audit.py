@@ -143,6 +143,7 @@ class Rows:
 
     clips: list[str] = field(default_factory=list)
     sounds: list[str] = field(default_factory=list)
+    digests: list[tuple] = field(default_factory=list)
     sound: list[np.ndarray] = field(default_factory=list)
     audio: list[np.ndarray] = field(default_factory=list)
     row: list[np.ndarray] = field(default_factory=list)
@@ -164,13 +165,14 @@ class Reader:
                 rows.clips.append(self.subset.source_video(clip_id))
                 # Silence and noise come from no clip; they stand with the clip whose own sound they replace.
                 rows.sounds.append(self.subset.source_video(source or clip_id))
-                sound, statistics = self._measure(**row["audio"], positive=condition == "positive")
+                digest, sound, statistics = self._measure(**row["audio"], positive=condition == "positive")
+                rows.digests.append(digest)
                 rows.sound.append(sound)
                 rows.audio.append(statistics)
                 rows.row.append(row_features(position, row["frames"], row["masks"]))
         return rows
 
-    def _measure(self, array: np.ndarray, sampling_rate: int, positive: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _measure(self, array: np.ndarray, sampling_rate: int, positive: bool) -> tuple[tuple, np.ndarray, np.ndarray]:
         waveform, bits = array, 8 * array.itemsize
         released = self.front_end == "released" and not positive
         key = (hashlib.sha256(waveform.tobytes()).digest(), sampling_rate, bits, released)
@@ -185,7 +187,7 @@ class Reader:
                 sound_features(waveform, sampling_rate, bits, examples),
                 audio_statistics(examples),
             )
-        return self._measured[key]
+        return key, *self._measured[key]
 
 
 # --- how well it tells ---
@@ -207,16 +209,23 @@ class Estimate:
         return f"{self.auc:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def weighted_auc(scores: np.ndarray, negative: np.ndarray, fold: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weighted_auc(
+    scores: np.ndarray, negative: np.ndarray, fold: np.ndarray, group: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
     """The share of (negative, positive) pairs within a fold in which the negative row scores higher; ties count half.
+
+    Pairs within a group are left out: in a resample that holds the group twice they would count four times, and pairs
+    of two groups twice.
 
     Args:
         scores (float array (n,)), negative (bool array (n,)), fold (int array (n,)).
-        weights (float array (R, n)): how often each row counts, in each of R resamples.
+        group (int array (n,)): from 0 to G - 1.
+        counts (float array (R, G)): how often each group counts, in each of R resamples.
 
     Returns:
         float64 array (R,); NaN where a resample has no pair.
     """
+    weights = counts[:, group]
     won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
     for of_fold in (fold == number for number in np.unique(fold)):
         values, place = np.unique(scores[of_fold], return_inverse=True)
@@ -228,22 +237,27 @@ def weighted_auc(scores: np.ndarray, negative: np.ndarray, fold: np.ndarray, wei
         below = positives.cumsum(axis=1) - positives
         won += (negatives * (below + positives / 2)).sum(axis=1)
         pairs += negatives.sum(axis=1) * positives.sum(axis=1)
+        for number in np.unique(group[of_fold]):
+            own = of_fold & (group == number)
+            ahead = scores[own & negative][:, None] - scores[own & ~negative]
+            won -= counts[:, number] ** 2 * (np.count_nonzero(ahead > 0) + np.count_nonzero(ahead == 0) / 2)
+            pairs -= counts[:, number] ** 2 * ahead.size
     return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
 
 def estimate_auc(scores, negative, group, fold, resamples: int = RESAMPLES) -> Estimate:
     """AUC with a percentile interval of a bootstrap over groups: whole groups of rows are drawn with replacement.
 
-    A score that tells perfectly has an interval of no width, however few the groups. Where no fold holds a pair, all
-    that is known is 0.5 in [0, 1].
+    A score that tells perfectly has an interval of no width, however few the groups. Where no fold holds a pair of two
+    groups, all that is known is 0.5 in [0, 1].
     """
     names, place = np.unique(group, return_inverse=True)
     rng = np.random.default_rng(0)
     counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).astype(np.float64)
-    (auc,) = weighted_auc(scores, negative, fold, np.ones((1, len(scores))))
+    (auc,) = weighted_auc(scores, negative, fold, place, np.ones((1, len(names))))
     if np.isnan(auc):
         return Estimate(0.5, 0.0, 1.0)
-    drawn = weighted_auc(scores, negative, fold, counts[:, place])
+    drawn = weighted_auc(scores, negative, fold, place, counts)
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return Estimate(float(auc), float(low), float(high))
 
@@ -282,8 +296,8 @@ class Comparison:
     Attributes:
         draw: of the off-screen sounds; None for other conditions.
         by_definition: whether what is heard tells them apart whatever the data are like.
-        same_sounds: whether both have the same sounds equally often, as in a one-to-one draw through one front end:
-            then no function of the sound alone can tell them apart.
+        same_sounds: whether both have the same sounds, bit by bit, equally often and through one front end, as the
+            matched draw promises: then no function of the sound alone can tell them apart.
         probes: "sound" (all of `SOUND_KINDS`), "audio_only" (log-mel statistics, content included) and "row" (all of
             `ROW_KINDS`), cross-validated so that no sound (of "row": no clip) is in training and test.
         features: each of `SOUND_KINDS` and `ROW_KINDS` alone, as it is.
@@ -297,8 +311,14 @@ class Comparison:
     features: dict[str, Estimate]
 
     @property
+    def breaks_promise(self) -> bool:
+        """Whether the draw promises the very same sounds in both and they differ, however little."""
+        return self.draw == "matched" and not self.same_sounds
+
+    @property
     def at_chance(self) -> bool:
-        return all(estimate.at_chance for estimate in self.probes.values())
+        """Whether no probe tells the condition. A shift by one sample escapes the probes, and breaks the promise."""
+        return not self.breaks_promise and all(estimate.at_chance for estimate in self.probes.values())
 
 
 @dataclass(frozen=True)
@@ -333,8 +353,8 @@ def compare(positive: Rows, other: Rows, condition: str, draw: str | None) -> Co
     for kinds, features, group in ((SOUND_KINDS, sound, sounds), (ROW_KINDS, row, clips)):
         for name, values in zip(kinds, features.T, strict=True):
             alone[name] = estimate_auc(values, negative, group, together)
-    heard = [sorted(map(bytes, np.hstack([sound, audio])[of_side])) for of_side in (~negative, negative)]
-    return Comparison(condition, draw, is_told_by_definition(condition), heard[0] == heard[1], probes, alone)
+    same_sounds = Counter(positive.digests) == Counter(other.digests)
+    return Comparison(condition, draw, is_told_by_definition(condition), same_sounds, probes, alone)
 
 
 def audit(
@@ -398,6 +418,8 @@ def _verdict(comparison: Comparison, sounds: int) -> str:
         return "told apart by what is heard, by definition"
     if comparison.same_sounds and comparison.at_chance:
         return "at chance, by construction: each sound comes once in both"
+    if comparison.breaks_promise:
+        return "NOT at chance: the sounds are not the very same in both"
     if sounds < FEW_SOUNDS:
         return "too few sounds to tell"
     return "at chance" if comparison.at_chance else "NOT at chance"

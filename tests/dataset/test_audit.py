@@ -99,15 +99,17 @@ def test_row_features_by_hand():
 
 
 def test_auc_against_all_pairs():
-    """Plain loops over pairs within a fold, ties and weights included."""
+    """Plain loops over pairs of two groups within a fold, ties and weights included."""
     rng = np.random.default_rng(0)
     scores, negative, fold = rng.integers(0, 4, 30), rng.random(30) < 0.4, rng.integers(0, 3, 30)
-    weights = rng.integers(0, 3, (4, 30)).astype(float)
-    for weight, auc in zip(weights, weighted_auc(scores, negative, fold, weights), strict=True):
+    group = np.arange(30) // 2
+    counts = rng.integers(0, 3, (4, 15)).astype(float)
+    for count, auc in zip(counts, weighted_auc(scores, negative, fold, group, counts), strict=True):
+        weight = count[group]
         won = pairs = 0
         for i in np.flatnonzero(negative):
             for j in np.flatnonzero(~negative):
-                if fold[i] == fold[j]:
+                if fold[i] == fold[j] and group[i] != group[j]:
                     pairs += weight[i] * weight[j]
                     won += weight[i] * weight[j] * ((scores[i] > scores[j]) + (scores[i] == scores[j]) / 2)
         assert auc == pytest.approx(won / pairs)
@@ -118,7 +120,9 @@ def test_auc_by_hand():
     estimate = estimate_auc(scores, negative, ["a", "b", "c", "d"], np.zeros(4, int))
     assert estimate.auc == 3 / 4
     assert 0 <= estimate.low <= 3 / 4 <= estimate.high == 1
-    assert np.isnan(weighted_auc(scores, negative, np.arange(4), np.ones((1, 4)))).all()  # no pair within a fold
+    assert np.isnan(
+        weighted_auc(scores, negative, np.arange(4), np.arange(4), np.ones((1, 4)))
+    ).all()  # no pair within a fold
     nothing = estimate_auc(scores, negative, ["a", "b", "c", "d"], np.arange(4))
     assert (nothing.auc, nothing.low, nothing.high) == (0.5, 0, 1)
 
@@ -132,6 +136,18 @@ def test_the_interval_covers_the_truth():
         estimate = estimate_auc(scores, negative, np.arange(120), np.zeros(120, int), resamples=200)
         covered += estimate.low <= 0.638163 <= estimate.high
     assert 88 <= covered <= 99
+
+
+def test_an_interval_holds_its_own_estimate():
+    """Own pairs, twice in a resample, counted four times: 0.521 had the interval [0.523, 0.539]."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        common = rng.normal(size=60)  # each sound once in both, the negative one a little higher
+        scores, negative = np.concatenate([common, common + 0.001]), np.arange(120) >= 60
+        group = np.concatenate([np.arange(60)] * 2)
+        estimate = estimate_auc(scores, negative, group, np.zeros(120, int))
+        assert estimate.low <= estimate.auc <= estimate.high
+        assert estimate.auc == pytest.approx(0.5, abs=0.005)  # of other sounds it tells nothing
 
 
 def test_groups_stay_in_one_fold():
@@ -190,6 +206,33 @@ def test_the_released_front_end_gives_negatives_away(tree):
         assert off_screen.features["input_zero_fraction"].auc == 1
         assert off_screen.features["rms_db"].auc == pytest.approx(0.5, abs=0.3)  # the waveform is not to blame
         assert not off_screen.at_chance
+
+
+@pytest.mark.parametrize("shortcut", ["shift", "polarity", "last bit"])
+def test_sounds_that_are_not_the_very_same_fail_the_matched_draw(tree, monkeypatch, capsys, shortcut):
+    """No probe tells them, and a network may: the matched draw promises equal sounds."""
+    from avsbench_robust_dataset.builder import AvsbenchRobust
+
+    original = AvsbenchRobust._example
+
+    def tampered(self, row, embed):
+        example = original(self, row, embed)
+        if row.condition == "off_screen":
+            sound = Waveform().decode_example(Waveform().encode_example(example["audio"]))["array"].copy()
+            if shortcut == "shift":
+                sound = np.roll(sound, 1)
+            elif shortcut == "polarity":
+                sound = -sound
+            else:
+                sound[1000] += np.float32(2**-15)
+            example["audio"] = {"array": sound}
+        return example
+
+    monkeypatch.setattr(AvsbenchRobust, "_example", tampered)
+    assert main(["--subset", "s4", "--data_dir", str(tree), "--draw", "matched", "--json", str(tree / "a.json")]) == 0
+    off_screen = json.loads((tree / "a.json").read_text())["comparisons"][-1]
+    assert off_screen["same_sounds"] is False and off_screen["at_chance"] is False
+    assert "NOT at chance: the sounds are not the very same in both" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shortcut", ["level", "padding", "DC", "order", "files"])
