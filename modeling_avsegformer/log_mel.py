@@ -22,6 +22,7 @@ LOG_OFFSET = 0.01  # added before the logarithm: digital silence becomes log(0.0
 NUM_FRAMES = 96  # frames of an example, 0.96 s
 RELEASED_RATE = 22050  # Hz, of `released_log_mel`
 MIN_SAMPLES = WINDOW_LENGTH + (NUM_FRAMES - 1) * HOP_LENGTH  # 15600, the shortest sound with one example
+LOUDEST = 100.0  # floats are in [-1, 1]; mixing may pass 1, and 16 bits below 100 are quieter than -50 dB
 STEP = NUM_FRAMES * HOP_LENGTH  # 15360, samples from one example to the next; two neighbours share 240
 
 
@@ -79,7 +80,7 @@ def to_mono(waveform: np.ndarray) -> np.ndarray:
     Signed integers are taken as full scale: int16 is divided by 32768, as in VGGish's front end.
 
     Raises:
-        ValueError: another number of axes, unsigned integers, or samples that are not finite.
+        ValueError: another number of axes, unsigned integers, or samples that are not finite or above `LOUDEST`.
     """
     waveform = np.asarray(waveform)
     if waveform.dtype.kind == "i":
@@ -95,6 +96,11 @@ def to_mono(waveform: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"Expected finite samples, got {np.count_nonzero(~np.isfinite(waveform))} NaN or infinite ones of "
             f"{len(waveform)}; read the recording again or leave it out."
+        )
+    if len(waveform) and (peak := np.abs(waveform).max()) > LOUDEST:
+        raise ValueError(
+            f"Expected samples of floats in [-1, 1], got one of {peak:.6g}: these are the numbers of integers. Divide "
+            "them by 32768 if they come from 16 bits, or give them as np.int16."
         )
     return waveform
 

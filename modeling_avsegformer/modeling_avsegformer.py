@@ -596,7 +596,8 @@ class AVSegFormerModel(AVSegFormerPreTrainedModel):
         if audio.shape[:2] != image_shape[:2]:
             raise ValueError(
                 "Expected as many clips and frames of sound as of images, but the images begin with "
-                f"{tuple(image_shape[:2])} and the sound with {tuple(audio.shape[:2])}."
+                f"{tuple(image_shape[:2])} and the sound with {tuple(audio.shape[:2])}. `AVSegFormerProcessor` makes "
+                "them agree if one call gets both; alone, its feature extractor makes `num_seconds` seconds."
             )
         if image_embeddings is None:
             image_embeddings = self.get_image_embeddings(pixel_values, frames_to_segment)

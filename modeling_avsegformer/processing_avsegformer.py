@@ -20,7 +20,10 @@ FRONT_ENDS = ("vggish", "released")
 
 class AVSegFormerImageProcessor(TorchvisionBackend):
     """Resizes frames with an antialiased bilinear filter (as PIL, within one grey level of 255), scales them to [0, 1]
-    and normalises them. `size={"height": …, "width": …}` here or in the call chooses another size."""
+    and normalises them. `size={"height": …, "width": …}` here or in the call chooses another size.
+
+    Integers, and floats of which one is above 1, are grey levels from 0 to 255. Floats that all lie in [0, 1], as
+    torchvision's `ToTensor` gives them, are taken as scaled already; all frames of a call are judged together."""
 
     _auto_class = "AutoImageProcessor"  # checkpoints carry their code, for `trust_remote_code=True`
     resample = PILImageResampling.BILINEAR
@@ -32,6 +35,21 @@ class AVSegFormerImageProcessor(TorchvisionBackend):
     do_rescale = True
     do_normalize = True
     model_input_names = ["pixel_values"]
+
+    def _preprocess(self, images: list[Tensor], **options):
+        floats = [image for image in images if image.is_floating_point()]
+        if options["do_rescale"] and floats:
+            lowest = min(float(image.min()) for image in floats)
+            highest = max(float(image.max()) for image in floats)
+            if lowest < 0 or highest > 255:
+                raise ValueError(
+                    f"Expected frames of floats in [0, 1] or [0, 255], got values from {lowest:.3g} to {highest:.3g}. "
+                    "Give the frames as they were before any normalisation, or pass do_rescale=False."
+                )
+            if highest <= 1:
+                factor = options["rescale_factor"]
+                images = [image / factor if image.is_floating_point() else image for image in images]
+        return super()._preprocess(images, **options)
 
 
 class VGGishFeatureExtractor(SequenceFeatureExtractor):
@@ -65,12 +83,9 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
                 f"Expected sampling_rate={SAMPLE_RATE} and feature_size={NUM_MEL_BINS}, which VGGish is made for, got "
                 f"{sampling_rate} and {feature_size}. Give the recording's rate to the call; it is resampled there."
             )
-        if num_seconds < 1:
-            raise ValueError(f"Expected `num_seconds` of at least 1, got {num_seconds}.")
         if front_end not in FRONT_ENDS:
             raise ValueError(f"Expected one of {', '.join(FRONT_ENDS)} for `front_end`, got {front_end!r}.")
-        if front_end == "released" and num_seconds != 5:
-            raise ValueError(f"Expected num_seconds=5 with front_end='released', got {num_seconds}.")
+        _check_num_seconds(num_seconds, front_end)
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.num_seconds = num_seconds
         self.front_end = front_end
@@ -86,6 +101,7 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
         sampling_rate: int | None = None,
         return_tensors: str | None = None,
         conditions: list[str] | None = None,
+        num_seconds: int | None = None,
         **kwargs,
     ) -> BatchFeature:
         """Log-mel examples of one or several waveforms.
@@ -93,21 +109,24 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
         Args:
             raw_speech: one waveform, of shape `(samples,)`, or a list of them, each `(samples,)` or
                 `(samples, channels)`, as arrays, tensors or lists; or dicts `{"array": …, "sampling_rate": …}` as
-                `datasets` gives them. An array with two axes is a batch of mono waveforms. In [-1, 1], or signed
-                integers at full scale.
+                `datasets` gives them. An array with two axes is a batch of mono waveforms. Floats in [-1, 1], or
+                signed integers at full scale.
             sampling_rate (`int`): Hz, of all waveforms. Without it 16000 is assumed and a warning says so.
             return_tensors (`str`, *optional*): "pt" or "np".
             conditions (`list[str]`): one a waveform, "positive" or anything else. Only `front_end="released"` looks at
                 them, and needs them.
+            num_seconds (`int`): examples of a clip in this call, instead of the extractor's own.
 
         Returns:
             `BatchFeature` with `input_features` of shape `(clips, num_seconds, 1, 96, 64)`, float32
 
         Raises:
-            ValueError: no waveform, one shorter than an example (0.975 s), samples that are not finite, or two
-                sampling rates that disagree; the message gives the waveform's place in the list. Not one condition a
-                waveform with `front_end="released"`.
+            ValueError: no waveform, one shorter than an example (0.975 s), samples that are not finite or far outside
+                [-1, 1], or two sampling rates that disagree; the message gives the waveform's place in the list. Not
+                one condition a waveform with `front_end="released"`.
         """
+        seconds = self.num_seconds if num_seconds is None else num_seconds
+        _check_num_seconds(seconds, self.front_end)
         waveforms = _as_list(raw_speech)
         if not waveforms:
             raise ValueError("Expected at least one waveform, got an empty list.")
@@ -118,7 +137,7 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
             )
         features = np.stack(
             [
-                self._extract(waveform, sampling_rate, place, negative)
+                self._extract(waveform, sampling_rate, place, negative, seconds)
                 for place, (waveform, negative) in enumerate(
                     zip(waveforms, self._negatives(conditions, len(waveforms)), strict=True)
                 )
@@ -148,7 +167,9 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
         )
         return [condition != "positive" for condition in conditions]
 
-    def _extract(self, waveform, sampling_rate: int | None, place: int, negative: bool) -> np.ndarray:
+    def _extract(
+        self, waveform, sampling_rate: int | None, place: int, negative: bool, num_seconds: int
+    ) -> np.ndarray:
         """The examples `(num_seconds, 1, 96, 64)` of one waveform."""
         if isinstance(waveform, dict):
             own_rate = waveform.get("sampling_rate", sampling_rate)
@@ -172,9 +193,16 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
             )
         if negative:
             return released_log_mel(original, rate)
-        examples = log_mel(waveform[: self.num_seconds * self.sampling_rate])
-        missing = self.num_seconds - len(examples)
+        examples = log_mel(waveform[: num_seconds * self.sampling_rate])
+        missing = num_seconds - len(examples)
         return np.concatenate([examples, np.repeat(examples[-1:], missing, axis=0)])
+
+
+def _check_num_seconds(num_seconds: int, front_end: str) -> None:
+    if num_seconds < 1:
+        raise ValueError(f"Expected `num_seconds` of at least 1, got {num_seconds}.")
+    if front_end == "released" and num_seconds != 5:
+        raise ValueError(f"Expected num_seconds=5 with front_end='released', got {num_seconds}.")
 
 
 def _as_list(raw_speech) -> list:
@@ -266,8 +294,9 @@ class AVSegFormerProcessor(ProcessorMixin):
         Args:
             frames (`list[list[image]]`): for each clip its frames, as PIL images, `(height, width, 3)` arrays or
                 `(3, height, width)` tensors; every clip has the same number. A single clip or image may stand alone.
-                `images` and `videos` are other names for it.
-            audio: for each clip its waveform, see `VGGishFeatureExtractor`. `sampling_rate` in Hz goes with it.
+                Integers from 0 to 255, or floats in [0, 1] or [0, 255]. `images` and `videos` are other names for it.
+            audio: for each clip its waveform, floats in [-1, 1] or signed integers, see `VGGishFeatureExtractor`.
+                `sampling_rate` in Hz goes with it. With `frames`, as many seconds are used as a clip has frames.
             masks (`list[list[image]]`, *optional*): for each clip the masks of its first frames; anything above 0
                 belongs to the object.
             text: this model reads none.
@@ -300,6 +329,8 @@ class AVSegFormerProcessor(ProcessorMixin):
             pixels = self.image_processor(flat, return_tensors="pt", **options["images_kwargs"])["pixel_values"]
             data["pixel_values"] = pixels.unflatten(0, (len(clips), -1))
         if audio is not None:
+            if given:  # a second of sound for each frame
+                options["audio_kwargs"]["num_seconds"] = len(clips[0])
             data.update(self.feature_extractor(audio, return_tensors="pt", **options["audio_kwargs"]))
         if len(data) == 2 and len(data["input_features"]) != len(clips):
             raise ValueError(

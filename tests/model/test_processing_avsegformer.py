@@ -155,9 +155,9 @@ def test_save_and_load(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     for loaded in (AVSegFormerProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
         assert type(loaded) is AVSegFormerProcessor
-        inputs = loaded(frames=[[photo()]], audio=[sound()], sampling_rate=16000)
-        assert inputs["pixel_values"].shape == (1, 1, 3, 32, 64)
-        assert inputs["input_features"].shape == (1, 2, 1, 96, 64)
+        assert loaded(frames=[[photo()]])["pixel_values"].shape == (1, 1, 3, 32, 64)
+        features = loaded(audio=[sound()], sampling_rate=16000)["input_features"]
+        assert features.shape == (1, 2, 1, 96, 64)
     assert type(AutoImageProcessor.from_pretrained(tmp_path)) is AVSegFormerImageProcessor
     assert type(AutoFeatureExtractor.from_pretrained(tmp_path)) is VGGishFeatureExtractor
 
@@ -244,3 +244,42 @@ def test_bad_waveforms(given, message):
 def test_bad_feature_extractor(arguments):
     with pytest.raises(ValueError, match="Expected"):
         VGGishFeatureExtractor(**arguments)
+
+
+@pytest.mark.parametrize("form", ["float32", "float64", "ToTensor"])
+def test_floats_from_0_to_1_are_the_same_picture(processor, form):
+    levels = np.asarray(photo())
+    expected = processor(frames=[[levels, levels]])["pixel_values"]
+    scaled = levels.astype("float64" if form == "float64" else "float32") / 255
+    if form == "ToTensor":
+        scaled = torch.from_numpy(scaled).permute(2, 0, 1)
+    for given in (scaled, 255 * scaled):
+        found = processor(frames=[[given, given]])["pixel_values"]
+        torch.testing.assert_close(found, expected, rtol=0, atol=0.02)  # the resized levels are not rounded
+    dark = processor(frames=[[255 * scaled, 0 * scaled + 1]])["pixel_values"][0, 1]  # judged together: nearly black
+    torch.testing.assert_close(dark, processor(frames=np.ones((9, 9, 3), np.uint8))["pixel_values"][0, 0])
+
+
+def test_normalised_frames_are_refused(processor):
+    frame = np.linspace(-2, 2, 300, dtype=np.float32).reshape(10, 10, 3)
+    with pytest.raises(ValueError, match=r"floats in \[0, 1\] or \[0, 255\], got values from -2 to 2\. .*do_rescale"):
+        processor(frames=[[frame]])
+    assert processor(frames=[[frame]], do_rescale=False)["pixel_values"].shape == (1, 1, 3, 224, 224)
+
+
+def test_floats_of_the_size_of_integers_are_refused(processor):
+    waveform = np.round(0.3 * 32768 * sound())
+    with pytest.raises(ValueError, match=r"Waveform 0: Expected samples of floats in \[-1, 1\].*Divide them by 32768"):
+        processor(audio=[waveform.astype(np.float32)], sampling_rate=16000)
+    features = processor(audio=[waveform.astype(np.int16)], sampling_rate=16000)["input_features"][0]
+    np.testing.assert_array_equal(features, log_mel(waveform / 32768))
+
+
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_as_many_seconds_as_frames(processor, count):
+    waveform = sound(samples=16000 * count)
+    inputs = processor(frames=[[photo()] * count], audio=[waveform], sampling_rate=16000)
+    assert inputs["pixel_values"].shape[1] == inputs["input_features"].shape[1] == count
+    examples = log_mel(waveform)
+    np.testing.assert_array_equal(inputs["input_features"][0, : len(examples)], examples)
+    assert processor(audio=[waveform], sampling_rate=16000)["input_features"].shape[1] == 5
