@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .audio_files import add_audio_arguments, audio_rows, write_audio
-from .builder import locate
+from .builder import locate, locate_download
 from .check import check
 from .draw import (
     DRAWS,
@@ -29,13 +29,13 @@ from .draw import (
     summarize,
 )
 from .sources import read_clips
-from .subsets import SPLITS, SUBSETS
+from .subsets import LAYOUTS, SPLITS, SUBSETS
 
 
 def _manifest(args: argparse.Namespace) -> int:
-    subset = SUBSETS[args.subset]
+    subset, root = locate_download(SUBSETS[args.subset], args.data_dir, layout=args.layout)
     published, is_whole = (None, True) if args.verify is None else read_manifest(args.verify)
-    clips = read_clips(subset, locate(subset, args.data_dir))
+    clips = read_clips(subset, root)
     pairs, statistics = [], {}
     for split in SPLITS.values():
         of_split = draw_off_screen([clip for clip in clips if clip.split == split], subset, args.seed, args.draw)
@@ -67,7 +67,7 @@ def _manifest(args: argparse.Namespace) -> int:
 
 def _audio(args: argparse.Namespace) -> int:
     subset = SUBSETS[args.subset]
-    root = locate(subset, args.data_dir)
+    root = locate(subset, args.data_dir, layout=args.layout)
     rows = audio_rows(subset, root, args.conditions, args.splits, args.seed, args.draw, args.unseen_dir)
     write_audio(rows, subset, args.out)
     print(f"Wrote {len(rows)} sounds under {args.out}/<condition>/{subset.folder}/{subset.media}/.")
@@ -75,8 +75,7 @@ def _audio(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    subset = SUBSETS[args.subset]
-    lines, complete = check(subset, locate(subset, args.data_dir))
+    lines, complete = check(*locate_download(SUBSETS[args.subset], args.data_dir, layout=args.layout))
     print("\n".join(lines))
     return 0 if complete else 1
 
@@ -99,7 +98,10 @@ def _export(args: argparse.Namespace) -> int:
     if args.push_to_hub is not None:
         check_repository(args.push_to_hub, [args.subset], args.public)  # before the work, not after it
     num_proc = args.num_proc or min(8, available_cpus())
-    out = export(args.subset, args.out, args.data_dir, args.seed, args.draw, num_proc, args.max_shard_size)
+    data_dir = args.data_dir
+    if args.layout is not None:
+        data_dir = locate(SUBSETS[args.subset], data_dir, layout=args.layout)
+    out = export(args.subset, args.out, data_dir, args.seed, args.draw, num_proc, args.max_shard_size)
     print(f"Wrote {out}. Beside it: load_dataset({out.name!r}, {args.subset!r})")
     if args.subset != "demo":
         print(f"{FORBIDDEN} A repository on the Hub is private unless you pass --public.")
@@ -118,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--subset", choices=list(SUBSETS), default="s4")
     where.add_argument("--data_dir", help="the download; default: $AVSBENCH_DIR, else ./data")
+    where.add_argument(
+        "--layout", choices=LAYOUTS, help="AVSBench-object or AVSBench-semantic; default: the one that is there"
+    )
 
     drawn = argparse.ArgumentParser(add_help=False)
     drawn.add_argument("--seed", type=int, default=42)

@@ -24,11 +24,14 @@ from .conditions import CONDITIONS, SAMPLING_RATE, split_name
 from .draw import DRAWS, draw_off_screen, draw_statistics, explain
 from .files import sha256
 from .recipes import Row, Sound, check_conditions, make_sound, partners_wanted, plan
+from .semantic import IMAGE_SIZE, as_object_layout
 from .sounds import read_waveform
 from .sources import (
+    annotation,
     code_digest,
     content_digest,
     demo_root,
+    find_layout,
     find_root,
     media_files,
     media_folder,
@@ -41,7 +44,7 @@ from .subsets import SPLITS, SUBSETS, Clip, Subset
 from .unseen import find_wavs
 from .waveform import Waveform
 
-__all__ = ["AvsbenchRobust", "AvsbenchRobustConfig", "locate", "row_features"]
+__all__ = ["AvsbenchRobust", "AvsbenchRobustConfig", "locate", "locate_download", "row_features"]
 
 logger = logging.getLogger(__name__)
 
@@ -107,13 +110,38 @@ class AvsbenchRobustConfig(datasets.BuilderConfig):
         return [(str(path), sha256(path)) for path in find_wavs(Path(self.unseen_dir))]
 
 
-def locate(subset: Subset, data_dir: str | None, cache_dir: str | None = None):
-    """`find_root`, where the demo subset writes itself into the cache of `datasets` if there is none."""
+def locate_download(
+    subset: Subset, data_dir: str | None, cache_dir: str | None = None, layout: str | None = None
+) -> tuple[Subset, Path]:
+    """The subset in the layout in which it was downloaded, and its root; see `find_root` and `find_layout`.
+
+    The demo subset writes itself into the cache of `datasets` if there is none.
+    """
 
     def synthesize():
         return demo_root(cache_dir or datasets.config.HF_DATASETS_CACHE)
 
-    return find_root(subset, data_dir, synthesize if subset.name == "demo" else None)
+    root = find_root(subset, data_dir, synthesize if subset.name == "demo" else None)
+    return find_layout(subset, root, layout), root
+
+
+def locate(
+    subset: Subset,
+    data_dir: str | None,
+    cache_dir: str | None = None,
+    layout: str | None = None,
+    image_size: int | None = IMAGE_SIZE,
+) -> Path:
+    """A root that holds the subset in AVSBench-object's layout: the download, or what `as_object_layout` makes of it.
+
+    Args:
+        layout: "object" or "semantic"; None reads what is there.
+        image_size: of frames and masks that come from AVSBench-semantic; None keeps their own.
+    """
+    found, root = locate_download(subset, data_dir, cache_dir, layout)
+    if found.layout == "object":
+        return root
+    return as_object_layout(found, root, Path(cache_dir or datasets.config.HF_DATASETS_CACHE), image_size)
 
 
 class AvsbenchRobust(datasets.GeneratorBasedBuilder):
@@ -125,6 +153,10 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
         seed (int), draw (str), conditions (sequence of str), unseen_dir (str): see `AvsbenchRobustConfig`. Each
             condition has splits, see `split_name`: `conditions=("positive", "mixed_snr_0")` gives `test_positive`,
             `test_mixed_snr_0` and so on. `audio_source` of an unseen sound is its file's path in `unseen_dir`.
+        layout (str): "object" or "semantic", the download to read; None reads what is there. `info.description` says
+            whose masks the rows have.
+        image_size (int): of frames and masks that come from AVSBench-semantic, 224 as in AVSBench-object; None keeps
+            their own.
 
     Raises:
         FileNotFoundError: no such data; files that the CSV names are missing.
@@ -136,7 +168,17 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
     DEFAULT_CONFIG_NAME = "s4"
     DEFAULT_WRITER_BATCH_SIZE = 100
 
-    def __init__(self, cache_dir=None, dataset_name=None, config_name=None, data_dir=None, data_files=None, **kwargs):
+    def __init__(
+        self,
+        cache_dir=None,
+        dataset_name=None,
+        config_name=None,
+        data_dir=None,
+        data_files=None,
+        layout=None,
+        image_size=IMAGE_SIZE,
+        **kwargs,
+    ):
         if data_files:
             raise ValueError("Expected no `data_files`: pass the folder that holds AVSBench as `data_dir`.")
         config_name = config_name or self.DEFAULT_CONFIG_NAME
@@ -150,7 +192,7 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
         if draw not in DRAWS:
             raise ValueError(f"Expected one of {', '.join(DRAWS)} for `draw`, got {draw!r}.")
         if config_name in SUBSETS:  # else `datasets` says which there are
-            data_dir = str(locate(SUBSETS[config_name], data_dir, cache_dir))
+            data_dir = str(locate(SUBSETS[config_name], data_dir, cache_dir, layout, image_size))
         super().__init__(
             cache_dir=cache_dir,
             dataset_name=dataset_name or "avsbench_robust",
@@ -164,7 +206,8 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
-            description=f"AVSBench under the audio conditions {', '.join(self.config.conditions)}.",
+            description=f"AVSBench under the audio conditions {', '.join(self.config.conditions)}. Masks: "
+            f"AVSBench-{annotation(Path(self.config.data_dir))}.",
             # Rows name the files that they come from; what is read from them is as in `row_features`.
             features=datasets.Features(self.features | {"audio": Waveform()}),
             homepage="https://arxiv.org/abs/2502.00358",

@@ -8,7 +8,13 @@ alive, and everything else, `background` included, as device.
 Source: https://arxiv.org/abs/2502.00358 (AVSBench-Robust), https://arxiv.org/abs/2301.13190 (AVSS)
 """
 
-__all__ = ["LEAST_SUITABLE_MULTI", "LEAST_SUITABLE_SINGLE", "OBJECT_GROUPS", "SINGLE_SOURCE_GROUPS"]
+__all__ = [
+    "CATEGORY_OF_OBJECT",
+    "LEAST_SUITABLE_MULTI",
+    "LEAST_SUITABLE_SINGLE",
+    "OBJECT_GROUPS",
+    "SINGLE_SOURCE_GROUPS",
+]
 
 
 def _by_name(groups: dict[str, str]) -> dict[str, str]:
@@ -40,6 +46,33 @@ OBJECT_GROUPS = _by_name(
         "helicopter keyboard missile-rocket motorcycle mower saw tank tractor train truck utv vacuum-cleaner",
     }
 )
+
+# AVSS: object of a single-source clip (label v1s) -> S4's name of the same category; one to one in AVSS's metadata.csv
+CATEGORY_OF_OBJECT = {
+    "baby": "baby_laughter",
+    "bird": "mynah_bird_singing",
+    "bus": "driving_buses",
+    "car": "race_car",
+    "cat": "cat_meowing",
+    "dog": "dog_barking",
+    "emergency-car": "ambulance_siren",
+    "guitar": "playing_acoustic_guitar",
+    "gun": "cap_gun_shooting",
+    "helicopter": "helicopter",
+    "horse": "horse_clip-clop",
+    "keyboard": "typing_on_computer_keyboard",
+    "lion": "lions_roaring",
+    "man": "male_speech",
+    "marimba": "playing_glockenspiel",
+    "mower": "lawn_mowing",
+    "piano": "playing_piano",
+    "saw": "chainsawing_trees",
+    "tabla": "playing_tabla",
+    "ukulele": "playing_ukulele",
+    "violin": "playing_violin",
+    "wolf": "coyote_howling",
+    "woman": "female_singing",
+}
 
 # group of the picture -> the group whose sound contrasts least with it. In the S4 release device's counterpart is
 # "vehicle", a group without members; in the MS3 release it is music.

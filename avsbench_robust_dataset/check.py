@@ -8,7 +8,7 @@ import soundfile
 
 from .progress import progress
 from .sounds import is_mute, missing_share, read_waveform
-from .sources import media_files, objects_table, read_clips, read_frames, read_masks
+from .sources import count_odd_objects, media_files, objects_table, read_clips, read_frames, read_masks
 from .subsets import SPLITS, Subset
 
 __all__ = ["check", "mute_clips"]
@@ -112,10 +112,21 @@ def check(subset: Subset, root: Path) -> tuple[list[str], bool]:
         ValueError: the table itself is wrong; the message names the line.
     """
     clips = read_clips(subset, root)
-    lines, complete = [f"{subset.name} in {root}: {len(clips)} clips"], True
+    lines, complete = [f"{subset.name} in {root}: {len(clips)} clips, layout: AVSBench-{subset.layout}"], True
     if subset.category_column is None:
         table = objects_table(subset, root)
-        lines.append(f"  objects: {table or 'no AVSS metadata.csv, so off-screen sounds ignore the group rule'}")
+        found = "no AVSS metadata.csv" if table is None else str(table)
+        if table is not None and not any(clip.labels for clip in clips):
+            found += f" has no row of {subset.name.upper()}"
+        rule = "" if any(clip.labels for clip in clips) else ", so off-screen sounds ignore the group rule"
+        lines.append(f"  objects: {found}{rule}")
+    if subset.layout == "semantic" or subset.category_column is None:
+        with_blanks, off_screen = count_odd_objects(root)
+        if with_blanks or off_screen:
+            lines.append(
+                f"  metadata.csv: {with_blanks} names with a blank, read without it; {off_screen} rows with an object "
+                "that sounds outside the picture, of which AVSS does not say what it is"
+            )
     for split in SPLITS.values():
         of_split = [clip for clip in clips if clip.split == split]
         findings = _Findings()

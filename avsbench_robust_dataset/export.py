@@ -38,7 +38,7 @@ from .files import locked, sha256
 from .hub_access import check_hub_access, explained
 from .progress import progress_bar
 from .recipes import Row
-from .sources import media_files
+from .sources import annotation, media_files
 from .subsets import SPLITS, SUBSETS
 
 __all__ = ["check_repository", "export", "push"]
@@ -159,10 +159,11 @@ def _write_subset(
         info.num_examples += metadata.num_rows
         listing.append(f"{digest}  {shard.path.name}\n")
     content = hashlib.sha256("".join(sorted(listing, key=lambda line: line.split()[1])).encode()).hexdigest()
+    masks = ", masks of AVSBench-semantic" if annotation(builder._root) == "semantic" else ""
     config = {
         # `datasets` names its cache after version and description, not after the files: equal patterns, stale rows.
         "version": str(builder.config.version),
-        "description": f"seed {builder.config.seed}, draw {builder.config.draw}, sha256 {content}",
+        "description": f"seed {builder.config.seed}, draw {builder.config.draw}{masks}, sha256 {content}",
         "data_files": [{"split": split, "path": f"{folder.name}/{split}-*"} for split in splits],
     }
     info = datasets.DatasetInfo(

@@ -9,21 +9,26 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from .categories import CATEGORY_OF_OBJECT
 from .files import BROKEN_IMAGE
 from .masks import object_mask
-from .subsets import FRAMES_PER_CLIP, SPLITS, Clip, Subset
+from .subsets import FRAMES_PER_CLIP, LAYOUTS, SPLITS, Clip, Subset
 
 __all__ = [
     "DATA_DIR_VARIABLE",
     "code_digest",
     "content_digest",
+    "count_odd_objects",
     "demo_digest",
     "demo_root",
+    "annotation",
+    "find_layout",
     "find_root",
     "media_files",
     "media_folder",
@@ -38,9 +43,10 @@ DATA_DIR_VARIABLE = "AVSBENCH_DIR"
 DEFAULT_DATA_DIR = "data"
 HOW_TO_GET_IT = (
     "Ask for AVSBench as https://github.com/OpenNLPLab/AVSBench describes, unpack it so that it holds "
-    "`Single-source/` and `Multi-sources/`, and pass that folder as `data_dir` or in $AVSBENCH_DIR. To try this "
-    "without it: load the subset `demo`, or write a tree with `avs-data demo --out data_demo` and pass "
-    "`data_dir='data_demo'` with the subset `demo`."
+    "`Single-source/` and `Multi-sources/` (AVSBench-object), or `metadata.csv`, `v1s/` and `v1m/` "
+    "(AVSBench-semantic), and pass that folder as `data_dir` or in $AVSBENCH_DIR. To try this without it: load the "
+    "subset `demo`, or write a tree with `avs-data demo --out data_demo` and pass `data_dir='data_demo'` with the "
+    "subset `demo`."
 )
 # What decides the content of a build; the rest prints, writes or checks.
 DECIDING_MODULES = (
@@ -56,6 +62,9 @@ DECIDING_MODULES = (
     "unseen",
     "waveform",
 )
+ANNOTATION = "annotation.json"  # lies in a root whose masks were made from AVSBench-semantic's
+MASK_FOLDERS = ("labels_rgb", "labels_semantic")  # of AVSBench-semantic; the same pixels are background in both
+OFF_SCREEN_OBJECT = "off-the-screen"  # in AVSS, what sounds outside the picture
 MAX_PIXELS = 2**25  # of an image, AVSBench's have 50,176: 100 MB decoded
 MAX_FILE_BYTES = 2**27  # of an image, more than the pixels of the largest
 MAX_TABLE_BYTES = 2**24  # of a CSV; S4's has 200 kB
@@ -95,13 +104,61 @@ def find_root(
     root = root.resolve()
     if data_dir is None and synthesize is not None and not _annotates_all_of_train(subset, root):
         return synthesize()
-    if _table(subset, root) is None:
+    if not _layouts_in(subset, root):
         looked_for = f"neither {subset.folder}/{subset.table} nor {subset.table}"
-        what = f"holds {looked_for}" if root.is_dir() else f"does not exist ({looked_for})"
+        if subset.avss_label is not None:
+            looked_for += f", and no metadata.csv of AVSBench-semantic with rows of {subset.avss_label}"
+        what = f"holds {looked_for}. {_resembles(root)}" if root.is_dir() else f"does not exist ({looked_for})."
         raise FileNotFoundError(
-            f"Expected AVSBench's subset {subset.name} in {place}, but {root} {what}. {HOW_TO_GET_IT}"
+            f"Expected AVSBench's subset {subset.name} in {place}, but {root} {what} {HOW_TO_GET_IT}"
         )
     return root
+
+
+def find_layout(subset: Subset, root: Path, layout: str | None = None) -> Subset:
+    """The subset as it lies in a root of `find_root`: in the layout of that name, else in the one that is there.
+
+    Where both are, AVSBench-object is read, whose masks are the benchmark's, and a warning says so.
+
+    Raises:
+        ValueError: `layout` is not one of `LAYOUTS`.
+        FileNotFoundError: the root does not hold the layout that was asked for.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"Expected one of {', '.join(LAYOUTS)} for `layout`, got {layout!r}.")
+    found = _layouts_in(subset, root)
+    if annotation(root) == layout == "semantic":  # in AVSBench-object's layout by now, see `as_object_layout`
+        return subset
+    if layout is not None and layout not in found:
+        raise FileNotFoundError(
+            f"Expected AVSBench's subset {subset.name} in the layout {layout!r} in {root}, found "
+            f"{' and '.join(found) or 'none'}. Pass another data_dir, or leave out `layout`."
+        )
+    if layout is None and len(found) > 1 and media_folder(replace(subset, layout="semantic"), root).is_dir():
+        _warn_once(
+            f"{root} holds {subset.name} in both layouts: the masks of AVSBench-object are read. Pass "
+            "layout='semantic' for those of AVSBench-semantic, which are another annotation."
+        )
+    return replace(subset, layout=layout or found[0])
+
+
+def _layouts_in(subset: Subset, root: Path) -> list[str]:
+    """Which of `LAYOUTS` a folder has the table of."""
+    return [layout for layout in LAYOUTS if _table(replace(subset, layout=layout), root) is not None]
+
+
+def _resembles(root: Path) -> str:
+    """What a folder that is no download holds, and where in it one may be."""
+    names = sorted(path.name for path in root.iterdir())
+    for name in names:
+        if any((root / name / inside).exists() for inside in ("Single-source", "Multi-sources", "metadata.csv")):
+            return f"Its folder {name} looks like a download: pass {root / name}."
+    return f"It holds {', '.join(names[:5]) or 'nothing'}{', …' if len(names) > 5 else ''}."
+
+
+def annotation(root: Path) -> str:
+    """Whose masks lie in a root that is read: one of `LAYOUTS`. Scores on one are not comparable with the other's."""
+    return "semantic" if (root / ANNOTATION).is_file() else "object"
 
 
 def demo_digest() -> str:
@@ -122,6 +179,8 @@ def demo_root(cache_dir: str | os.PathLike) -> Path:
 
 
 def _table(subset: Subset, root: Path) -> Path | None:
+    if subset.layout == "semantic":
+        return _avss_table(root) if subset.avss_label is not None else None
     for path in (root / subset.folder / subset.table, root / subset.table):
         if path.is_file():
             return path
@@ -133,6 +192,13 @@ def _existing_table(subset: Subset, root: Path) -> Path:
     if table is None:
         raise FileNotFoundError(f"Expected {subset.table} in {root}, got none. {HOW_TO_GET_IT}")
     return table
+
+
+def _avss_table(root: Path) -> Path | None:
+    for path in (root / "AVSS" / "metadata.csv", root / "metadata.csv"):
+        if path.is_file():
+            return path
+    return None
 
 
 def _annotates_all_of_train(subset: Subset, root: Path) -> bool:
@@ -148,12 +214,23 @@ def _annotates_all_of_train(subset: Subset, root: Path) -> bool:
 
 def media_folder(subset: Subset, root: Path) -> Path:
     """The folder of all media files of a subset."""
-    return _existing_table(subset, root).parent / subset.media
+    table = _existing_table(subset, root)
+    if subset.layout == "semantic":
+        return table.parent / str(subset.avss_label)
+    return table.parent / subset.media
 
 
 def media_files(subset: Subset, root: Path, clip: Clip) -> tuple[list[Path], list[Path], Path]:
     """A clip's five frames, its masks (of the first frames) and its wav."""
     base = media_folder(subset, root)
+    if subset.layout == "semantic":
+        base /= clip.uid
+        labels = next((base / name for name in MASK_FOLDERS if (base / name).is_dir()), base / MASK_FOLDERS[0])
+        return (
+            [base / "frames" / f"{k}.jpg" for k in range(FRAMES_PER_CLIP)],
+            [labels / f"{k}.png" for k in range(subset.masks_of(clip.split))],
+            base / "audio.wav",
+        )
     names = {"split": clip.split, "category": clip.category, "clip_id": clip.clip_id}
     frames = [base / subset.frame.format(**names, number=k) for k in range(1, FRAMES_PER_CLIP + 1)]
     masks = [base / subset.mask.format(**names, number=k) for k in range(1, subset.masks_of(clip.split) + 1)]
@@ -257,13 +334,11 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
             file name or one that was there before. The message names file and line.
     """
     table = _existing_table(subset, root)
-    columns = [subset.id_column, "split"] + ([subset.category_column] if subset.category_column else [])
     objects = _read_objects(subset, root) if subset.category_column is None else {}
     clips: dict[str, Clip] = {}
     unlabelled: list[str] = []
-    for line, row in _read_rows(table, tuple(columns)):
+    for line, clip_id, split, category, uid in _read_table(subset, table):
         where = f"{table}, line {line}"
-        clip_id, split = row[subset.id_column], row["split"]
         _check_clip_id(clip_id, where)
         if split not in SPLITS.values():
             raise ValueError(
@@ -276,14 +351,18 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
             )
         source = subset.source_video(clip_id)
         if subset.category_column is not None:
-            labels: tuple[str, ...] = (row[subset.category_column],)
-            _check_category(labels[0], subset, where)
+            labels: tuple[str, ...] = (category,)
+            _check_category(category, subset, where)
         else:
             labels = objects.get(clip_id) or objects.get(source) or ()
             unlabelled += [] if labels else [clip_id]
-        clips[clip_id] = Clip(clip_id, split, "_".join(labels), labels, source)
+        clips[clip_id] = Clip(clip_id, split, "_".join(labels), labels, source, uid)
         if len(clips) > MAX_CLIPS:
             raise ValueError(f"Expected at most {MAX_CLIPS} clips in {table}, got more. Download it again.")
+    if not clips and subset.layout == "semantic":
+        raise ValueError(
+            f"Expected rows of {subset.name}, label {subset.avss_label}, in {table}, got none. Download it again."
+        )
     if not clips:
         raise ValueError(f"Expected clips in {table}, got its first line only. Download it again.")
     if objects and unlabelled:
@@ -292,6 +371,32 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
             f"({', '.join(unlabelled[:3])}, …): their category is empty and the group rule does not bind them."
         )
     return sorted(clips.values(), key=lambda clip: clip.clip_id)
+
+
+def _read_table(subset: Subset, table: Path) -> Iterator[tuple[int, str, str, str, str]]:
+    """(line, clip id, split, category, uid) of each row of a subset; category and uid are "" where there are none."""
+    if subset.layout == "object":
+        columns = [subset.id_column, "split"] + ([subset.category_column] if subset.category_column else [])
+        for line, row in _read_rows(table, tuple(columns)):
+            yield line, row[subset.id_column], row["split"], row.get(subset.category_column or "", ""), ""
+        return
+    for line, row in _read_rows(table, ("vid", "uid", "a_obj", "split", "label")):
+        if row["label"] == subset.avss_label:
+            _check_clip_id(row["uid"], f"{table}, line {line}")
+            (name, *_) = _objects_of(row) or ("",)
+            yield line, row["vid"], row["split"], CATEGORY_OF_OBJECT.get(name, name), row["uid"]
+
+
+def _objects_of(row: dict[str, str]) -> list[str]:
+    """The objects of a row of AVSS. One row of the published table reads "h orse"."""
+    return [name for name in row["a_obj"].replace(" ", "").split("_") if name]
+
+
+def count_odd_objects(root: Path) -> tuple[int, int]:
+    """Rows of AVSS's table whose objects are written with a blank, and rows in which something sounds off screen."""
+    table = _avss_table(root)
+    rows = [] if table is None else [row["a_obj"] for _, row in _read_rows(table, ("a_obj",))]
+    return sum(" " in names for names in rows), sum(OFF_SCREEN_OBJECT in names for names in rows)
 
 
 def _check_category(category: str, subset: Subset, where: str) -> None:
@@ -305,11 +410,7 @@ def _check_category(category: str, subset: Subset, where: str) -> None:
 
 def objects_table(subset: Subset, root: Path) -> Path | None:
     """AVSS's table of objects, for a subset without a category column of its own."""
-    if subset.category_column is None:
-        for path in (root / "AVSS" / "metadata.csv", root / "metadata.csv"):
-            if path.is_file():
-                return path
-    return None
+    return _avss_table(root) if subset.category_column is None else None
 
 
 def _read_objects(subset: Subset, root: Path) -> dict[str, tuple[str, ...]]:
@@ -327,11 +428,24 @@ def _read_objects(subset: Subset, root: Path) -> dict[str, tuple[str, ...]]:
         return {}
     objects: dict[str, tuple[str, ...]] = {}
     unknown: set[str] = set()
+    off_screen = 0
     for _, row in _read_rows(path, ("vid", "label", "a_obj")):
-        if row["label"] == "v1m":  # AVSS's name for MS3
-            names = (name for name in row["a_obj"].split("_") if name)
+        if row["label"] == subset.avss_label:
+            names = [name for name in _objects_of(row) if name != OFF_SCREEN_OBJECT]
+            off_screen += len(names) < len(_objects_of(row))
             objects[row["vid"]] = tuple(dict.fromkeys((*objects.get(row["vid"], ()), *names)))
             unknown.update(name for name in objects[row["vid"]] if name not in subset.groups)
+    if not objects:
+        _warn_once(
+            f"{subset.name}: {path} has no row of label {subset.avss_label}. Categories are empty, and off-screen "
+            "sounds are drawn from any clip of another source video, without the group rule. For the rule, put the "
+            "whole metadata.csv of AVSBench-semantic there."
+        )
+    if off_screen:
+        _warn_once(
+            f"{path}: in {off_screen} rows of {subset.avss_label} something sounds {OFF_SCREEN_OBJECT}. The group "
+            "rule passes over it, because AVSS does not say what it is."
+        )
     if unknown:
         _warn_once(
             f"{path} names objects that are not AVSS's: {', '.join(sorted(unknown))}. Each counts as a semantic group"

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 from .categories import LEAST_SUITABLE_MULTI, LEAST_SUITABLE_SINGLE, OBJECT_GROUPS, SINGLE_SOURCE_GROUPS
 
-__all__ = ["FRAMES_PER_CLIP", "SPLITS", "SUBSETS", "Clip", "Subset"]
+__all__ = ["FRAMES_PER_CLIP", "LAYOUTS", "SPLITS", "SUBSETS", "Clip", "Subset"]
 
 FRAMES_PER_CLIP = 5  # one a second
 SPLITS = {"train": "train", "validation": "val", "test": "test"}  # name in `datasets` -> name in the CSV and in paths
+LAYOUTS = ("object", "semantic")  # AVSBench-object and AVSBench-semantic, the two downloads
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One row of a subset's CSV.
+    """One row of a subset's table.
 
     Attributes:
         clip_id: unique in the subset.
@@ -22,6 +23,7 @@ class Clip:
         category: S4: the class; MS3: the objects joined by "_", "" where AVSS's metadata does not know the clip.
         labels: S4: the class alone; MS3: its objects, in AVSS's order.
         source_video: clips of one source video never lend each other their sound.
+        uid: AVSBench-semantic's name of the clip's folder; "" in the other layout.
     """
 
     clip_id: str
@@ -29,13 +31,15 @@ class Clip:
     category: str
     labels: tuple[str, ...]
     source_video: str
+    uid: str = ""
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Where a subset lies in AVSBench's official layout and which rule its off-screen sounds follow.
+    """Where a subset lies in a download and which rule its off-screen sounds follow.
 
     Attributes:
+        layout: one of `LAYOUTS`. `folder` to `wav` are of "object".
         folder: folder of the subset in the download; `table` and `media` lie in it.
         id_column, category_column: columns of `table`; without a category column the labels are AVSS's objects.
         frame, mask, wav: paths below `media` for {split}, {category}, {clip_id} and {number} from 1.
@@ -44,6 +48,7 @@ class Subset:
         least_suitable: group of the picture -> group whose sounds contrast least with it.
         least_suitable_is_rule: whether such a sound breaks the rule (S4) or is only avoided where that is free (MS3).
         clip_suffix: what to take off a clip id to get its source video.
+        avss_label: the subset's `label` in AVSBench-semantic's table and its folder there; None if it is not in it.
     """
 
     name: str
@@ -60,6 +65,8 @@ class Subset:
     least_suitable: Mapping[str, str]
     least_suitable_is_rule: bool
     clip_suffix: str
+    avss_label: str | None = None
+    layout: str = "object"
 
     def source_video(self, clip_id: str) -> str:
         return re.sub(self.clip_suffix, "", clip_id) or clip_id
@@ -73,7 +80,7 @@ class Subset:
         return self.train_masks if split == "train" else FRAMES_PER_CLIP
 
 
-def _single_source(name: str, train_masks: int) -> Subset:
+def _single_source(name: str, train_masks: int, avss_label: str | None = None) -> Subset:
     return Subset(
         name=name,
         folder="Single-source",
@@ -89,11 +96,12 @@ def _single_source(name: str, train_masks: int) -> Subset:
         least_suitable=LEAST_SUITABLE_SINGLE,
         least_suitable_is_rule=True,
         clip_suffix=r"$^",  # matches nothing: every S4 clip is of another video
+        avss_label=avss_label,
     )
 
 
 SUBSETS = {
-    "s4": _single_source("s4", train_masks=1),
+    "s4": _single_source("s4", train_masks=1, avss_label="v1s"),
     "ms3": Subset(
         name="ms3",
         folder="Multi-sources",
@@ -109,6 +117,7 @@ SUBSETS = {
         least_suitable=LEAST_SUITABLE_MULTI,
         least_suitable_is_rule=False,
         clip_suffix=r"_\d+$",
+        avss_label="v1m",
     ),
     # Written by `avs-data demo` in S4's layout, with all five masks in train too.
     "demo": _single_source("demo", train_masks=FRAMES_PER_CLIP),

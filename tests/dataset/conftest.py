@@ -11,6 +11,7 @@ import soundfile
 from PIL import Image
 
 import avsbench_robust_dataset.sources as sources
+from avsbench_robust_dataset.categories import CATEGORY_OF_OBJECT
 
 S4_ROWS = [  # (clip id, category, split); two or more of the four groups in each split
     ("dog00000000", "dog_barking", "train"),
@@ -127,3 +128,40 @@ def isolated(monkeypatch, tmp_path_factory):
     datasets.disable_progress_bars()
     yield
     datasets.enable_progress_bars()
+
+
+@pytest.fixture
+def semantic_mask():
+    """uint8 (height, width), 1 at the objects of a clip of `write_semantic` in frame `k`: a box of the clip's own."""
+
+    def mask(vid: str, k: int, size=(32, 24)) -> np.ndarray:
+        left, top = pixels(f"{vid}_{k}_box", (2,)) % 12
+        inside = np.zeros((size[1], size[0]), dtype=np.uint8)
+        inside[top : top + 10, left : left + 14] = 1
+        return inside
+
+    return mask
+
+
+@pytest.fixture
+def write_semantic(semantic_mask):
+    """AVSBench-semantic with the clips of `S4_ROWS` and `MS3_ROWS`; the masks are those of `semantic_mask`."""
+
+    def write(root: Path, size=(32, 24), media=True) -> Path:
+        objects = {category: name for name, category in CATEGORY_OF_OBJECT.items()}
+        rows = [("v1s", f"{clip}_1000_6000", clip, objects[name], split) for clip, name, split in S4_ROWS]
+        rows += [("v1m", clip, clip, names, split) for clip, names, split in MS3_ROWS]
+        rows += [("v2", "other_0_10000", "other", "off-the-screen_dog", "train")]
+        table = [(vid, uid, 0, 1, names, split, label) for label, uid, vid, names, split in rows]
+        write_table(root / "metadata.csv", ["vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"], table)
+        for label, uid, vid, _, split in rows if media else ():
+            folder = root / label / uid
+            for k in range(5):
+                write_image(folder / "frames" / f"{k}.jpg", pixels(f"{vid}_{k}", (size[1], size[0], 3)))
+            for k in range(1 if (label, split) == ("v1s", "train") else 5):
+                colour = np.array([128, 0, 3], dtype=np.uint8)
+                write_image(folder / "labels_rgb" / f"{k}.png", semantic_mask(vid, k, size)[..., None] * colour)
+            soundfile.write(folder / "audio.wav", (pixels(vid, (80000,)) - 128.0) / 1000, 16000)
+        return root
+
+    return write

@@ -1,0 +1,119 @@
+"""AVSBench-semantic, read as AVSBench-object: the same clips in the other download's layout, written once.
+
+AVSBench-semantic has frames as JPEG and masks of all classes at the videos' own size. Here the object of a mask is
+what is not background; frames and masks become 224 x 224, as in AVSBench-object, masks by the nearest neighbour. It is
+not the same annotation as AVSBench-object's: `sources.annotation` says whose masks a folder holds.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock
+from PIL import Image
+
+from .files import write_whole, writing
+from .progress import progress
+from .sources import (
+    ANNOTATION,
+    content_digest,
+    media_files,
+    missing_files,
+    objects_table,
+    read_clips,
+    read_frames,
+    read_masks,
+)
+from .subsets import Clip, Subset
+from .synthetic import available_cpus
+
+__all__ = ["IMAGE_SIZE", "as_object_layout"]
+
+IMAGE_SIZE = 224  # pixels, both sides, of AVSBench-object
+VERSION = 1  # of what is written; a change writes all trees anew
+
+logger = logging.getLogger(__name__)
+
+
+def as_object_layout(subset: Subset, root: Path, cache_dir: Path, size: int | None = IMAGE_SIZE) -> Path:
+    """A root in AVSBench-object's layout with the clips of a semantic one, written below `cache_dir` once.
+
+    Sounds are links to the download's files. A call that is killed keeps the clips that it has finished.
+
+    Args:
+        subset: of layout "semantic", see `find_layout`.
+        size: of frames and masks, both sides, in pixels; None keeps their own, and frames are links then.
+
+    Raises:
+        FileNotFoundError: files that the table asks for are missing.
+        ValueError: a broken file; the message names it.
+    """
+    clips = read_clips(subset, root)
+    missing = missing_files(subset, root, clips)
+    if missing:
+        raise FileNotFoundError(
+            f"Expected every file of the {len(clips)} clips of {subset.name} in {root}, but {len(missing)} are "
+            f"missing: {', '.join(map(str, missing[:3]))}{', …' if len(missing) > 3 else ''}. Complete the download; "
+            f"`avs-data check --subset {subset.name} --data_dir {root}` lists what each split lacks."
+        )
+    key = json.dumps([VERSION, str(root), content_digest(subset, root), size])
+    name = f"avsbench_semantic_{subset.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    out = cache_dir.expanduser().resolve() / name
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.with_name(f".{name}.lock")):  # another process may be writing it; then this one waits
+        if not out.is_dir():
+            logger.warning("Writing %s of AVSBench-semantic to %s, once.", subset.name, out)
+            unfinished = out.with_name(f".{name}.partial")
+            _write_tables(subset, root, clips, unfinished)
+            write = partial(_write_clip, subset, root, unfinished, size)
+            with ThreadPoolExecutor(min(8, available_cpus())) as pool:  # Pillow does not hold Python's lock
+                for _ in progress(pool.map(write, clips), len(clips), f"{subset.name} from AVSBench-semantic"):
+                    pass
+            unfinished.rename(out)
+    return out
+
+
+def _write_tables(subset: Subset, root: Path, clips: list[Clip], out: Path) -> None:
+    table = io.StringIO()
+    columns = [subset.id_column, "split"] + ([subset.category_column] if subset.category_column else [])
+    rows = [[clip.clip_id, clip.split, clip.category][: len(columns)] for clip in clips]
+    csv.writer(table).writerows([columns, *rows])
+    write_whole(out / subset.folder / subset.table, table.getvalue().encode())
+    objects = objects_table(subset, root)
+    if objects is not None:
+        write_whole(out / "AVSS" / "metadata.csv", objects.read_bytes())
+    write_whole(out / ANNOTATION, json.dumps({"masks": "semantic"}).encode())
+
+
+def _write_clip(subset: Subset, root: Path, out: Path, size: int | None, clip: Clip) -> None:
+    frames, masks, wav = media_files(subset, root, clip)
+    out_frames, out_masks, out_wav = media_files(replace(subset, layout="object"), out, clip)
+    if out_wav.is_symlink():  # it is written last
+        return
+    files, own_size = read_frames(frames)
+    with writing(out_wav):
+        for path, data, source in zip(out_frames, files, frames, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            if size is None:
+                path.symlink_to(source)
+            else:
+                path.write_bytes(_resized(data, size, "RGB", Image.Resampling.BILINEAR))
+        for path, data in zip(out_masks, read_masks(masks, own_size), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data if size is None else _resized(data, size, "L", Image.Resampling.NEAREST))
+        out_wav.parent.mkdir(parents=True, exist_ok=True)
+        out_wav.symlink_to(wav)
+
+
+def _resized(data: bytes, size: int, mode: str, resampling: Image.Resampling) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(data)).convert(mode).resize((size, size), resampling).save(buffer, format="PNG")
+    return buffer.getvalue()
