@@ -1,4 +1,4 @@
-# `make test`, `make demo`, `make lint`: each does its own set-up from a fresh clone (Python 3.11+, a C++ compiler).
+# `make test`, `make test-fast`, `make demo`, `make lint`: each does its own set-up from a fresh clone (Python 3.11+, a C++ compiler).
 # make demo DATA=path SUBSET=s4   runs the demo's path on a real AVSBench download.
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ PEERS ?= build/peers
 OUT ?= outputs/demo$(if $(filter-out demo,$(SUBSET)),_$(SUBSET))
 
 .DEFAULT_GOAL := all
-.PHONY: all help install demo test test-peers lint clean
+.PHONY: all help install demo test test-fast test-peers lint clean
 
 all: install help
 
@@ -29,9 +29,15 @@ install: $(VENV)/.installed
 demo: install
 	$(BIN)/python examples/demo.py --out $(OUT) --subset $(SUBSET) $(if $(DATA),--data_dir $(DATA))
 
-# One process per core, a test file in one of them; `.venv/bin/python -m pytest tests/metric` runs a part in one process.
+# One process per core; `.venv/bin/python -m pytest tests/metric` runs a part in one process.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(PYTEST)
+
+# Before each commit: without what is marked slow (setup.cfg).
+test-fast: install
+	$(PYTEST) -m "not slow"
 
 # transformers' and evaluate's own test suites, of the installed versions, on our classes; fetched into $(PEERS).
 test-peers: install

@@ -50,6 +50,13 @@ def pytest_sessionfinish(exitstatus):
         atexit.unregister(remove_home)
 
 
+def pytest_collection_modifyitems(items):
+    """What starts commands is slow: the process that they are forked from takes seconds to import its libraries."""
+    for item in items:
+        if "forked" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_report_header():
     return f"home folder: {os.environ[TESTS_HOME]} (removed unless a test fails)"
 

@@ -320,6 +320,7 @@ def test_command_line(tree, capsys):
     assert [path.name for path in out.parent.iterdir()] == ["audit.json"]
 
 
+@pytest.mark.slow
 def test_one_draw_and_the_released_front_end_on_the_command_line(tree, capsys, monkeypatch):
     arguments = ["--data_dir", str(tree), "--draw", "released", "--front_end", "released", "--seed", "7"]
     assert main(arguments) == 0

@@ -273,6 +273,7 @@ def test_demo_writes_a_tree_that_check_accepts(tmp_path, monkeypatch, capsys):
     assert "Single-source" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_manifest_of_the_real_s4_is_one_to_one_and_pinned():
     """4932 real rows, in a process of its own, within 5 s of processor time."""
     if not METADATA.is_dir():

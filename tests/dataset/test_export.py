@@ -96,6 +96,7 @@ def out(tmp_path):
 # --- what comes out ---
 
 
+@pytest.mark.slow
 def test_equals_the_builder_and_loads_with_no_import(write_s4, load, out, tmp_path):
     root = write_s4(tmp_path / "data")
     assert main(["export", "--subset", "s4", "--data_dir", str(root), "--out", str(out), "--num_proc", "1"]) == 0
@@ -125,6 +126,7 @@ def test_equals_the_builder_and_loads_with_no_import(write_s4, load, out, tmp_pa
         assert collections.Counter(sum(nodes, [])) == collections.Counter(ids), world  # each row on one node
 
 
+@pytest.mark.slow
 def test_second_subset_joins_the_first_and_each_is_replaced_alone(write_s4, write_ms3, load, out, tmp_path):
     s4, ms3 = write_s4(tmp_path / "s4"), write_ms3(tmp_path / "ms3")
     export("ms3", out, ms3)
@@ -161,18 +163,23 @@ def test_other_content_is_never_read_from_the_cache(write_s4, out, tmp_path):
     assert rows[0] == rows[2] != rows[1]
 
 
-@pytest.fixture(params=[0o022, 0o077])
-def umask(request):
-    before = os.umask(request.param)
-    yield request.param
+@pytest.fixture
+def umask():
+    """Sets the umask, and has it as before in the end."""
+    before = os.umask(0o022)
+    yield os.umask
     os.umask(before)
 
 
+@pytest.mark.slow
 def test_equal_bytes_for_every_number_of_processes(write_s4, tmp_path, umask):
     root = write_s4(tmp_path / "data", FEW)
-    one, two = (export("s4", tmp_path / f"by_{n}" / "out", root, num_proc=n) for n in (1, 2))
+    umask(0o022)
+    one = export("s4", tmp_path / "by_1" / "out", root, num_proc=1)
+    umask(0o077)
+    two = export("s4", tmp_path / "by_2" / "out", root, num_proc=2)
     assert contents(one) == contents(two)
-    assert one.stat().st_mode & 0o777 == 0o777 & ~umask
+    assert [oct(out.stat().st_mode)[-3:] for out in (one, two)] == ["755", "700"]
 
 
 def test_content_hash_is_what_sha256sum_says(write_s4, out, tmp_path):
@@ -183,6 +190,7 @@ def test_content_hash_is_what_sha256sum_says(write_s4, out, tmp_path):
     assert config["description"] == f"seed 42, draw matched, sha256 {hashlib.sha256(listing.encode()).hexdigest()}"
 
 
+@pytest.mark.slow
 def test_number_of_files_is_a_multiple_of_eight(write_s4, out, tmp_path):
     root = write_s4(
         tmp_path / "data", [(f"clip{i:07d}", ("dog_barking", "race_car")[i % 2], "test") for i in range(19)]
@@ -224,6 +232,7 @@ def test_images_are_the_same_bytes_in_every_condition(write_s4, out, tmp_path):
             assert positive and all(other == positive for other in others)
 
 
+@pytest.mark.slow
 def test_card_says_columns_and_terms(write_s4, out, tmp_path, capsys):
     root = write_s4(tmp_path / "data")
     assert main(["export", "--data_dir", str(root), "--out", str(out), "--num_proc", "1"]) == 0
@@ -243,6 +252,7 @@ def test_card_says_columns_and_terms(write_s4, out, tmp_path, capsys):
 # --- whole or not there ---
 
 
+@pytest.mark.slow
 def test_a_broken_file_leaves_nothing(write_s4, out, tmp_path, capsys):
     root = write_s4(tmp_path / "data")
     mask = root / "Single-source/s4_data/gt_masks/test/race_car/car00000002/car00000002_3.png"
@@ -425,6 +435,7 @@ def hub(monkeypatch, tmp_path):
     process.communicate("", timeout=20)
 
 
+@pytest.mark.slow
 def test_push_is_one_commit_to_a_private_repository(write_s4, load, out, tmp_path, hub, capsys):
     root = write_s4(tmp_path / "data", FEW)
     command = ["export", "--data_dir", str(root), "--out", str(out), "--num_proc", "1", "--push_to_hub", "me/avs"]

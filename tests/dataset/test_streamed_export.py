@@ -82,6 +82,7 @@ def seen(tmp_path_factory):
 FILES = [f"test_noise-{k:05d}-of-00008.parquet" for k in range(8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readers", ["nodes", "workers"])
 def test_each_file_is_opened_once(seen, readers):
     [all_rows] = seen["nodes"]["1"][1]

@@ -50,6 +50,7 @@ def card_of(hub, name: str) -> ModelCard:
     return ModelCard(hub.read(name, "README.md").decode())
 
 
+@pytest.mark.slow
 def test_train_then_evaluate(client, tiny, demo_tree, tmp_path, capsys):
     run = tmp_path / "tiny-run"
     train = [*tiny, "--output_dir", str(run), "--max_steps", "1", "--batch_size", "2", "--frames_per_clip", "1"]

@@ -29,6 +29,7 @@ def cpu():
         pytest.skip(backends()["cpu"])
 
 
+@pytest.mark.slow
 def test_a_tiny_benchmark(cpu):
     script = str(BENCHMARKS / "benchmark_deform_attn.py")
     command = [sys.executable, script, "--image_size", "32", "--batch", "1", "--rounds", "1"]
@@ -48,6 +49,7 @@ def test_a_tiny_benchmark(cpu):
     assert {row[3]: row[7] for row in cells} == {"fwd": "0.1", "fwd+bwd": "0.2"}
 
 
+@pytest.mark.slow
 def test_a_tiny_model(cpu, monkeypatch, capsys):
     benchmark = load("benchmark_model")
     audio = VGGishConfig(conv_channels=[4, 4, 6, 8], fc_size=16, embedding_size=11)

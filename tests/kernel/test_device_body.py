@@ -40,6 +40,7 @@ def compile_cxx(cxx, sources, target, flags):
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["device_body", "cpu_kernels"])
 def test_random_shapes_under_sanitizers(program, cxx, tmp_path):
     sources = [HERE / f"host_{program}.cpp"]

@@ -148,6 +148,7 @@ def load_as_kernels_does(variant):
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["compiled", "sources"])
 def test_the_build_layout_loads_beside_the_installed_package(kind, hub_folder, make_inputs):
     source, compiled = sorted((hub_folder / "build").iterdir())
@@ -211,6 +212,7 @@ def test_kernels_itself_swaps_the_layer_in(pypi_kernels, hub_folder, make_inputs
     assert torch.equal(output, ms_deform_attn.ms_deform_attn(value, spatial_shapes, locations, weights))
 
 
+@pytest.mark.slow
 def test_the_sources_of_the_hubs_cuda_build_compile(tmp_path):
     from ms_deform_attn import cuda
 

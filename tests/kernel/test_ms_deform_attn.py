@@ -1,9 +1,5 @@
 """What the op computes, with every backend that works here."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -200,16 +196,16 @@ def test_the_bits_do_not_depend_on_threads(make_inputs):
         assert all(torch.equal(a, b) for a, b in zip(seen[0], others, strict=True))
 
 
-def test_plain_instructions_agree(make_inputs, tmp_path):
+def test_plain_instructions_agree(make_inputs, fork_run, tmp_path):
     inputs = make_inputs(queries=19, channels=40)
     torch.save(inputs, tmp_path / "inputs.pt")
-    script = (
-        "import sys, torch; from ms_deform_attn import ms_deform_attn\n"
-        "folder = sys.argv[1]; inputs = torch.load(folder + '/inputs.pt')\n"
-        "torch.save(ms_deform_attn(*inputs, backend='cpu'), folder + '/output.pt')\n"
+    (tmp_path / "call.py").write_text(
+        "import torch; from ms_deform_attn import ms_deform_attn\n"
+        "torch.save(ms_deform_attn(*torch.load('inputs.pt'), backend='cpu'), 'output.pt')\n"
     )
-    environment = {**os.environ, "MS_DEFORM_ATTN_PLAIN": "1"}
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=True)
+    run = fork_run(tmp_path / "call.py", [], tmp_path / "log", tmp_path, {"MS_DEFORM_ATTN_PLAIN": "1"})
+    run.communicate()
+    assert run.returncode == 0, run.output()
     torch.testing.assert_close(torch.load(tmp_path / "output.pt"), ms_deform_attn(*inputs, backend="cpu"))
 
 

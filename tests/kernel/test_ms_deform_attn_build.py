@@ -1,8 +1,6 @@
 """Building: at the first use and ahead of time, by several processes at once, and where it cannot be."""
 
-import os
 import shutil
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -30,20 +28,22 @@ ONE_CALL = """
 """
 
 
-def start(cache, code=ONE_CALL, **environment):
-    environment = {**os.environ, "MS_DEFORM_ATTN_CACHE": str(cache), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={name: text for name, text in environment.items() if text is not None},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start(fork_run, tmp_path_factory):
+    """start(cache, code, **environment): the running code, in a process that has built nothing."""
+
+    def start(cache, code=ONE_CALL, **environment):
+        folder = tmp_path_factory.mktemp("process")
+        (folder / "code.py").write_text(textwrap.dedent(code))
+        settings = {"MS_DEFORM_ATTN_CACHE": str(cache), **environment}
+        return fork_run(folder / "code.py", [], folder / "log", folder, settings)
+
+    return start
 
 
 def finish(process):
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     return output
 
 
@@ -76,7 +76,7 @@ def files_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_four_processes_at_once_build_once(quick_compiler, tmp_path):
+def test_four_processes_at_once_build_once(start, quick_compiler, tmp_path):
     # The compiler notes each run and is slowed down, so that the processes meet.
     compiler = quick_compiler(tmp_path, f"echo run >> {tmp_path}/runs; sleep 1")
     cache = tmp_path / "cache"
@@ -88,11 +88,11 @@ def test_four_processes_at_once_build_once(quick_compiler, tmp_path):
     assert library.endswith("/ms_deform_attn_cpu.so") and lock.endswith(".lock")
 
 
-def test_the_first_use_compiles_the_sources(cxx, tmp_path):
+def test_the_first_use_compiles_the_sources(start, cxx, tmp_path):
     assert finish(start(tmp_path, CXX=cxx)) == "cpu: available\n"
 
 
-def test_a_finished_build_needs_no_compiler_and_no_right_to_write(quick_compiler, tmp_path, monkeypatch):
+def test_a_finished_build_needs_no_compiler_and_no_right_to_write(start, quick_compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", quick_compiler(tmp_path))
     library = toolchain.build_cpu_library(tmp_path)
     monkeypatch.delenv("CXX")
@@ -102,7 +102,7 @@ def test_a_finished_build_needs_no_compiler_and_no_right_to_write(quick_compiler
     assert toolchain.build_cpu_library(tmp_path) == library
 
 
-def test_without_a_compiler_one_warning_and_the_reference(tmp_path):
+def test_without_a_compiler_one_warning_and_the_reference(start, tmp_path):
     lines = finish(start(tmp_path, PATH="", CXX=None)).splitlines()
     assert len(lines) == 2
     assert lines[0].startswith(
@@ -118,7 +118,7 @@ def test_a_compiler_that_is_named_has_to_be_there(monkeypatch):
         toolchain.find_cxx_compiler()
 
 
-def test_a_compiler_that_fails_is_a_named_reason(tmp_path):
+def test_a_compiler_that_fails_is_a_named_reason(start, tmp_path):
     compiler = fake_compiler(tmp_path, "echo 'error: this compiler is broken' >&2; exit 3")
     lines = finish(start(tmp_path / "cache", CXX=str(compiler))).splitlines()
     assert len(lines) == 2  # said once
@@ -142,7 +142,7 @@ def test_a_compiler_that_fails_is_a_named_reason(tmp_path):
     assert "python -m ms_deform_attn.build --backend cpu" in message
 
 
-def test_a_build_that_is_killed_leaves_nothing_to_load(quick_compiler, tmp_path):
+def test_a_build_that_is_killed_leaves_nothing_to_load(start, quick_compiler, tmp_path):
     # The compilations are done, then death: the next process builds anew, and tidies up.
     (tmp_path / "deadly").mkdir()
     deadly = quick_compiler(tmp_path / "deadly", 'case "$*" in *-shared*) kill -9 $PPID; exit 1;; esac')
@@ -155,7 +155,7 @@ def test_a_build_that_is_killed_leaves_nothing_to_load(quick_compiler, tmp_path)
     assert not list((tmp_path / "cache").glob("*.build.*"))
 
 
-def test_a_folder_that_cannot_be_written(quick_compiler, tmp_path):
+def test_a_folder_that_cannot_be_written(start, quick_compiler, tmp_path):
     (tmp_path / "file").write_text("in the way")
     lines = finish(start(tmp_path / "file" / "cache", CXX=quick_compiler(tmp_path))).splitlines()
     assert lines[0].startswith("warning: ms_deform_attn builds into a temporary folder")

@@ -35,6 +35,7 @@ def compiled_and_eager(function, inputs, backend):
     return compiled, results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shapes_as", ["tensor", "list"])
 @pytest.mark.parametrize("name", ["auto", "reference", "cpu"])
 def test_compiles_without_a_break(shapes_as, name, make_inputs):

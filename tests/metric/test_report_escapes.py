@@ -42,6 +42,7 @@ def row(index: int, evil: str) -> dict:
     return about | {"mask_area": [0.1, 0.2], "conditions": {"positive": frames, "silence": frames}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evil", EVIL)
 def test_names_of_clips_categories_runs_and_models(evil, tmp_path):
 

@@ -1,6 +1,7 @@
 """transformers' `Trainer` trains the model, evaluates it and saves what loads again."""
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoModel, Trainer, TrainingArguments
 
@@ -35,6 +36,7 @@ def pixel_accuracy(prediction):
     return {"pixel_accuracy": float(np.mean((logits > 0) == (masks > 0)))}
 
 
+@pytest.mark.slow
 def test_trainer(make_config, tmp_path):
     torch.manual_seed(0)
     # A frozen encoder of random weights would tell loud from silent all the same; learning makes it quicker.

@@ -57,6 +57,7 @@ def read(dataset, workers: int, batch_size: int, shuffled: bool) -> list[str]:
     return sorted(seen) if shuffled else seen
 
 
+@pytest.mark.slow
 def test_every_way_to_build_and_read_gives_the_same_rows(trees, tmp_path, monkeypatch):
     """num_proc x file order x streaming x workers x batch size x shuffling."""
     loaded, listdir = {}, os.listdir

@@ -51,6 +51,7 @@ def command(data, out, *options):
     return ["export", "--subset", "s4", "--data_dir", str(data), "--out", str(out), "--num_proc", "1", *options]
 
 
+@pytest.mark.slow
 def test_disk_full_keeps_what_is_there_and_the_next_run_goes_on(data, mount, tmp_path, capsys):
     folder = mount("size=12m")
     out = folder / "avsbench_robust"
@@ -78,6 +79,7 @@ def test_disk_full_keeps_what_is_there_and_the_next_run_goes_on(data, mount, tmp
     assert not list(folder.glob(".avsbench_robust.partial-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_limit_on_file_size(data, tmp_path, capsys, num_proc):
     out = tmp_path / "avsbench_robust"

@@ -125,6 +125,7 @@ def test_finished_files_are_kept(data, prepare, check, run_command):
     assert {name: (folder / "avsbench_robust" / "s4" / name).stat().st_ino for name in finished} == finished
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent(data, tmp_path):
     """Else they wait for work for ever, and hold memory and open files."""
     out = tmp_path / "out"

@@ -54,6 +54,7 @@ def run(code: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_importing_a_package_loads_nothing_heavy():
     """Where it does, the import takes seconds (`benchmarks/benchmark_imports.py`)."""
     code = """
@@ -88,6 +89,7 @@ def test_lazy_names_are_those_that_type_checkers_see(package):
         module.CONDITION  # noqa: B018
 
 
+@pytest.mark.slow
 def test_the_auto_classes_know_our_parts_whatever_is_imported_first():
     run(KNOWN, *FIRST)
 

@@ -318,6 +318,7 @@ with _workers(2, 8) as map_jobs:
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent():
     parent = subprocess.Popen([sys.executable, "-c", WORKERS], stdout=subprocess.PIPE, text=True)
     workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]

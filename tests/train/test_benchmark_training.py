@@ -37,6 +37,7 @@ def tiny(benchmark, write_model, monkeypatch):
     return benchmark.Case("test_resnet", 2, 1, False, 64, "cpu"), made
 
 
+@pytest.mark.slow
 def test_all_variants_learn_the_same(benchmark, tiny):
     case, made = tiny
     names = ["plain", "ours", *(name for name in benchmark.CHANGES if "bfloat16" not in name)]

@@ -112,6 +112,7 @@ def test_a_callable(evaluate, module, demo_tree, tmp_path, capsys):
     assert ones["settings"]["grey_of_one"] == 1 and ones["scores"] == pytest.approx(results["scores"], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_model_rows_and_its_masks_as_png(evaluate, model_folder, demo_tree, tmp_path, capsys):
     results, rows = evaluate("model", "--model", model_folder, "--save_predictions")
     png, png_rows = evaluate("png", "--predictions", str(tmp_path / "model/predictions"))
@@ -222,6 +223,7 @@ def failing(frames, waveform, sampling_rate):
 )
 
 
+@pytest.mark.slow
 def test_an_exception_keeps_what_was_scored(evaluate, module, tmp_path, capsys):
     module(LOUD.replace("def loud", "def failing"))
     expected, expected_rows = evaluate("whole", "--model-fn", "my_model:failing")

@@ -167,6 +167,7 @@ def test_a_run_from_end_to_end(tiny, tmp_path, capsys):
     assert not hidden, "something was left half written"
 
 
+@pytest.mark.slow
 def test_learning_and_the_baseline(tiny, tmp_path):
     """On positive clips only the loss falls, and the validation is the same as with negatives: runs are comparable."""
     lines = train(tiny, tmp_path, "--epochs", "6", "--negative_ratio", "0", "--learning_rate", "0.005")
@@ -245,6 +246,7 @@ def test_a_new_model(tmp_path):
     assert dict(processor.image_processor.size) == {"height": 96, "width": 96}
 
 
+@pytest.mark.slow
 def test_learning_rate_schedules(tiny, tmp_path):
     common = ["--max_steps", "4", "--learning_rate", "0.01", "--validation_every", "0"]
     rates = {}
@@ -265,6 +267,7 @@ def test_learning_rate_schedules(tiny, tmp_path):
     assert rates["onecycle"][-1] < 0.003
 
 
+@pytest.mark.slow
 def test_a_constant_rate_run_may_be_extended(tiny, tmp_path):
     """Five steps and, resumed, five more are ten: also over the end of an epoch, with checkpoints in both styles."""
     common = ["--validation_every", "0", "--keep_checkpoints", "0"]
@@ -283,6 +286,7 @@ def test_a_constant_rate_run_may_be_extended(tiny, tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "whole/last").items())
 
 
+@pytest.mark.slow
 def test_resuming_another_run(tiny, tmp_path, write_model):
     run = tmp_path / "run"
     train(tiny, run, "--max_steps", "2", "--validation_every", "0", "--lr_scheduler", "linear")
@@ -338,6 +342,7 @@ def test_checkpoints_that_are_none(tiny, tmp_path):
         train(tiny, run, "--resume_from_checkpoint", newest)
 
 
+@pytest.mark.slow
 def test_checkpoints_that_are_kept(tiny, tmp_path):
     common = ["--max_steps", "5", "--validation_every", "0", "--checkpointing_steps", "2"]
     for keep, names in ((1, ["step_5"]), (2, ["step_4", "step_5"]), (0, ["step_2", "step_4", "step_5"])):

@@ -78,6 +78,7 @@ def names(run) -> list[str]:
     return [checkpoint.name for checkpoint in complete_checkpoints(run / "checkpoints")]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_says_how_to_go_on(train, whole, before_step, monkeypatch, tmp_path, capsys):
     before_step(3, terminate)
     run = train("cut")
@@ -293,6 +294,7 @@ def test_weights_that_are_not_finite_are_never_saved(train, monkeypatch, tmp_pat
     assert not (tmp_path / "run/model.safetensors").exists(), "it was validated"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(train, whole, tmp_path):
     again = train("again")
     assert_same(again, whole)
@@ -300,6 +302,7 @@ def test_the_same_seed_gives_the_same_weights(train, whole, tmp_path):
     assert (other / "last/model.safetensors").read_bytes() != (whole / "last/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_auto_goes_on_or_starts(train, whole, before_step, monkeypatch, tmp_path):
     auto = ["--resume_from_checkpoint", "auto"]
 
@@ -331,6 +334,7 @@ def test_auto_goes_on_or_starts(train, whole, before_step, monkeypatch, tmp_path
         train("model", *auto)
 
 
+@pytest.mark.slow
 def test_auto_replaces_no_run_that_got_further(train, tmp_path):
     """Its checkpoints were removed to make room, or are damaged: the model is there still."""
     run = train("run", "--validation_every", 1)
@@ -347,6 +351,7 @@ def test_auto_replaces_no_run_that_got_further(train, tmp_path):
     assert (run / "model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_a_checkpoint_runs_no_code(train, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     newest = max((tmp_path / "run/checkpoints").iterdir(), key=lambda path: path.stat().st_mtime_ns)
@@ -370,6 +375,7 @@ def test_a_checkpoint_runs_no_code(train, whole, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl"])
 def test_a_checkpoint_with_a_flipped_bit(name, train, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")

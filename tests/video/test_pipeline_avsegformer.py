@@ -365,6 +365,7 @@ def test_a_checkpoint_carries_its_pipeline_for_clips(pipe, tiny_model, tmp_path)
     assert "Videos need this project's package with PyAV" in done.stderr and "pip install '.[video]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_pyav_the_package_imports_and_says_what_is_missing(tiny_model, tmp_path):
     code = """
 import sys

@@ -30,6 +30,7 @@ def test_overlay_and_masks(clip, tiny_model, tmp_path, capsys, read, read_sound)
     assert read(masks, "libvpx-vp9")[1].shape == (4, 48, 64, 4)
 
 
+@pytest.mark.slow
 def test_panels_with_another_sound_in_a_process_of_its_own(clip, tiny_model, tmp_path, read):
     command = [sys.executable, "-m", "modeling_avsegformer.video.segment_video", "clip.mp4", "-o", "panels.mp4"]
     clip(audio=None, seconds=0.3), clip("other.mkv")
