@@ -82,7 +82,8 @@ def _read(line: bytes) -> dict | None:
     """The row of a line that `_line` made, None for anything else."""
     try:
         row = json.loads(line) if line.endswith(b"\n") else None
-        is_whole = isinstance(row, dict) and row.pop("crc32", None) == _checksum(row)
+        if not isinstance(row, dict) or row.pop("crc32", None) != _checksum(row):
+            return None
     except (ValueError, RecursionError):
         return None
-    return row if is_whole and isinstance(row.get("clip_id"), str) else None
+    return row if isinstance(row.get("clip_id"), str) else None

@@ -171,9 +171,9 @@ class AVSegFormerSegmenter:
 
     def hear(self, splits: Splits, wanted: Sequence[int], accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self.sounds = self.known_sounds
-        if self.sounds is None:
-            self.sounds = encode_sounds(
+        sounds = self.known_sounds
+        if sounds is None:
+            sounds = encode_sounds(
                 self.processor,
                 splits,
                 self.model.get_audio_embeddings,
@@ -182,6 +182,7 @@ class AVSegFormerSegmenter:
                 wanted,
                 accelerator,
             )
+        self.sounds = sounds
         by_condition = self.processor.feature_extractor.front_end == "released"
         self.keys = {condition: sound_keys(condition, split, by_condition) for condition, split in splits.items()}
 

@@ -136,7 +136,7 @@ class Run:
         self.scheduler = scheduler
         self.keep = keep
         self.epoch, self.batches_done, self.step, self.best, self.validates = 0, 0, 0, None, False
-        self.saved = None  # where the run stood at the last checkpoint
+        self.saved: tuple[int, bool] | None = None  # where the run stood at the last checkpoint
 
     def start(self) -> None:
         """Clears the folder of another run, if `check_output_dir` let that pass; its log goes last (see there)."""

@@ -49,7 +49,7 @@ def score(
         subset: tells groups and source videos.
         journal: receives the rows as they come; a clip that it has already is left out.
     """
-    rows = []
+    rows: list[dict] = []
     known_ids = set() if journal is None else set(journal.rows)
     bar = progress_bar(total=total, desc="clips", unit="clip", show=accelerator.is_main_process, leave=False)
     for batch in batches:

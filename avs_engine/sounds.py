@@ -69,18 +69,18 @@ def encode_sounds(
     # what it was computed with.
     batches = [keys[start : start + SOUND_BATCH] for start in range(0, len(keys), SOUND_BATCH)]
     batches = [batch for batch in batches if not needed.isdisjoint(batch)]
-    is_shared = accelerator is not None and accelerator.num_processes > 1
-    if is_shared:
-        batches = batches[accelerator.process_index :: accelerator.num_processes]
-    sounds = {}
+    shared_by = accelerator if accelerator is not None and accelerator.num_processes > 1 else None
+    if shared_by is not None:
+        batches = batches[shared_by.process_index :: shared_by.num_processes]
+    sounds: dict[str, torch.Tensor] = {}
     for batch in progress_bar(batches, desc="sounds", show=progress, leave=False):
-        rows = [audio[condition][index]["audio"] for condition, index in map(places.get, batch)]
-        conditions = [condition for condition, _ in map(places.get, batch)]
-        features = processor(audio=rows, conditions=conditions).input_features
+        conditions, indices = zip(*(places[key] for key in batch), strict=True)
+        rows = [audio[condition][index]["audio"] for condition, index in zip(conditions, indices, strict=True)]
+        features = processor(audio=rows, conditions=list(conditions)).input_features
         if encoder is not None:
             with torch.no_grad():
                 features = encoder(features.to(device)).float().cpu()
         sounds.update(zip(batch, features, strict=True))
-    if is_shared:
+    if shared_by is not None:
         sounds = dict(itertools.chain.from_iterable(part.items() for part in gather_object([sounds])))
     return sounds

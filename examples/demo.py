@@ -109,7 +109,11 @@ def gallery_clips(subset: str, data_dir: Path, split: str) -> Iterator[Clip]:
         yield Clip(clip["clip_id"], clip["category"], clip["frames"], clip["masks"], {"off_screen": sound})
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def print_stage(started: float, title: str) -> None:
+    print(f"[{time.perf_counter() - started:5.0f} s] {title}", flush=True)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
     parser.add_argument("--subset", default="demo", choices=["demo", "s4", "ms3"])
@@ -123,67 +127,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.subset != "demo" and args.data_dir is None:
         parser.error(f"--data_dir: expected the folder of an AVSBench download for --subset {args.subset}.")
+    return args
 
-    started = time.perf_counter()
-    out = args.out.resolve()
-    # A folder of its own for each seed and recipe: nothing made otherwise is ever taken for these clips.
-    made = out / f"data_seed{args.data_seed}_{demo_digest()[:8]}"
-    data_dir = args.data_dir.resolve() if args.data_dir else made
 
-    def stage(title: str) -> None:
-        print(f"[{time.perf_counter() - started:5.0f} s] {title}", flush=True)
-
-    if args.data_dir is None and not (data_dir / "Single-source").exists():
-        stage("making the demo clips")
-        run(
-            command("-m avsbench_robust_dataset demo", out=data_dir, seed=args.data_seed), out / "logs" / "data.log", 1
-        )
-
-    stage("pre-training the encoders by classification (stand-ins for VGGish and ImageNet weights)")
+def train_and_evaluate(args: argparse.Namespace, out: Path, data_dir: Path, name: str, seed: int) -> None:
+    """One model of one training seed, in OUT/<name>_seed<seed>, and its scores in eval/ there."""
     data = dict(subset=args.subset, data_dir=data_dir)
-    init = out / "init"
-    run(
-        command("examples/pretrain_encoders.py", **data, output_dir=init, image_size=args.image_size),
-        out / "logs" / "pretrain.log",
-        max(1, args.jobs),
+    folder = out / f"{name}_seed{seed}"
+    train = command(
+        "-m accelerate.commands.launch --num_processes 1 train_accelerate.py",
+        **data,
+        model=out / "init",
+        output_dir=folder,
+        seed=seed,
+        overwrite_output_dir=True,
+        **{**TRAINING, "max_steps": args.max_steps},
+        **MODELS[name],
     )
+    evaluate = command(
+        "-m accelerate.commands.launch --num_processes 1 evaluate_accelerate.py",
+        **data,
+        model=folder / "last",
+        split=args.split,
+        output_dir=folder / "eval",
+        save_predictions=True,
+    )
+    run(train, out / "logs" / f"train_{name}_seed{seed}.log", 1)
+    run(evaluate, out / "logs" / f"evaluate_{name}_seed{seed}.log", 1)
 
-    stage(f"training {len(MODELS)} models x {len(args.seeds)} seeds, {args.jobs} at a time")
-    runs = [(name, seed) for seed in args.seeds for name in MODELS]
 
-    def train(name: str, seed: int) -> None:
-        run(
-            command(
-                "-m accelerate.commands.launch --num_processes 1 train_accelerate.py",
-                **data,
-                model=init,
-                output_dir=out / f"{name}_seed{seed}",
-                seed=seed,
-                overwrite_output_dir=True,
-                **{**TRAINING, "max_steps": args.max_steps},
-                **MODELS[name],
-            ),
-            out / "logs" / f"train_{name}_seed{seed}.log",
-            1,
-        )
-        run(
-            command(
-                "-m accelerate.commands.launch --num_processes 1 evaluate_accelerate.py",
-                **data,
-                model=out / f"{name}_seed{seed}" / "last",
-                split=args.split,
-                output_dir=out / f"{name}_seed{seed}" / "eval",
-                save_predictions=True,
-            ),
-            out / "logs" / f"evaluate_{name}_seed{seed}.log",
-            1,
-        )
-
-    with ThreadPoolExecutor(max(1, args.jobs)) as pool:
-        for result in [pool.submit(train, name, seed) for name, seed in runs]:
-            result.result()
-
-    stage("writing the report")
+def report(args: argparse.Namespace, out: Path, data_dir: Path) -> Path:
+    """Writes the report and results.json, prints the table; the page of the report."""
     trained = {name: [read_run(name, out / f"{name}_seed{seed}" / "eval") for seed in args.seeds] for name in MODELS}
     settings = {
         "subset": args.subset,
@@ -207,6 +181,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     write_whole(out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     print(results_table([run for runs in trained.values() for run in runs]))
+    return page
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    started = time.perf_counter()
+    out = args.out.resolve()
+    # A folder of its own for each seed and recipe: nothing made otherwise is ever taken for these clips.
+    made = out / f"data_seed{args.data_seed}_{demo_digest()[:8]}"
+    data_dir = args.data_dir.resolve() if args.data_dir else made
+    if args.data_dir is None and not (data_dir / "Single-source").exists():
+        print_stage(started, "making the demo clips")
+        make = command("-m avsbench_robust_dataset demo", out=data_dir, seed=args.data_seed)
+        run(make, out / "logs" / "data.log", 1)
+
+    print_stage(started, "pre-training the encoders by classification (stand-ins for VGGish and ImageNet weights)")
+    options = dict(subset=args.subset, data_dir=data_dir, output_dir=out / "init", image_size=args.image_size)
+    run(command("examples/pretrain_encoders.py", **options), out / "logs" / "pretrain.log", max(1, args.jobs))
+
+    print_stage(started, f"training {len(MODELS)} models x {len(args.seeds)} seeds, {args.jobs} at a time")
+    with ThreadPoolExecutor(max(1, args.jobs)) as pool:
+        runs = [
+            pool.submit(train_and_evaluate, args, out, data_dir, name, seed) for seed in args.seeds for name in MODELS
+        ]
+        for finished in runs:
+            finished.result()
+
+    print_stage(started, "writing the report")
+    page = report(args, out, data_dir)
     print(f"{page}\n{out / 'results.json'}\n{(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
 
 
