@@ -90,7 +90,7 @@ def avsegformer_loss(
     config,
     num_masks: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of the parts, and the parts before weighting, under "mask", "mix" and "similarity".
+    """The weighted sum of the losses, and each loss before weighting, under "mask", "mix" and "similarity".
 
     Args:
         logits (`Tensor` of shape `(B, T, H, W)`)
@@ -101,20 +101,20 @@ def avsegformer_loss(
         config (`AVSegFormerConfig`): `loss_type` and the weights.
         num_masks (`Tensor` or `float`, *optional*): see `bce_dice_loss`; at least 1 over the number of processes.
     """
-    parts: dict[str, Tensor] = {}
+    losses: dict[str, Tensor] = {}
     if labels is not None:
         supervised = labels.shape[1]
         features = mask_features.unflatten(0, logits.shape[:2])[:, :supervised].flatten(0, 1)
         targets = labels.flatten(0, 1).float()
         # float32: sums over all pixels of a mask lose too much in half precision
-        parts["mask"] = mask_loss(
+        losses["mask"] = mask_loss(
             logits[:, :supervised].flatten(0, 1).float(), targets, config.loss_type, config.bce_weight, num_masks
         )
-        parts["mix"] = mix_loss(features.float(), targets, config.loss_type, config.bce_weight, num_masks)
+        losses["mix"] = mix_loss(features.float(), targets, config.loss_type, config.bce_weight, num_masks)
     if audio_labels is not None and similarity is not None:
-        parts["similarity"] = similarity_loss(similarity.float(), audio_labels)
+        losses["similarity"] = similarity_loss(similarity.float(), audio_labels)
     weights = {"mask": config.mask_weight, "mix": config.mix_weight, "similarity": config.similarity_weight}
-    return torch.stack([weights[name] * value for name, value in parts.items()]).sum(), parts
+    return torch.stack([weights[name] * value for name, value in losses.items()]).sum(), losses
 
 
 __all__ = ["avsegformer_loss", "bce_dice_loss", "dice_loss", "mask_loss", "mix_loss", "similarity_loss"]

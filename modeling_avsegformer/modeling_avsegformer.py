@@ -73,7 +73,7 @@ class AVSegFormerModelOutput(ModelOutput):
 class AVSegFormerOutput(ModelOutput):
     """
     loss (`Tensor` of shape `()`, *optional*, with `labels` or `audio_labels`): the weighted sum of `loss_dict`.
-    loss_dict (`dict[str, Tensor]`, *optional*): the parts before weighting: "mask", "mix" (with `labels`) and
+    loss_dict (`dict[str, Tensor]`, *optional*): the losses before weighting: "mask", "mix" (with `labels`) and
         "similarity" (with `audio_labels`).
     logits (`Tensor` of shape `(B, T, H, W)`): a pixel sounds where its logit is above 0.
     similarity (`Tensor` of shape `(B, T)`, *optional*, with the similarity head): cosine of sound and image.

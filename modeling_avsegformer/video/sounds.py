@@ -6,13 +6,10 @@ A sound is read forwards, second by second, and forgets what lies behind.
 import os
 from collections.abc import Iterator
 
-import av
 import numpy as np
 
 from ..log_mel import MIN_SAMPLES, SAMPLE_RATE
-from .video import decode, open_media
-
-MAX_GAP = 0.1  # seconds; a longer hole between the times of two audio frames becomes silence
+from .video import MAX_GAP, decode, open_media, resampled
 
 
 class Silence:
@@ -118,23 +115,19 @@ class Recording:
         with open_media(self.path) as container:
             stream = container.streams.best("audio")
             # The channels stay apart: FFmpeg's own mix of floats is not their mean but louder.
-            resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
             position, expected = None, 0.0
-            for frame in decode(container, stream, self.path):
-                time = expected if frame.time is None else frame.time
-                if position is None:
-                    start = time if self.start is None else self.start
-                    position = round((time - start) * SAMPLE_RATE)
-                elif time - expected > MAX_GAP:
-                    position += round((time - expected) * SAMPLE_RATE)
-                expected = time + frame.samples / frame.sample_rate
-                for resampled in resampler.resample(frame):
-                    yield position, resampled.to_ndarray().mean(0, dtype=np.float32)
-                    position += resampled.samples
-            if position is not None:
-                for resampled in resampler.resample(None):
-                    yield position, resampled.to_ndarray().mean(0, dtype=np.float32)
-                    position += resampled.samples
+            for frame, chunks in resampled(decode(container, stream, self.path), SAMPLE_RATE):
+                if frame is not None:
+                    time = expected if frame.time is None else frame.time
+                    if position is None:
+                        start = time if self.start is None else self.start
+                        position = round((time - start) * SAMPLE_RATE)
+                    elif time - expected > MAX_GAP:
+                        position += round((time - expected) * SAMPLE_RATE)
+                    expected = time + frame.samples / frame.sample_rate
+                for chunk in chunks:
+                    yield position, chunk.to_ndarray().mean(0, dtype=np.float32)
+                    position += chunk.samples
 
 
 def hear(sound: Silence | Noise | Siren | Recording, time: float) -> np.ndarray:

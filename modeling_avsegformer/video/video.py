@@ -38,6 +38,9 @@ CODEC_OPTIONS = {
     "libx264": {"crf": "18", "preset": "veryfast", "bf": "0"},
     "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"},
 }
+PLAYLISTS = {"hls", "dash", "concat", "sdp", "imf", "webm_dash_manifest"}  # FFmpeg's names
+MAX_GAP = 0.1  # seconds; a longer hole between the times of two audio frames becomes silence
+STEP_BACK = 1.0  # seconds; times that go back further begin anew, as in joined files
 DEFAULT_RATE = Fraction(25)  # frames per second, where a file names neither a rate nor times
 
 
@@ -82,7 +85,9 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
         raise FileNotFoundError(f"Expected a video or audio file, but {path} does not exist or is a folder.")
     try:
         # A playlist among untrusted files must not make FFmpeg open addresses.
-        container = av.open(str(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        # The whole path: FFmpeg takes what stands before a colon in a bare name for a protocol.
+        name = os.path.abspath(path)
+        container = av.open(name, options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise ValueError(
             f"Expected a video or audio file, but FFmpeg cannot open {path} ({_reason(error)}). It may be damaged, "
@@ -92,6 +97,10 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
         kind = container.format.name
         if kind == "tty":  # FFmpeg draws letters
             raise ValueError(f"Expected a video or audio file, but {path} is a text.")
+        if kind in PLAYLISTS:
+            raise ValueError(
+                f"Expected a video or audio file, but {path} is a playlist, which names other files. Give the file."
+            )
         if kind == "image2" or kind.endswith("_pipe"):  # FFmpeg shows it for 40 ms
             raise ValueError(
                 f"Expected a video or audio file, but {path} is a still picture. The pipeline takes pictures as a "
@@ -121,6 +130,23 @@ def decode(container, stream, path: str | os.PathLike) -> Iterator[av.VideoFrame
             ) from error
         time = frame.time or time
         yield frame
+
+
+def resampled(
+    frames: Iterable[av.AudioFrame], rate: int, layout: str | None = None
+) -> Iterator[tuple[av.AudioFrame | None, list[av.AudioFrame]]]:
+    """Each frame of a sound with what a resampler gives after it, planar float32 at `rate` Hz; at the end None and the
+    rest. Where rate, layout or sample format change midway a new resampler begins; `layout` None keeps the frames'."""
+    resampler, before = None, None
+    for frame in frames:
+        chunks = []
+        setup = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if setup != before:
+            chunks += resampler.resample(None) if resampler is not None else []
+            resampler, before = av.AudioResampler(format="fltp", layout=layout, rate=rate), setup
+        yield frame, chunks + resampler.resample(frame)
+    if resampler is not None:
+        yield None, resampler.resample(None)
 
 
 def read_info(path: str | os.PathLike) -> VideoInfo:
@@ -162,11 +188,15 @@ def read_frames(info: VideoInfo) -> Iterator[tuple[float, av.VideoFrame]]:
     """Each frame and its time in seconds, from 0 and strictly increasing.
 
     Frames that say no time follow their predecessor at the mean rate; frames that do not go forward are left out.
+    Where times begin anew, as in joined files, they go on at the mean rate.
     """
-    last = -1.0
+    last, start = -1.0, info.start
     with open_media(info.path) as container:
         for frame in decode(container, _video_stream(container, info.path), info.path):
-            time = frame.time - info.start if frame.time is not None else max(0.0, last + float(1 / info.rate))
+            following = max(0.0, last + float(1 / info.rate))
+            time = frame.time - start if frame.time is not None else following
+            if time < last - STEP_BACK:
+                start, time = frame.time - following, following
             if time > last:
                 yield time, frame
                 last = time
@@ -218,7 +248,7 @@ class VideoWriter:
         self._audio = iter(())
         self._last = 0.0
         with self._writing():
-            self._container = av.open(str(self._partial), "w")
+            self._container = av.open(os.path.abspath(self._partial), "w")
         try:
             with self._writing():
                 self._add_video(size, alpha)
@@ -305,8 +335,12 @@ class VideoWriter:
     def _copied_packets(self, container, stream):
         offset, last = round(self._info.start / stream.time_base), -math.inf
         for packet in container.demux(stream):
-            if packet.dts is None or packet.dts - offset <= last:
-                continue  # the end of the stream, or a time that does not go forward
+            if packet.dts is None:
+                continue  # the end of the stream
+            if packet.dts - offset < last - STEP_BACK / stream.time_base:
+                offset = packet.dts - last - (packet.duration or 1)  # times begin anew, as in joined files
+            if packet.dts - offset <= last:
+                continue  # a time that does not go forward
             packet.pts = packet.pts - offset if packet.pts is not None else packet.dts - offset
             packet.dts -= offset
             last = packet.dts
@@ -316,10 +350,20 @@ class VideoWriter:
             yield float(packet.pts * stream.time_base), [packet]
 
     def _transcoded_packets(self, container, stream):
-        for frame in decode(container, stream, self._info.path):
-            time = max(0.0, (frame.time or 0.0) - self._info.start)
-            frame.pts = round(time / frame.time_base)
-            yield time, self._sound.encode(frame)
+        rate, layout = self._sound.rate, self._sound.layout.name
+        position, expected = None, 0.0
+        for frame, chunks in resampled(decode(container, stream, self._info.path), rate, layout):
+            if frame is not None:
+                time = expected if frame.time is None else frame.time
+                if position is None or time - expected > MAX_GAP:
+                    position = round((time - self._info.start) * rate)
+                expected = time + frame.samples / frame.sample_rate
+            for chunk in chunks:
+                before = max(0, -position)  # samples before the first picture are left out
+                position += chunk.samples
+                if position > 0:
+                    samples = np.ascontiguousarray(chunk.to_ndarray()[:, before:])
+                    yield self._encoded(samples, layout, rate, position - samples.shape[1])
 
     def _encode_audio(self, rate: int, chunks: Iterable[np.ndarray]) -> None:
         self._add_sound(rate, layout="mono")
@@ -332,10 +376,14 @@ class VideoWriter:
     def _encoded_packets(self, rate: int, chunks: Iterable[np.ndarray]):
         position = 0
         for chunk in chunks:
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk[None], np.float32), "flt", "mono")
-            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), position
-            yield position / rate, self._sound.encode(frame)
+            yield self._encoded(np.ascontiguousarray(chunk[None], np.float32), "mono", rate, position)
             position += len(chunk)
+
+    def _encoded(self, samples: np.ndarray, layout: str, rate: int, position: int):
+        """The time and the packets of float32 samples `(channels, samples)`, the first one at `position`."""
+        frame = av.AudioFrame.from_ndarray(samples, "fltp", layout)
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), position
+        return position / rate, self._sound.encode(frame)
 
     def _write_audio_until(self, time: float) -> None:
         while self._waiting is not None and self._waiting[0] <= time:
