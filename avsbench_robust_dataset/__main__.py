@@ -90,8 +90,10 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from .export import FORBIDDEN, check_repository, export, push
+    from .data_card import FORBIDDEN
+    from .export import export
     from .synthetic import available_cpus
+    from .upload import check_repository, push
 
     if args.public and args.push_to_hub is None:
         raise ValueError("Expected --public together with --push_to_hub REPO, got it alone. Nothing was written.")

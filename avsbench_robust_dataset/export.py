@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,31 +27,25 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import DatasetCard
 
 from .builder import AvsbenchRobust
-from .conditions import CONDITIONS, SAMPLES
+from .conditions import SAMPLES
+from .data_card import make_card, read_card
 from .files import locked, sha256
-from .hub_access import check_hub_access, explained
 from .progress import progress_bar
 from .recipes import Row
 from .sources import annotation, media_files
-from .subsets import SPLITS, SUBSETS
+from .subsets import SUBSETS
 
-__all__ = ["check_repository", "export", "push"]
+__all__ = ["export"]
 
 logger = logging.getLogger(__name__)
 
 SHARDS = 8  # a split's number of files is a multiple of it: 2, 4 or 8 nodes read whole files
 ROWS_PER_GROUP = 32  # what a stream reads at once: about 25 MB of S4
-TAG = "avsbench-robust"
-FORBIDDEN = (
-    "AVSBench's frames, masks and sounds come from YouTube clips and are handed out by its authors on request; they "
-    "must not be published without permission."
-)
 # Column options by the path of a Parquet leaf. PNG does not shrink further. Sounds: bytes of equal weight side
 # by side; the demo's positive test split is 16 % smaller so than with a dictionary and snappy, the default.
 SOUND = "audio.array.list.element"
@@ -178,55 +172,10 @@ def _write_subset(
 # --- the folder ---
 
 
-def _read_card(folder: Path) -> DatasetCard:
-    """The card of a folder that `export` wrote.
-
-    Raises:
-        FileExistsError: it is something else, or holds something else too, or lacks files.
-    """
-    what = f"Expected {folder} not to exist, or to be what `avs-data export` wrote"
-    advice = "Choose another folder, or remove this one."
-    if not folder.is_dir():
-        raise FileExistsError(f"{what}, got a file. {advice}")
-    if not (folder / "README.md").is_file():
-        raise FileExistsError(f"{what}, got a folder without its README.md. {advice}")
-    card = _parse_card((folder / "README.md").read_text(encoding="utf-8"), str(folder / "README.md"))
-    if card is None:
-        raise FileExistsError(f"{what}, got another README.md there. {advice}")
-    infos = DatasetInfosDict.from_dataset_card_data(card.data)
-    expected = {"README.md", *infos}
-    # What git and the Hub's client put beside a download.
-    strangers = sorted({path.name for path in folder.iterdir()} - expected - {".gitattributes", ".cache"})
-    strangers += [
-        path.name for name in infos for path in (folder / name).glob("*") if path.suffix != ".parquet" or path.is_dir()
-    ]
-    if strangers:
-        raise FileExistsError(f"{what}, but it also holds {', '.join(strangers[:3])}. {advice}")
-    for name, info in infos.items():
-        size = sum(path.stat().st_size for path in (folder / name).glob("*.parquet"))
-        if size != info.download_size:
-            raise FileExistsError(
-                f"Expected {info.download_size} bytes in {folder / name}, as its card says, got {size}. Remove "
-                f"{folder} and export every subset again."
-            )
-    return card
-
-
 def _earlier_card(out: Path) -> DatasetCard | None:
-    """`_read_card`, None where `out` is new or empty."""
+    """`read_card`, None where `out` is new or empty."""
     is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    return None if is_new else _read_card(out)
-
-
-def _parse_card(text: str, name: str) -> DatasetCard | None:
-    """The card, None if `export` did not write it."""
-    try:
-        card = DatasetCard(text)
-        configs = MetadataConfigs.from_dataset_card_data(card.data)
-    except (ValueError, yaml.YAMLError) as error:
-        logger.warning("The front matter of %s cannot be read: %s", name, error)
-        return None
-    return card if TAG in (card.data.get("tags") or []) and configs and set(configs) <= set(SUBSETS) else None
+    return None if is_new else read_card(out)
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -321,7 +270,7 @@ def export(
             for name in set(configs) - {subset}:
                 shutil.rmtree(partial / name, ignore_errors=True)
                 shutil.copytree(out / name, partial / name, copy_function=_link_or_copy)
-            (partial / "README.md").write_text(str(_card(configs, infos)), encoding="utf-8")
+            (partial / "README.md").write_text(str(make_card(configs, infos)), encoding="utf-8")
             _replace(partial, out)
         except (FileNotFoundError, ValueError):  # of the data: what is to be exported has to change first
             shutil.rmtree(partial, ignore_errors=True)
@@ -349,176 +298,3 @@ def _partial_folder(out: Path, work: str, subset: str) -> Path:
         elif other.name.startswith(prefix):
             logger.warning("%s is of an interrupted export: repeat that to go on, or remove it.", other)
     return partial
-
-
-# --- the card ---
-
-
-def _card(configs: MetadataConfigs, infos: DatasetInfosDict) -> DatasetCard:
-    for name, config in configs.items():
-        config.pop("default", None)
-        if name == AvsbenchRobust.DEFAULT_CONFIG_NAME:
-            config["default"] = True
-    of_others = {"license_name": "avsbench", "license_link": "https://github.com/OpenNLPLab/AVSBench"}
-    terms: dict[str, Any] = {} if _is_free(infos) else of_others
-    data = DatasetCardData(
-        pretty_name="AVSBench-Robust",
-        license="apache-2.0" if _is_free(infos) else "other",
-        task_categories=["image-segmentation"],
-        tags=[TAG, "audio-visual-segmentation", "avsbench"],
-        **terms,
-    )
-    infos.to_dataset_card_data(data)
-    configs.to_dataset_card_data(data)
-    rows = []
-    for name, info in sorted(infos.items()):
-        splits = [info.splits.get(f"{split}_positive") for split in SPLITS]
-        counts = " / ".join(str(split.num_examples if split else 0) for split in splits)
-        rows.append(f"| `{name}` | {counts} | {info.download_size / 1e6:.0f} MB | {configs[name]['description']} |")
-    text = CARD.format(
-        subset=next((name for name in SUBSETS if name in configs), None),
-        rows="\n".join(rows),
-        terms=GENERATED if _is_free(infos) else f"{FORBIDDEN} Keep this repository private unless you have it.",
-    )
-    return DatasetCard(f"---\n{data}\n---\n\n{text}")
-
-
-def _is_free(subsets: Iterable[str]) -> bool:
-    """Whether nothing in it is AVSBench's."""
-    return set(subsets) <= {"demo"}
-
-
-GENERATED = "The clips of the subset demo are generated by a program and come under Apache-2.0."
-CARD = """\
-# AVSBench-Robust
-
-AVSBench's clips under four audio conditions, as Parquet. A segmentation model that listens marks the sounding object
-when its own sound is heard, and nothing when it is not. The benchmark is that of
-[AVSBench-Robust](https://arxiv.org/abs/2502.00358); frames, masks and sounds of `s4` and `ms3` are
-[AVSBench](https://github.com/OpenNLPLab/AVSBench)'s. Written by `avs-data export`.
-
-## Terms
-
-{terms}
-
-## Loading
-
-Beside this folder, or with the repository's name on the Hub; nothing else needs to be installed:
-
-```python
-from datasets import load_dataset
-
-ds = load_dataset("avsbench_robust", "{subset}")  # also split=…, streaming=True, num_proc=…
-ds["test_off_screen"][0]
-```
-
-Where the Python package `avsbench_robust_dataset` is imported, the name `avsbench_robust` means its builder, which
-reads AVSBench's own files; write `./avsbench_robust` for this folder then.
-
-Every split has a multiple of 8 files, so that `datasets.distributed.split_dataset_by_node` gives 2, 4 or 8 nodes whole
-files. A split of fewer rows has files without rows.
-
-## Subsets and splits
-
-| subset | clips train / validation / test | files | seed, draw, content |
-| --- | --- | --- | --- |
-{rows}
-
-Splits: `{{train,validation,test}}_{{positive,silence,noise,off_screen}}`, the same clips in the same order, by
-clip id, in each condition. The content's SHA-256 is that of `sha256sum *.parquet` in the subset's folder (`LC_ALL=C`).
-
-## Columns
-
-| column | type | content |
-| --- | --- | --- |
-| `clip_id` | string | AVSBench's name of the clip |
-| `category` | string | `s4`, `demo`: the class; `ms3`: objects joined by `_`, empty where unknown |
-| `condition` | ClassLabel | 0 `positive`, 1 `silence`, 2 `noise`, 3 `off_screen` |
-| `frames` | list of 5 images, RGB | one a second |
-| `masks` | list of images, 8-bit grey | above 0: the **visible** object, in every condition; `s4` train: 1, else 5 |
-| `audio` | `{{"array": 80000 x float32, "sampling_rate": 16000}}` | 5 s, mono, nominally in [-1, 1] |
-| `audio_source` | string | the clip whose sound is heard; "" for silence and noise |
-| `audio_category` | string | that clip's category |
-
-A training target is `masks` where the condition is `positive` and empty otherwise. Evaluation on negative audio
-compares with `masks` in every condition, as the benchmark does; lower is better there.
-
-## Limits
-
-The off-screen sounds and the noise are drawn with the seed above; figures of another seed or draw differ. 56 of the
-219 source videos of `ms3` have clips in more than one of its splits, so numbers on its test split are optimistic.
-"""
-
-
-# --- the upload ---
-
-
-def check_repository(
-    repo_id: str, subsets: Iterable[str], public: bool = False, token: str | None = None
-) -> tuple[str, set[str] | None]:
-    """The repository's whole name and its files, None if there is none yet; changes nothing on the Hub.
-
-    Raises:
-        PermissionError, ConnectionError, ValueError: as `push` of these subsets would.
-    """
-    repo_id = check_hub_access(repo_id, token)
-    api = HfApi(token=token)
-    with explained(repo_id):
-        if not api.repo_exists(repo_id, repo_type="dataset"):
-            return repo_id, None
-        about = api.dataset_info(repo_id)
-        if not (public or about.private or _is_free(subsets)):
-            raise ValueError(
-                f"Expected a private repository, but {repo_id} exists and is public. {FORBIDDEN} Make it private in "
-                "its settings, name another, or pass --public if you have the permission. Nothing was uploaded."
-            )
-        there = {file.rfilename for file in about.siblings or []}
-        if there - {".gitattributes", "README.md"}:
-            readme = "README.md" in there and api.hf_hub_download(repo_id, "README.md", repo_type="dataset")
-            if not readme or _parse_card(Path(readme).read_text(encoding="utf-8"), repo_id) is None:
-                raise ValueError(
-                    f"Expected an empty repository or an earlier export in {repo_id}, got other files. Name another "
-                    "one. Nothing was uploaded."
-                )
-        return repo_id, there
-
-
-def push(folder: str | os.PathLike, repo_id: str, public: bool = False, token: str | None = None) -> CommitInfo:
-    """Uploads what `export` wrote to a dataset repository on the Hub, as one commit; then it holds just that.
-
-    Args:
-        folder: written by `export`.
-        repo_id: as user/name; made if it is not there.
-        public: whether a new repository is public. By default it is private, because AVSBench's media must not be
-            published without permission, and a public one that is there already is refused.
-
-    Raises:
-        FileExistsError: `folder` is not of `export`, or incomplete.
-        PermissionError, ConnectionError, ValueError: the Hub refuses or cannot be reached; the repository holds other
-            data, or is public. It is then as it was before; a repetition does not send again what has arrived.
-    """
-    folder = Path(folder).expanduser().resolve()
-    infos = DatasetInfosDict.from_dataset_card_data(_read_card(folder).data)
-    repo_id, there = check_repository(repo_id, infos, public, token)
-    api = HfApi(token=token)
-    with explained(repo_id):
-        if there is None:
-            api.create_repo(repo_id, repo_type="dataset", private=not public)
-        files = {f"{name}/{path.name}": path for name in infos for path in sorted((folder / name).glob("*.parquet"))}
-        additions = {name: CommitOperationAdd(name, path) for name, path in files.items()}
-        # One condition after the other: Xet finds images that have arrived, not those on their way in the same batch.
-        for condition in CONDITIONS:
-            batch = [addition for name, addition in additions.items() if f"_{condition}-" in name]
-            if batch:
-                api.preupload_lfs_files(repo_id, batch, repo_type="dataset")
-        outdated = sorted(name for name in (there or set()) - set(files) if name.endswith(".parquet"))
-        return api.create_commit(
-            repo_id,
-            [
-                *additions.values(),
-                CommitOperationAdd("README.md", folder / "README.md"),
-                *(CommitOperationDelete(name) for name in outdated),
-            ],
-            repo_type="dataset",
-            commit_message=f"Upload AVSBench-Robust: {', '.join(infos)}",
-        )

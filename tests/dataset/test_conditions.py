@@ -125,3 +125,12 @@ def test_the_negatives_are_derived(monkeypatch):
 def test_unknown_conditions(name):
     with pytest.raises(ValueError, match=f"got {name!r}"):
         get_condition(name)
+
+
+def test_lists_of_the_conditions_agree():
+    """The metric and the model's pipeline for videos may not import this package."""
+    pytest.importorskip("av")
+    from evaluate_metrics.avs_robust.avs_robust import CONDITIONS as scored
+    from modeling_avsegformer.video.pipeline import CONDITIONS as shown
+
+    assert tuple(scored) == tuple(shown) == tuple(CONDITIONS)

@@ -22,8 +22,9 @@ import avsbench_robust_dataset.export as exporting
 from avsbench_robust_dataset import CONDITIONS, SUBSETS
 from avsbench_robust_dataset.__main__ import main
 from avsbench_robust_dataset.builder import row_features
-from avsbench_robust_dataset.export import SHARDS, export, push
+from avsbench_robust_dataset.export import SHARDS, export
 from avsbench_robust_dataset.sources import media_files, read_clips
+from avsbench_robust_dataset.upload import push
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOOPBACK = REPOSITORY / "tests" / "hub" / "loopback_hub.py"
