@@ -1,6 +1,7 @@
 """A home folder of the suite's own; commands without the seconds of a cold start (`fork_run`); a tiny model."""
 
 import atexit
+import ctypes
 import os
 import runpy
 import shutil
@@ -145,6 +146,22 @@ def fork_run(forked):
         return ForkedRun(started, Path(log))
 
     return fork_run
+
+
+@pytest.fixture
+def unprivileged():
+    """During the test, root may write only where another user could."""
+    if os.geteuid():
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    before = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: the low halves, then the high ones
+    assert libc.capget(header, before) == 0
+    without = type(before)(0, *before[1:3], 0, *before[4:])
+    assert libc.capset(header, without) == 0
+    yield
+    assert libc.capset(header, before) == 0
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from modeling_avsegformer import AVSegFormerConfig, AVSegFormerForSegmentation, VGGishConfig
+from modeling_avsegformer import AVSegFormerConfig, AVSegFormerForSegmentation, VGGishConfig, original_state_dict
 from modeling_avsegformer import convert_original_checkpoint as conversion
 
 SIZES = dict(
@@ -65,7 +65,8 @@ def write_original(path) -> None:
 
 def shrink() -> None:
     conversion.AVSegFormerConfig = partial(AVSegFormerConfig, **SIZES)
-    conversion.detect_backbone = lambda state_dict: "test_resnet"
+    for module in (conversion, original_state_dict):
+        module.detect_backbone = lambda state_dict: "test_resnet"
 
 
 def main() -> None:
