@@ -19,8 +19,8 @@ from ..avs_robust.avs_robust import harmonic_mean
 from ..mask_files import read_prediction
 from ..results import Run, read_json
 from . import overlay
-from .markup import scroll, swatch, text
-from .tables import MISSING, conditions_of, has_seeds, is_negative, mean, number, sound_of
+from .markup import render
+from .tables import conditions_of, has_seeds, is_negative, mean, number, sound_of
 
 __all__ = ["Clip", "ClipScore", "choose_clips", "choose_extremes", "gallery_html", "read_download", "read_gallery"]
 
@@ -328,18 +328,19 @@ def gallery_html(
         return _names_html(runs, models, colors)
     ends = next(iter(folders)), next(reversed(folders))
     view = _View(folders, conditions, [c for c in conditions if is_negative(c, runs)], colors, ends)
-    names = "".join(f"<li>{swatch(colors[name])}mask of {text(name)}</li>" for name in folders)
-    truth = '<span class="swatch truth" aria-hidden="true"></span>white outline: the visible object (ground truth)'
     hint = (
         "Chosen by rule and not by hand. The figure under a mask is its mIoU over the clip's annotated frames: high "
         "is right under positive audio and wrong elsewhere."
     )
     if has_seeds(models):
         hint += " Of several seeds the first with saved masks is shown."
-    return (
-        f'<p class="hint">{hint}</p><ul class="legend">{names}<li>{truth}</li></ul>'
-        + _extremes_html(scored, view)
-        + _all_conditions_html(scored, view, size)
+    return render(
+        "gallery.html",
+        hint=hint,
+        names=[(name, colors[name]) for name in folders],
+        extremes=_extremes(scored, view),
+        sounds=[sound_of(c) for c in conditions],
+        **_all_conditions(scored, view, size),
     )
 
 
@@ -371,8 +372,8 @@ def _bounded_map(pool, function, items):
         yield future.result()
 
 
-def _extremes_html(scored, view):
-    """For each condition the most biased, the best and the worst clip, under that condition."""
+def _extremes(scored, view):
+    """(what is heard, cards of the most biased, the best and the worst clip) of each condition that has some."""
     first, last = view.ends
     groups = []
     for condition in view.conditions:
@@ -397,18 +398,18 @@ def _extremes_html(scored, view):
             if rule in ties:
                 why += f"; so it is on all {len(scores)} clips, of which this is the first by name"
                 rule = "equally biased" if rule == "most biased" else "equally good"
-            tiles = _extreme_tiles_html(clip, condition, view)
-            category = f" <span>{text(clip.category)}</span>" if clip.category else ""
-            cards.append(
-                f'<article class="extreme"><p class="clip"><b class="rule">{rule}</b> {text(clip.clip_id)}{category}'
-                f'<span class="why">{text(why)}</span></p>{tiles}{_sound_html(clip, condition)}</article>'
-            )
+            card = {"rule": rule, "clip_id": clip.clip_id, "category": clip.category, "why": why, "tiles": []}
+            card["sound"] = clip.sounds.get(condition)
+            if clip.frame:
+                frame = _frame_of(clip)
+                truth = overlay.truth_tile(frame, clip.truth)
+                card["tiles"] = [_tile(truth, f"Ground truth of {_described(clip)}", "ground truth")]
+                card["tiles"] += _prediction_tiles(clip, condition, frame, view)
+            said = [f"{name} {number(miou[condition], 2)}" for name, miou in clip.miou.items() if condition in miou]
+            cards.append(card | {"said": ", ".join(said)})
         if cards:
-            groups.append(
-                f'<div class="condition"><h3>Under {text(sound_of(condition))}</h3>'
-                f'<div class="extremes">{"".join(cards)}</div></div>'
-            )
-    return "".join(groups)
+            groups.append((sound_of(condition), cards))
+    return groups
 
 
 def _ties(scores):
@@ -422,17 +423,6 @@ def _ties(scores):
         if len(values) > 1 and max(values) - min(values) <= 1e-6:
             ties |= rules
     return ties
-
-
-def _extreme_tiles_html(clip, condition, view):
-    """The ground truth and each model's mask; where there are no pictures, each model's mIoU."""
-    if not clip.frame:
-        said = [f"{name} {number(miou[condition], 2)}" for name, miou in clip.miou.items() if condition in miou]
-        return f'<p class="why">mIoU: {text(", ".join(said))}</p>'
-    frame = _frame_of(clip)
-    truth = overlay.truth_tile(frame, clip.truth)
-    tiles = _tile_html(truth, f"Ground truth of {_about(clip)}", "ground truth")
-    return f'<div class="tiles">{tiles}{_predictions_html(clip, condition, frame, view)}</div>'
 
 
 def _names_html(runs, models, colors):
@@ -460,18 +450,16 @@ def _names_html(runs, models, colors):
     hint = "Chosen by rule and not by hand. Pictures need each model's saved masks and the data set (--data_dir)."
     if has_seeds(models):
         hint += " Of several seeds the first is shown."
-    return f'<p class="hint">{hint}</p>{_extremes_html(scored, view)}'
+    return render("gallery.html", hint=hint, names=[], extremes=_extremes(scored, view), rows=[])
 
 
-def _all_conditions_html(scored, view, size):
+def _all_conditions(scored, view, size):
+    """{"intro": how the clips were chosen, "rows": one a clip}."""
     first, last = view.ends
     scores = [clip.ranked(first, last, view.negatives) for clip in scored]
     chosen = choose_clips(scores, size)
     ties = _ties(scores)
-    rows = "".join(_clip_row_html(scored[i], rule, scores[i], view, rule in ties) for i, rule in chosen)
-    if not rows:
-        return ""
-    head = "".join(f'<th scope="col">{text(sound_of(c))}</th>' for c in view.conditions)
+    rows = [_clip_row(scored[i], rule, scores[i], view, rule in ties) for i, rule in chosen]
     quarter = min(size, len(scored)) // 4
     intro = f"{len(chosen)} of {len(scored)} clips" if len(chosen) < len(scored) else f"All {len(scored)} clips"
     if quarter:
@@ -482,14 +470,10 @@ def _all_conditions_html(scored, view, size):
         )
         if ties:
             intro += ". Where all clips are equal, the first by name are taken"
-    table = (
-        f'<table class="gallery"><thead><tr><th scope="col">clip</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    )
-    heading = f'<h3>The same clip under every sound</h3><p class="hint">{text(intro)}.</p>'
-    return heading + scroll("Clips by condition", table)
+    return {"intro": intro, "rows": rows}
 
 
-def _clip_row_html(clip, rule, score, view, is_tie):
+def _clip_row(clip, rule, score, view, is_tie):
     first, last = view.ends
     why = {
         "most biased": f"most biased: {first} has a mean mIoU of {number(score.bias, 2)} under negative audio",
@@ -500,20 +484,20 @@ def _clip_row_html(clip, rule, score, view, is_tie):
         why = f"by name: all clips are equal;{why.partition(':')[2]}"
     frame = _frame_of(clip)
     shown = f"frame {clip.index + 1}"
-    tiles = _tile_html(frame, f"{shown} of {_about(clip)}", shown)
-    tiles += _tile_html(overlay.truth_tile(frame, clip.truth), f"Ground truth of {_about(clip)}", "ground truth")
-    cells = [
-        f'<th scope="row"><div class="first"><div class="clip"><b>{text(clip.clip_id)}</b>'
-        + (f"<span>{text(clip.category)}</span>" if clip.category else "")
-        + f'<span class="why">{text(why)}</span></div><div class="tiles">{tiles}</div></div></th>'
-    ]
-    for condition in view.conditions:
-        tiles = _predictions_html(clip, condition, frame, view)
-        cells.append(
-            f'<td data-label="{text(sound_of(condition))}"><div class="tiles">{tiles}</div>'
-            f"{_sound_html(clip, condition)}</td>"
-        )
-    return f"<tr>{''.join(cells)}</tr>"
+    truth = overlay.truth_tile(frame, clip.truth)
+    return {
+        "clip_id": clip.clip_id,
+        "category": clip.category,
+        "why": why,
+        "tiles": [
+            _tile(frame, f"{shown} of {_described(clip)}", shown),
+            _tile(truth, f"Ground truth of {_described(clip)}", "ground truth"),
+        ],
+        "cells": [
+            (sound_of(condition), _prediction_tiles(clip, condition, frame, view), clip.sounds.get(condition))
+            for condition in view.conditions
+        ],
+    }
 
 
 def _frame_of(clip):
@@ -521,36 +505,27 @@ def _frame_of(clip):
         return image.convert("RGB")
 
 
-def _about(clip):
+def _described(clip):
     return f"clip {clip.clip_id}" + (f" ({clip.category})" if clip.category else "")
 
 
-def _sound_html(clip, condition):
-    sound = clip.sounds.get(condition)
-    return f'<div class="sound">sound: {text(sound)}</div>' if sound else ""
-
-
-def _predictions_html(clip, condition, frame, view):
+def _prediction_tiles(clip, condition, frame, view):
     """One tile a model."""
-    tiles = ""
+    tiles = []
     for name, folder in view.folders.items():
         if condition not in clip.miou[name] or not folder.has(condition):
-            tiles += f'<figure><div class="none">{MISSING}</div><figcaption>{text(name)}</figcaption></figure>'
+            tiles.append({"src": "", "caption": name, "value": "", "color": ""})
             continue
         source = folder.read(condition, clip, clip.frames, clip.index, clip.truth.shape)
         value = number(clip.miou[name][condition], 2)
         empty = "" if (source >= 128).any() else ", empty mask"
-        alt = f"{name} on {_about(clip)}, {sound_of(condition)}: mIoU {value}{empty}"
+        alt = f"{name} on {_described(clip)}, {sound_of(condition)}: mIoU {value}{empty}"
         image = overlay.prediction_tile(frame, source, clip.truth, view.colors[name])
-        tiles += _tile_html(image, alt, name, value, view.colors[name])
+        tiles.append(_tile(image, alt, name, value, view.colors[name]))
     return tiles
 
 
-def _tile_html(image, alt, caption, value="", color=None):
+def _tile(image, alt, caption, value="", color=""):
     width, height = image.size
-    mark = swatch(color) if color else ""
-    value = f" <b>{text(value)}</b>" if value else ""
-    return (
-        f'<figure><img src="{overlay.data_uri(image)}" alt="{text(alt)}" width="{width}" height="{height}">'
-        f"<figcaption>{mark}{text(caption)}{value}</figcaption></figure>"
-    )
+    shown = {"src": overlay.data_uri(image), "alt": alt, "width": width, "height": height}
+    return shown | {"caption": caption, "value": value, "color": color}

@@ -1,28 +1,20 @@
-"""Pieces of HTML that several parts of the report need. Every text from data passes `text`."""
+"""The page's HTML comes from the templates beside this file; the template engine escapes every text from data."""
 
-from html import escape
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-__all__ = ["figures", "scroll", "swatch", "text"]
+__all__ = ["figures", "render"]
 
-
-def text(value) -> str:
-    """`value` as HTML text or attribute value."""
-    return escape(str(value), quote=True)
-
-
-def swatch(color: str) -> str:
-    return f'<span class="swatch" style="background:{color}" aria-hidden="true"></span>'
+_TEMPLATES = Environment(
+    loader=PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+)
 
 
-def scroll(label: str, table: str) -> str:
-    """A table that a narrow screen scrolls sideways, by keyboard too."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{text(label)}">{table}</div>'
+def render(template: str, **values: object) -> Markup:
+    """The HTML that `templates/{template}` makes of the values."""
+    return Markup(_TEMPLATES.get_template(template).render(**values).strip())
 
 
-def figures(charts: list[tuple[str, str]], caption: str) -> str:
-    """Charts, (address, alternative text) each, in a grid under their caption."""
-    if not charts:
-        return ""
-    images = "".join(f'<img src="{address}" alt="{text(alt)}">' for address, alt in charts)
-    css = "charts" if len(charts) % 2 else "charts even"
-    return f'<p class="hint">{text(caption)}</p><div class="{css}">{images}</div>'
+def figures(charts: list[tuple[str, str]], caption: str) -> Markup:
+    """Charts, (address, alternative text) each, in a grid under their caption; empty without charts."""
+    return render("figures.html", charts=charts, caption=caption)

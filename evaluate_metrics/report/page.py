@@ -7,7 +7,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from avsbench_robust_dataset.files import write_whole
@@ -19,7 +18,7 @@ from ..results import Run
 from . import overlay
 from .chart_sections import Evidence, categories_html, conditions_html, curves_html, parts_html, thresholds_html
 from .gallery import Clip, gallery_html
-from .markup import scroll, swatch, text
+from .markup import render
 from .tables import (
     ARROWS,
     MISSING,
@@ -88,48 +87,20 @@ def write_report(
         ("parts", "By group, size and time", parts_html(evidence)),
         ("curves", "Training", curves_html(models)),
         ("gallery", "Clips", gallery),
-        ("notes", "Notes and limits", "".join(f"<p>{text(note)}</p>" for note in [*notes, *_source_notes(runs)])),
+        ("notes", "Notes and limits", render("notes.html", notes=[*notes, *_source_notes(runs)])),
         ("settings", "Settings and versions", _settings_html(runs, settings or {})),
     ]
     sections = [section for section in sections if section[2]]
-    links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name, _ in sections)
-    body = "".join(f'<section id="{anchor}"><h2>{name}</h2>{html}</section>\n' for anchor, name, html in sections)
-    page = _PAGE.format(
-        title=text(title),
-        style=files(__package__).joinpath("report.css").read_text(encoding="utf-8"),
-        headline=text(_headline(runs, models)).replace("G-mIoU", '<span class="word">G-mIoU</span>'),
+    page = render(
+        "page.html",
+        title=title,
+        headline=_headline(runs, models),
         cards=_cards_html(evidence),
-        links=links,
-        body=body,
+        sections=sections,
     )
     path = Path(out_dir) / "index.html"
-    write_whole(path, page.encode())
+    write_whole(path, f"{page}\n".encode())
     return path
-
-
-# The policy makes it the browser's promise too: nothing is fetched and no script runs.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p class="headline">{headline}</p>
-<div class="cards">{cards}</div>
-<nav aria-label="Sections">{links}</nav>
-</header>
-<main>
-{body}</main>
-</body>
-</html>
-"""
 
 
 def _comparison(models):
@@ -179,56 +150,41 @@ def _cards_html(evidence):
         metrics = [metric for metric in sections_of(seeds)[0].rows if metric.key in ("g_miou", "audio_blind_floor")]
         cells = model_cells(seeds, metrics, evidence.intervals[name])
         score, floor = cells["g_miou"], cells["audio_blind_floor"].mean
-        spread = f"<small> ± {number(score.half_range, 3)}</small>" if math.isfinite(score.half_range) else ""
-        bar, sure = "", ""
-        if math.isfinite(score.mean):
-            tick = f'<span class="floor" style="left:{100 * floor:.1f}%"></span>' if math.isfinite(floor) else ""
-            fill = (
-                f'<span class="fill" style="width:{100 * score.mean:.1f}%;background:{evidence.colors[name]}"></span>'
-            )
-            if score.interval:
-                low, high = score.interval
-                fill += f'<span class="range" style="left:{100 * low:.1f}%;width:{100 * (high - low):.1f}%"></span>'
-                sure = f"95 % interval {number(low, 3)} to {number(high, 3)}; "
-            bar = f'<div class="bar" aria-hidden="true">{fill}{tick}</div>'
-        cards.append(
-            f'<div class="card"><div class="name">{swatch(evidence.colors[name])}{text(name)}</div>'
-            f'<div class="figure">{number(score.mean, 3)}{spread}</div>{bar}'
-            f'<div class="under">G-mIoU; {sure}audio-blind floor {number(floor, 3)}</div></div>'
-        )
-    return "".join(cards)
+        card = {
+            "name": name,
+            "color": evidence.colors[name],
+            "figure": number(score.mean, 3),
+            "half_range": number(score.half_range, 3, ""),
+            "width": number(100 * score.mean, 1, ""),
+            "floor": number(floor, 3),
+            "floor_place": number(100 * floor, 1, ""),
+            "range": None,
+            "sure": "",
+        }
+        if score.interval and math.isfinite(score.mean):
+            low, high = score.interval
+            card["range"] = [number(100 * low, 1), number(100 * (high - low), 1)]
+            card["sure"] = f"95 % interval {number(low, 3)} to {number(high, 3)}; "
+        cards.append(card)
+    return render("cards.html", cards=cards)
 
 
 def _table_html(evidence):
     models = evidence.models
-    pair = list(models.values()) if len(models) == 2 else None
-    head = "".join(
-        f'<th scope="col">{text(name)}'
-        + (f"<small>mean of {len(seeds)} seeds ± half-range</small>" if len(seeds) > 1 else "")
-        + "</th>"
-        for name, seeds in models.items()
-    )
-    if pair:
-        first, second = map(text, models)
-        head += f'<th scope="col">difference<small>{second} − {first}</small></th>'
-    body = []
+    sections = []
     for section in sections_of(evidence.runs):
-        span = 1 + len(models) + bool(pair)
-        body.append(
-            f'<tr class="section"><th colspan="{span}" scope="colgroup"><div class="sticky">{text(section.title)}'
-            f"<p>{text(section.explanation)}</p></div></th></tr>"
-        )
         cells = {name: model_cells(seeds, section.rows, evidence.intervals[name]) for name, seeds in models.items()}
-        for metric in section.rows:
-            row = [cells[name][metric.key] for name in models]
-            body.append(_row_html(metric, dict(zip(models, row, strict=True)), evidence.differences.get(metric.key)))
-    hint = "↑ higher is better, ↓ lower is better. "
-    if has_seeds(models):
-        hint += "Small figures without brackets: the seeds, in one order throughout. "
-    head = f'<thead><tr><th scope="col">metric</th>{head}</tr></thead>'
-    table = f'<table class="scores">{head}<tbody>{"".join(body)}</tbody></table>'
-    return f'<p class="hint">{hint}{text(_intervals_hint(evidence))}{MISSING}: not measured.</p>' + scroll(
-        "Table of scores", table
+        rows = [
+            _row(metric, {name: of[metric.key] for name, of in cells.items()}, evidence.differences.get(metric.key))
+            for metric in section.rows
+        ]
+        sections.append({"title": section.title, "explanation": section.explanation, "lines": rows})
+    hint = "Small figures without brackets: the seeds, in one order throughout. " if has_seeds(models) else ""
+    return render(
+        "scores.html",
+        hint=hint + _intervals_hint(evidence),
+        models=[(name, len(seeds)) for name, seeds in models.items()],
+        sections=sections,
     )
 
 
@@ -247,32 +203,39 @@ def _intervals_hint(evidence):
     return f"In brackets: intervals{said}; clips of one source video share a weight.{seeds}{compared} "
 
 
-def _row_html(metric, cells, difference):
-    """`cells`: model -> Cell; of two models the difference gets a column."""
-    arrow = ""
-    if metric.better:
-        arrow = f'&nbsp;<span class="arrow" title="{metric.better} is better">{ARROWS[metric.better]}</span>'
-    css = {"g_miou": ' class="main"', "audio_blind_floor": ' class="aside"'}.get(metric.key, "")
-    columns = []
+def _row(metric, cells, difference):
+    """What a row of the table shows. `cells`: model -> Cell; of two models the difference gets a column."""
+    row = {
+        "label": metric.label,
+        "better": metric.better,
+        "arrow": ARROWS[metric.better],
+        "css": {"g_miou": "main", "audio_blind_floor": "aside"}.get(metric.key, ""),
+        "cells": [],
+        "difference": None,
+    }
     for name, cell in cells.items():
-        html = f"<b>{number(cell.mean, metric.digits)}</b>"
-        if math.isfinite(cell.half_range):
-            html += f" ± {number(cell.half_range, metric.digits)}"
-        if cell.interval and math.isfinite(cell.mean):
-            html += f"<small>[{', '.join(number(bound, metric.digits) for bound in cell.interval)}]</small>"
-        if len(cell.values) > 1 and any(map(math.isfinite, cell.values)):
-            html += f"<small>{' · '.join(number(v, metric.digits) for v in cell.values)}</small>"
-        columns.append(f'<td data-label="{text(name)}">{html}</td>')
+        has_seeds = len(cell.values) > 1 and any(map(math.isfinite, cell.values))
+        bounds = cell.interval if cell.interval and math.isfinite(cell.mean) else ()
+        row["cells"].append(
+            {
+                "label": name,
+                "mean": number(cell.mean, metric.digits),
+                "half_range": number(cell.half_range, metric.digits, ""),
+                "interval": [number(bound, metric.digits) for bound in bounds],
+                "seeds": [number(value, metric.digits) for value in cell.values] if has_seeds else [],
+            }
+        )
     if len(cells) == 2:
         first, second = (cell.mean for cell in cells.values())
         digits = difference_digits(difference, metric.digits) if difference else metric.digits
-        html = _signed(second - first, digits)
+        row["difference"] = {"value": _signed(second - first, digits), "interval": [], "stands": False}
         if difference and math.isfinite(second - first):
-            bounds = ", ".join(_signed(bound, digits) for bound in (difference.low, difference.high))
-            html += f"<small>[{bounds}] {'stands' if difference.stands else 'may be chance'}</small>"
-            html = f"<b>{html}</b>" if difference.stands else html
-        columns.append(f'<td data-label="difference">{html}</td>')
-    return f'<tr{css}><th scope="row">{text(metric.label)}{arrow}</th>{"".join(columns)}</tr>'
+            row["difference"] |= {
+                "interval": [_signed(bound, digits) for bound in (difference.low, difference.high)],
+                "stands": difference.stands,
+                "verdict": "stands" if difference.stands else "may be chance",
+            }
+    return row
 
 
 def _signed(value, digits):
@@ -316,21 +279,7 @@ def _settings_html(runs, settings):
             common[key] = values[0]
         else:
             differing[key] = values
-    html = ""
-    if common:
-        rows = "".join(f'<tr><th scope="row">{text(k)}</th><td>{text(v)}</td></tr>' for k, v in common.items())
-        html += _settings_table_html(rows, "Settings of all runs")
-    if differing:
-        head = "".join(f'<th scope="col">{text(column)}</th>' for column in columns)
-        rows = f'<tr><th scope="col">setting</th>{head}</tr>'
-        for key, values in differing.items():
-            rows += f'<tr><th scope="row">{text(key)}</th>{"".join(f"<td>{text(v)}</td>" for v in values)}</tr>'
-        html += "<h3>Where the runs differ</h3>" + _settings_table_html(rows, "Settings by run")
-    return html
-
-
-def _settings_table_html(rows, label):
-    return scroll(label, f'<table class="settings"><tbody>{rows}</tbody></table>')
+    return render("settings.html", common=common, differing=differing, columns=columns)
 
 
 def _flatten(mapping, prefix=""):
