@@ -10,7 +10,7 @@ PEERS ?= build/peers
 OUT ?= outputs/demo$(if $(filter-out demo,$(SUBSET)),_$(SUBSET))
 
 .DEFAULT_GOAL := all
-.PHONY: all help install demo test test-fast test-peers lint clean
+.PHONY: all help install demo test test-fast test-hermetic test-peers lint clean
 
 all: install help
 
@@ -38,6 +38,10 @@ test: install
 # Before each commit: without what is marked slow (setup.cfg).
 test-fast: install
 	$(PYTEST) -m "not slow"
+
+# As on a machine that has never seen this project, in random order, twice.
+test-hermetic: install
+	VENV=$(VENV) bash tests/hermetic.sh
 
 # transformers' and evaluate's own test suites, of the installed versions, on our classes; fetched into $(PEERS).
 test-peers: install
