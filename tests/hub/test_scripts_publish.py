@@ -64,6 +64,8 @@ def test_train_then_evaluate(client, tiny, demo_tree, tmp_path, capsys):
     assert "hf_fake" not in text and str(tmp_path) not in text
     assert "`demo`, 1 steps; the weights are those of the best validation G-mIoU" in text
     assert "hf_fake" not in (run / "trainer_state.json").read_text()
+    (digest,) = json.loads((run / "trainer_state.json").read_text())["weights"]["model"]["sha256"].values()
+    assert f"Weights at the start: model: start (SHA-256 {digest})." in text
     published = AVSegFormerForSegmentation.from_pretrained("me/tiny-run").state_dict()
     ours = AVSegFormerForSegmentation.from_pretrained(run).state_dict()
     assert all(torch.equal(tensor, published[name]) for name, tensor in ours.items())
