@@ -1,9 +1,109 @@
-"""Configurations of AVSegFormer and of its audio encoder, VGGish."""
+"""Configurations of AVSegFormer and of its audio encoder, VGGish.
+
+A `config.json` may come from a stranger: every size has a bound, and only arguments that shape the network reach timm.
+"""
+
+import math
+from collections.abc import Mapping
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 LOSS_TYPES = ("bce_dice", "dice", "bce")
+
+# Field -> smallest and largest value, far beyond published models.
+VGGISH_BOUNDS = {
+    "num_frames": (16, 4096),
+    "num_mel_bins": (16, 1024),
+    "conv_channels": (1, 4096),
+    "fc_size": (1, 16384),
+    "embedding_size": (1, 16384),
+}
+AVSEGFORMER_BOUNDS = {
+    "num_frames": (1, 4096),
+    "hidden_size": (1, 8192),
+    "num_attention_heads": (1, 256),
+    "num_points": (1, 64),
+    "norm_groups": (1, 8192),
+    "num_queries": (1, 10_000),
+    "query_generator_layers": (0, 100),
+    "query_generator_ffn_size": (1, 32768),
+    "encoder_layers": (0, 100),
+    "encoder_ffn_size": (1, 32768),
+    "decoder_layers": (0, 100),
+    "decoder_ffn_size": (1, 32768),
+    "mask_mlp_size": (1, 32768),
+    "prediction_channels": (1, 4096),
+    "dropout": (0, 1),
+    "bce_weight": (0, 1e6),
+    "mask_weight": (0, 1e6),
+    "mix_weight": (0, 1e6),
+    "similarity_weight": (0, 1e6),
+}
+# The arguments of timm's models that shape the network. Others open files, such as `checkpoint_path`, or set what the
+# model sets itself, such as `pretrained`.
+BACKBONE_BOUNDS = {
+    "in_chans": (3, 3),
+    "img_size": (1, 8192),
+    "patch_size": (1, 64),
+    "window_size": (1, 1024),
+    "embed_dim": (1, 8192),
+    "embed_dims": (1, 8192),
+    "dims": (1, 8192),
+    "channels": (1, 8192),
+    "depths": (1, 100),
+    "layers": (1, 100),
+    "num_heads": (1, 256),
+    "sr_ratios": (1, 64),
+    "kernel_sizes": (1, 64),
+    "cardinality": (1, 1024),
+    "base_width": (1, 1024),
+    "stem_width": (1, 1024),
+    "mlp_ratio": (0, 64),
+    "mlp_ratios": (0, 64),
+    "drop_rate": (0, 1),
+    "drop_path_rate": (0, 1),
+    "drop_block_rate": (0, 1),
+    "proj_drop_rate": (0, 1),
+    "attn_drop_rate": (0, 1),
+    "pos_drop_rate": (0, 1),
+    "patch_drop_rate": (0, 1),
+    # true or false
+    "qkv_bias": (0, 1),
+    "linear": (0, 1),
+    "strict_img_size": (0, 1),
+    "dynamic_img_size": (0, 1),
+    "always_partition": (0, 1),
+}
+MAX_NUMBERS = 16  # in a list; one for each stage
+
+
+def _check_bounds(values: Mapping, bounds: Mapping[str, tuple[float, float]], where: str = "") -> None:
+    """Raises ValueError where a number, or one of a list of numbers, lies outside its bounds or is NaN."""
+    for name, (low, high) in bounds.items():
+        if name not in values:
+            continue
+        several = isinstance(values[name], list | tuple)
+        numbers = values[name] if several else [values[name]]
+        if len(numbers) > MAX_NUMBERS:
+            raise ValueError(f"Expected at most {MAX_NUMBERS} numbers in `{where}{name}`, got {len(numbers)}.")
+        for number in numbers:
+            if not isinstance(number, int | float) or math.isnan(number) or not low <= number <= high:
+                between = f"{low}" if low == high else f"between {low} and {high}"
+                what = "numbers" if several else "a number"
+                raise ValueError(f"Expected {what} {between} for `{where}{name}`, got {repr(number)[:50]}.")
+
+
+def _check_backbone_kwargs(kwargs: Mapping) -> None:
+    """Raises ValueError for an argument of timm that is not among `BACKBONE_BOUNDS`, or outside its bounds."""
+    for name in kwargs:
+        if name not in BACKBONE_BOUNDS:
+            raise ValueError(
+                f"Expected only arguments that shape the network in `backbone_kwargs` ({', '.join(BACKBONE_BOUNDS)}), "
+                f"got {str(name)[:50]!r}. Pretrained weights come from `from_backbone_pretrained`, a saved model's "
+                "from `from_pretrained`."
+            )
+    _check_bounds(kwargs, BACKBONE_BOUNDS, "backbone_kwargs.")
 
 
 @strict
@@ -22,7 +122,7 @@ class VGGishConfig(PreTrainedConfig):
         embedding_size (`int`, defaults to 128): numbers that describe one second of sound.
 
     Raises:
-        ValueError: a size that the network cannot have.
+        ValueError: a size that the network cannot have, or outside `VGGISH_BOUNDS`.
     """
 
     model_type = "avsegformer_vggish"  # not "vggish", which transformers may take one day
@@ -36,7 +136,8 @@ class VGGishConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.num_frames % 16 or self.num_mel_bins % 16 or self.num_frames < 16 or self.num_mel_bins < 16:
+        _check_bounds(vars(self), VGGISH_BOUNDS)
+        if self.num_frames % 16 or self.num_mel_bins % 16:
             raise ValueError(
                 "Expected `num_frames` and `num_mel_bins` to be multiples of 16 (four 2x2 maxima), got "
                 f"num_frames={self.num_frames}, num_mel_bins={self.num_mel_bins}."
@@ -54,8 +155,9 @@ class AVSegFormerConfig(PreTrainedConfig):
     Args:
         backbone (`str`, defaults to `"pvt_v2_b5"`): a timm model whose last four feature maps have strides 4, 8, 16
             and 32, e.g. `"resnet50"`.
-        backbone_kwargs (`dict`, *optional*): further arguments of `timm.create_model`. PVT-v2 gets
-            `drop_path_rate=0.1` unless it says otherwise, as in the original.
+        backbone_kwargs (`dict`, *optional*): further arguments of the timm model that shape the network, such as
+            `drop_path_rate` or `depths`; `BACKBONE_BOUNDS` lists them. PVT-v2 gets `drop_path_rate=0.1` unless it
+            says otherwise, as in the original.
         num_frames (`int`, defaults to 5): frames of a clip, one a second. The network takes any number; processors
             and data sets read this.
         audio_config (`VGGishConfig`, *optional*): the audio encoder.
@@ -85,7 +187,8 @@ class AVSegFormerConfig(PreTrainedConfig):
         deform_attn_backend (`str`, defaults to `"auto"`): handed to `ms_deform_attn`.
 
     Raises:
-        ValueError: values that do not go together.
+        ValueError: values that do not go together or lie outside `AVSEGFORMER_BOUNDS`, or a key of `backbone_kwargs`
+            that is not allowed.
 
     Example:
 
@@ -145,13 +248,15 @@ class AVSegFormerConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        _check_bounds(vars(self), AVSEGFORMER_BOUNDS)
+        _check_backbone_kwargs(self.backbone_kwargs or {})
         # Half of the channels encode y, half x, each as (sin, cos) pairs.
         for name, divisor in (
             ("num_attention_heads", self.num_attention_heads),
             ("norm_groups", self.norm_groups),
             ("the sine positions (4)", 4),
         ):
-            if divisor < 1 or self.hidden_size % divisor:
+            if self.hidden_size % divisor:
                 raise ValueError(
                     f"Expected `hidden_size` to be a multiple of {name}, got hidden_size={self.hidden_size} and "
                     f"{divisor}."
@@ -160,14 +265,6 @@ class AVSegFormerConfig(PreTrainedConfig):
             raise ValueError(f"Expected one of {', '.join(LOSS_TYPES)} for `loss_type`, got {self.loss_type!r}.")
         if len(self.prediction_channels) != 2:
             raise ValueError(f"Expected two widths in `prediction_channels`, got {self.prediction_channels}.")
-        if self.num_frames < 1:
-            raise ValueError(f"Expected at least one frame in a clip, got num_frames={self.num_frames}.")
-        for name in ("pretrained", "features_only", "out_indices"):
-            if name in (self.backbone_kwargs or {}):
-                raise ValueError(
-                    f"Expected `backbone_kwargs` without {name!r}, which the model sets itself. Pretrained weights "
-                    "come from `from_backbone_pretrained`."
-                )
 
     @property
     def custom_pipelines(self) -> dict:
