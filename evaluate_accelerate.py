@@ -14,8 +14,9 @@ The same file runs on one CPU (`--cpu`), one GPU, or several processes (`torchru
 CPU processes). Each clip's frames pass the backbone once, each distinct sound passes the audio encoder once; only the
 head runs once per clip and condition. Masks are scored at their own resolution.
 
-Conditions beyond the four are values of `--conditions`: `unseen` (wav files of `--unseen_dir`), `mixed_snr_<dB>` (own
-and off-screen sound), `noise_snr_<dB>` (own sound and noise).
+Conditions beyond the four are values of `--conditions`: `unseen` (sounds that no training hears: wav files of
+`--unseen_dir`, else built-in ones), `timbre` (random sounds, to train on), `mixed_snr_<dB>` (own and off-screen
+sound), `noise_snr_<dB>` (own sound and noise).
 
 `--push_to_hub` publishes the model of `--model` with these scores in its card.
 
@@ -47,7 +48,7 @@ from avsbench_robust_dataset import CONDITIONS, SUBSETS
 from avsbench_robust_dataset.conditions import get_condition
 from avsbench_robust_dataset.files import OutputError, only_run_in
 from avsbench_robust_dataset.hub_access import check_hub_access
-from avsbench_robust_dataset.unseen import find_wavs, unseen_digest
+from avsbench_robust_dataset.unseen import unseen_source
 from evaluate_metrics.avs_robust import avs_robust as metric
 from evaluate_metrics.clip_rows import have_two_values, results, write_rows
 from evaluate_metrics.mask_files import PredictionsError
@@ -78,7 +79,7 @@ def score_model(
             args.seed,
             args.split,
             args.conditions,
-            args.unseen_dir,
+            {"unseen_dir": args.unseen_dir},
             args.max_clips,
             args.num_workers or None,
         )
@@ -135,9 +136,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=condition_name,
         default=list(CONDITIONS),
         metavar="CONDITION",
-        help=f"{', '.join(CONDITIONS)} (the default); unseen, mixed_snr_<dB>, noise_snr_<dB>",
+        help=f"{', '.join(CONDITIONS)} (the default); unseen, timbre, mixed_snr_<dB>, noise_snr_<dB>",
     )
-    parser.add_argument("--unseen_dir", type=Path, help="folder of wav files for the condition unseen")
+    parser.add_argument("--unseen_dir", type=Path, help="folder of wav files for unseen; default: built-in sounds")
     parser.add_argument(
         "--output_dir", required=True, help="receives results.json, clips.jsonl and, if asked for, predictions/"
     )
@@ -184,16 +185,20 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, e
     else:
         if extra and "positive" not in args.conditions:
             parser.error(f"argument --conditions: {extra[0]} is compared with positive; add positive")
-        if ("unseen" in extra) != (args.unseen_dir is not None):
+        if args.unseen_dir is not None and "unseen" not in extra:
             parser.error("argument --unseen_dir: goes together with --conditions unseen")
+        if "recorded" in extra:
+            parser.error(
+                "argument --conditions: recorded is for training; score a folder with unseen and --unseen_dir"
+            )
 
 
 def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     """Scores what `args` name and, in the main process, writes and prints the results."""
     source = args.model or args.model_fn or args.predictions
     settings = {"seed": args.seed, "conditions": args.conditions, "max_clips": args.max_clips}
-    if args.unseen_dir is not None:
-        settings["unseen_sha256"] = unseen_digest(args.unseen_dir, find_wavs(args.unseen_dir))
+    if "unseen" in args.conditions and not args.predictions:
+        settings |= unseen_source(args.unseen_dir)
     journal = weights = None
     if args.predictions:
         rows = []

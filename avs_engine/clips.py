@@ -4,7 +4,7 @@ import io
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from avsbench_robust_dataset import Subset
 from avsbench_robust_dataset.conditions import CONDITIONS, split_name
 from avsbench_robust_dataset.files import BROKEN_IMAGE
 from avsbench_robust_dataset.masks import object_mask
+from avsbench_robust_dataset.recipes import Folders
 from avsbench_robust_dataset.subsets import Clip
 
 from .signals import leave_sigterm_to_parent
@@ -119,13 +120,13 @@ def load_splits(
     splits: Sequence[str],
     conditions: Sequence[str],
     num_proc: int | None = None,
-    unseen_dir: str | Path | None = None,
+    folders: Folders = MappingProxyType({}),
 ) -> list[Splits]:
     """For each of `splits` of the subset, condition -> clips; `num_proc` processes build what is not cached yet.
 
     Args:
         conditions: as in `get_condition`. The benchmark's have one build, whichever of them are asked for.
-        unseen_dir: folder of wav files for the condition `unseen`.
+        folders: of wav files for the conditions `unseen` and `recorded`, by the name of their argument.
 
     Raises:
         ValueError: a split without clips; an unknown subset or condition.
@@ -134,7 +135,7 @@ def load_splits(
     known = [condition for condition in conditions if condition in CONDITIONS]
     extra = tuple(condition for condition in conditions if condition not in CONDITIONS)
     loaded: list[Splits] = [{} for _ in splits]
-    for chosen, options in ((known, {}), (extra, {"conditions": extra, "unseen_dir": unseen_dir})):
+    for chosen, options in ((known, {}), (extra, {"conditions": extra, **folders})):
         names = [split_name(split, condition) for split in splits for condition in chosen]
         if not names:
             continue
@@ -157,20 +158,20 @@ def load_conditions(
     seed: int,
     split: str,
     conditions: Sequence[str],
-    unseen_dir: str | Path | None = None,
+    folders: Folders = MappingProxyType({}),
     max_clips: int | None = None,
     num_proc: int | None = None,
 ) -> tuple[Splits, dict[str, list[str]]]:
     """The clips of a split under each condition.
 
     Args:
-        conditions, unseen_dir: as in `load_splits`.
+        conditions, folders: as in `load_splits`.
         max_clips: only so many, evenly spaced.
 
     Returns:
         The splits, and condition -> the files of the cache that they were read from.
     """
-    (loaded,) = load_splits(subset, data_dir, seed, [split], conditions, num_proc, unseen_dir)
+    (loaded,) = load_splits(subset, data_dir, seed, [split], conditions, num_proc, folders)
     first, *_ = loaded.values()
     kept = evenly_spaced(len(first), max_clips)
     splits = {condition: of_condition.select(kept) for condition, of_condition in loaded.items()}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from avsbench_robust_dataset import SUBSETS
-from avsbench_robust_dataset.audio_files import add_audio_arguments, audio_rows, wav_path
+from avsbench_robust_dataset.audio_files import add_audio_arguments, audio_folders, audio_rows, wav_path
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.files import write_whole
 from avsbench_robust_dataset.progress import progress
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.splits,
             args.seed,
             args.draw,
-            args.unseen_dir,
+            audio_folders(args),
         )
         for row in progress(rows, len(rows), "log-mel"):
             examples = io.BytesIO()

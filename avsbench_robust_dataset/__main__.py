@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .audio_files import add_audio_arguments, audio_rows, write_audio
+from .audio_files import add_audio_arguments, audio_folders, audio_rows, write_audio
 from .builder import locate, locate_download
 from .check import check
 from .draw import (
@@ -68,7 +68,7 @@ def _manifest(args: argparse.Namespace) -> int:
 def _audio(args: argparse.Namespace) -> int:
     subset = SUBSETS[args.subset]
     root = locate(subset, args.data_dir, layout=args.layout)
-    rows = audio_rows(subset, root, args.conditions, args.splits, args.seed, args.draw, args.unseen_dir)
+    rows = audio_rows(subset, root, args.conditions, args.splits, args.seed, args.draw, audio_folders(args))
     write_audio(rows, subset, args.out)
     print(f"Wrote {len(rows)} sounds under {args.out}/<condition>/{subset.folder}/{subset.media}/.")
     return 0

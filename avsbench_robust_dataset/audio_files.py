@@ -2,17 +2,17 @@
 
 import argparse
 import itertools
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
-from .conditions import CONDITIONS
+from .conditions import CONDITIONS, EXTRA_CONDITIONS, FOLDERS
 from .draw import DRAWS, draw_off_screen
 from .files import write_whole
 from .progress import progress
-from .recipes import Row, make_sound, partners_wanted, plan
+from .recipes import Folders, Row, make_sound, partners_wanted, plan
 from .sounds import encode_wav
 from .sources import read_clips
 from .subsets import SPLITS, Subset
@@ -30,10 +30,16 @@ def add_audio_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=list(CONDITIONS),
         metavar="CONDITION",
-        help=f"{', '.join(CONDITIONS)} (the default), unseen, mixed_snr_<dB>, noise_snr_<dB>",
+        help=f"{', '.join(CONDITIONS)} (the default), {', '.join(EXTRA_CONDITIONS)}, mixed_snr_<dB>, noise_snr_<dB>",
     )
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS), help="default: all three")
-    parser.add_argument("--unseen_dir", type=Path, help="folder of wav files for the condition unseen")
+    parser.add_argument("--unseen_dir", type=Path, help="folder of wav files for unseen; default: built-in sounds")
+    parser.add_argument("--negative_dir", type=Path, help="folder of wav files for the condition recorded")
+
+
+def audio_folders(args: argparse.Namespace) -> dict[str, Path | None]:
+    """What `plan` calls the folders, of the arguments of `add_audio_arguments`."""
+    return {argument: getattr(args, argument) for argument in FOLDERS}
 
 
 def audio_rows(
@@ -43,17 +49,17 @@ def audio_rows(
     splits: Iterable[str] = tuple(SPLITS),
     seed: int = 42,
     draw: str = "matched",
-    unseen_dir: str | os.PathLike | None = None,
+    folders: Folders = MappingProxyType({}),
 ) -> list[Row]:
     """Every clip of the splits under every condition, clip by clip.
 
     Args:
         conditions: as in `get_condition`; one that is named twice counts once.
         splits: of train, validation, test.
-        unseen_dir: folder of wav files for the condition `unseen`.
+        folders: of wav files for the conditions `unseen` and `recorded`, by the name of their argument.
 
     Raises:
-        FileNotFoundError, ValueError: `unseen_dir` holds no sound; a condition is unknown.
+        FileNotFoundError, ValueError: a folder holds no sound or is missing; a condition is unknown.
     """
     conditions = list(dict.fromkeys(conditions))
     clips = read_clips(subset, root)
@@ -63,7 +69,7 @@ def audio_rows(
         if of_split:
             needs_draw = "off_screen" in partners_wanted(conditions)
             pairs = draw_off_screen(of_split, subset, seed, draw) if needs_draw else []
-            of_conditions = plan(subset, root, of_split, conditions, seed, pairs, unseen_dir)
+            of_conditions = plan(subset, root, of_split, conditions, seed, pairs, folders)
             rows += itertools.chain.from_iterable(zip(*of_conditions.values(), strict=True))
     return rows
 

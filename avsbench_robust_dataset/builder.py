@@ -20,10 +20,10 @@ import datasets
 import soundfile
 from datasets.exceptions import DatasetGenerationError
 
-from .conditions import CONDITIONS, SAMPLING_RATE, split_name
+from .conditions import CONDITIONS, FOLDERS, SAMPLING_RATE, split_name
 from .draw import DRAWS, draw_off_screen, draw_statistics, explain
 from .files import sha256
-from .recipes import Row, Sound, check_conditions, make_sound, partners_wanted, plan
+from .recipes import Folders, Row, Sound, check_conditions, make_sound, partners_wanted, plan
 from .semantic import IMAGE_SIZE, as_object_layout
 from .sounds import read_waveform
 from .sources import (
@@ -80,7 +80,8 @@ class AvsbenchRobustConfig(datasets.BuilderConfig):
         seed (int): of the draws and the noise.
         draw (str): "matched" (each sound once off screen) or "released" (class first, then clip).
         conditions (tuple of str): which have splits, see `get_condition`; None means the benchmark's.
-        unseen_dir (str): the folder of wav files for the condition `unseen`.
+        unseen_dir (str): a folder of wav files for the condition `unseen`; None: its built-in sounds.
+        negative_dir (str): the folder of wav files for the condition `recorded`.
     """
 
     version: datasets.Version = datasets.Version("1.0.0")
@@ -88,6 +89,11 @@ class AvsbenchRobustConfig(datasets.BuilderConfig):
     draw: str = "matched"
     conditions: tuple[str, ...] | None = None
     unseen_dir: str | None = None
+    negative_dir: str | None = None
+
+    @property
+    def folders(self) -> Folders:
+        return {argument: getattr(self, argument) for argument in FOLDERS}
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
         """Derives the name of the cache folder from the content, so that equivalent arguments share a cache."""
@@ -96,18 +102,17 @@ class AvsbenchRobustConfig(datasets.BuilderConfig):
             "seed": self.seed,
             "draw": self.draw,
             "conditions": self.conditions,
-            "unseen": self._unseen_files(),
+            **{argument: _files_of(folder) for argument, folder in self.folders.items()},
             "files": content_digest(SUBSETS[self.name], root),
             "folder": str(media_folder(SUBSETS[self.name], root)),
             "code": code_digest(),
         }
         return super().create_config_id(content, custom_features)
 
-    def _unseen_files(self) -> list[tuple[str, str]] | None:
-        """Path and SHA-256 of every file of `unseen_dir`."""
-        if self.unseen_dir is None:
-            return None
-        return [(str(path), sha256(path)) for path in find_wavs(Path(self.unseen_dir))]
+
+def _files_of(folder: str | os.PathLike | None) -> list[tuple[str, str]] | None:
+    """Path and SHA-256 of every wav file of a folder."""
+    return None if folder is None else [(str(path), sha256(path)) for path in find_wavs(Path(folder))]
 
 
 def locate_download(
@@ -150,9 +155,10 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
     Args (as in `load_dataset`):
         config_name: "s4" (the default), "ms3" or "demo".
         data_dir: the download, or the subset's folder in it; $AVSBENCH_DIR, else ./data, when None.
-        seed (int), draw (str), conditions (sequence of str), unseen_dir (str): see `AvsbenchRobustConfig`. Each
-            condition has splits, see `split_name`: `conditions=("positive", "mixed_snr_0")` gives `test_positive`,
-            `test_mixed_snr_0` and so on. `audio_source` of an unseen sound is its file's path in `unseen_dir`.
+        seed (int), draw (str), conditions (sequence of str), unseen_dir, negative_dir (str): see
+            `AvsbenchRobustConfig`. Each condition has splits, see `split_name`:
+            `conditions=("positive", "mixed_snr_0")` gives `test_positive`, `test_mixed_snr_0` and so on.
+            `audio_source` of a sound from a folder is its file's path in it.
         layout (str): "object" or "semantic", the download to read; None reads what is there. `info.description` says
             whose masks the rows have.
         image_size (int): of frames and masks that come from AVSBench-semantic, 224 as in AVSBench-object; None keeps
@@ -185,9 +191,10 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
         seed, draw = kwargs.get("seed", AvsbenchRobustConfig.seed), kwargs.get("draw", AvsbenchRobustConfig.draw)
         if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
             raise ValueError(f"Expected an integer for `seed`, got {seed!r}. Pass for example seed=42.")
-        kwargs["conditions"] = check_conditions(kwargs.get("conditions"), kwargs.get("unseen_dir"))
-        if kwargs.get("unseen_dir") is not None:
-            kwargs["unseen_dir"] = str(Path(kwargs["unseen_dir"]).expanduser().resolve())
+        kwargs["conditions"] = check_conditions(kwargs.get("conditions"), kwargs)
+        for argument in FOLDERS:
+            if kwargs.get(argument) is not None:
+                kwargs[argument] = str(Path(kwargs[argument]).expanduser().resolve())
         kwargs["seed"] = int(seed)  # always given, so that `datasets` copies the shared config before it writes to it
         if draw not in DRAWS:
             raise ValueError(f"Expected one of {', '.join(DRAWS)} for `draw`, got {draw!r}.")
@@ -248,7 +255,7 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
             pairs = draw_off_screen(of_split, self._subset, seed, self.config.draw) if needs_draw else []
             if pairs:
                 statistics[name] = draw_statistics(pairs, self._subset)
-            rows = plan(self._subset, self._root, of_split, conditions, seed, pairs, self.config.unseen_dir)
+            rows = plan(self._subset, self._root, of_split, conditions, seed, pairs, self.config.folders)
             count = min(MAX_SHARDS, len(of_split))
             edges = [len(of_split) * k // count for k in range(count + 1)]
             for condition, of_condition in rows.items():

@@ -16,8 +16,13 @@ from typing import Literal
 
 import numpy as np
 
+from .subsets import SAMPLES, SAMPLING_RATE
+from .timbres import UNSEEN_KINDS, random_timbre, unseen_sound
+
 __all__ = [
     "CONDITIONS",
+    "EXTRA_CONDITIONS",
+    "FOLDERS",
     "SAMPLES",
     "SAMPLING_RATE",
     "Condition",
@@ -30,17 +35,18 @@ __all__ = [
     "positive",
     "silence",
     "split_name",
+    "timbre",
+    "unseen",
 ]
 
-SAMPLING_RATE = 16000  # Hz
-SAMPLES = 5 * SAMPLING_RATE  # a clip
+FOLDERS = ("unseen_dir", "negative_dir")  # the arguments that name a folder of wav files
 
 
 def generator(*key: object) -> np.random.Generator:
     """A PCG64 generator of its own for each key, e.g. (seed, subset, split, condition, clip id).
 
-    Only its raw 64-bit words are used in this package: NumPy keeps those the same across its releases, which it does
-    not promise for the distributions above them.
+    The benchmark's conditions use its raw 64-bit words only: NumPy keeps those the same across its releases, which it
+    does not promise for the distributions above them.
     """
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
@@ -72,6 +78,22 @@ def off_screen(own: np.ndarray | None, rng: np.random.Generator | None, partner:
     return partner
 
 
+def timbre(own: np.ndarray | None, rng: np.random.Generator, partner: np.ndarray | None = None) -> np.ndarray:
+    """A sound of no category, drawn at random; see `random_timbre`."""
+    return random_timbre(rng)
+
+
+def unseen(
+    own: np.ndarray | None, rng: np.random.Generator | None = None, partner: np.ndarray | None = None
+) -> np.ndarray:
+    """A sound that no training of this project uses: the partner's, or one of a random kind of `UNSEEN_KINDS`."""
+    if partner is not None:
+        return partner
+    if rng is None:
+        raise ValueError("Expected a generator or a partner's sound for the condition `unseen`, got neither.")
+    return unseen_sound(str(rng.choice(list(UNSEEN_KINDS))), rng)
+
+
 def mix(waveform: np.ndarray, other: np.ndarray, snr: float) -> np.ndarray:
     """`waveform` plus `other`, the latter scaled so that its power over the clip is `snr` dB below the waveform's.
 
@@ -100,9 +122,10 @@ class Condition:
         make: (own, rng, partner) -> float32 (80000,). `own` and `partner` are waveforms, or None where the condition
             does not ask for them, as `rng` is.
         needs_own: whether `make` uses the clip's own sound.
-        partner: whose sound `make` uses as well: "off_screen" (of the clip that the draw assigned), "unseen" (of a
-            file of `unseen_dir`) or None.
-        is_random: whether `make` draws from `rng`.
+        partner: whose sound `make` uses as well: "off_screen" (of the clip that the draw assigned), one of `FOLDERS`
+            (of a file in the folder that this argument names) or None.
+        is_random: whether `make` draws from `rng`. With one of `FOLDERS` as partner it does so only where the folder
+            is not given; else the folder is required.
         noise_of: the condition that names the generator; None means this one. Conditions of one name hear one noise.
         heard: in which frames the clip's own sound is heard: "all", "none" or "some". Where it is "none", the
             condition is negative.
@@ -111,7 +134,7 @@ class Condition:
     name: str
     make: Callable[..., np.ndarray]
     needs_own: bool = False
-    partner: Literal["off_screen", "unseen"] | None = None
+    partner: Literal["off_screen", "unseen_dir", "negative_dir"] | None = None
     is_random: bool = False
     noise_of: str | None = None
     heard: Literal["all", "none", "some"] = "none"
@@ -128,11 +151,23 @@ CONDITIONS: dict[str, Condition] = {
     )
 }
 
+# Splits where they are asked for by name.
+EXTRA_CONDITIONS: dict[str, Condition] = {
+    condition.name: condition
+    for condition in (
+        Condition("unseen", unseen, partner="unseen_dir", is_random=True),
+        Condition("timbre", timbre, is_random=True),
+        Condition("recorded", off_screen, partner="negative_dir"),
+    )
+}
+
 
 def get_condition(name: str) -> Condition:
     """The condition of this name: one of `CONDITIONS`, or
 
-    - `unseen`: a sound of a folder of wav files;
+    - `unseen`: held out from every training: a sound of the folder `unseen_dir`, or else of `UNSEEN_KINDS`;
+    - `timbre`: a sound drawn at random, to train on;
+    - `recorded`: a sound of the folder `negative_dir`, to train on;
     - `mixed_snr_<dB>`: the clip's own sound and its off-screen sound;
     - `noise_snr_<dB>`: the clip's own sound and its noise, the same noise at each level.
 
@@ -141,15 +176,14 @@ def get_condition(name: str) -> Condition:
     Raises:
         ValueError: another name.
     """
-    if name in CONDITIONS:
-        return CONDITIONS[name]
-    if name == "unseen":
-        return Condition(name, off_screen, partner="unseen")
+    for known in (CONDITIONS, EXTRA_CONDITIONS):
+        if name in known:
+            return known[name]
     match = re.fullmatch(r"(mixed|noise)_snr_([m-]?)(\d{1,3}(?:\.\d+)?)", name)
     if match is None:
         raise ValueError(
-            f"Expected one of {', '.join(CONDITIONS)}, unseen, mixed_snr_<dB> or noise_snr_<dB> (for example "
-            f"noise_snr_m5, five dB below the noise) as condition, got {name!r}."
+            f"Expected one of {', '.join((*CONDITIONS, *EXTRA_CONDITIONS))}, mixed_snr_<dB> or noise_snr_<dB> (for "
+            f"example noise_snr_m5, five dB below the noise) as condition, got {name!r}."
         )
     kind, sign, level = match.groups()
     snr = -float(level) if sign else float(level)

@@ -4,21 +4,24 @@
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypedDict
 
 import numpy as np
 
-from .conditions import CONDITIONS, generator, get_condition, split_name
+from .conditions import CONDITIONS, EXTRA_CONDITIONS, FOLDERS, generator, get_condition, split_name
 from .draw import Pair
 from .sounds import read_waveform
 from .sources import media_files
 from .subsets import Clip, Subset
 from .unseen import draw_unseen, find_wavs
 
-__all__ = ["Partner", "Recipe", "Row", "Sound", "check_conditions", "make_sound", "partners_wanted", "plan"]
+Folders = Mapping[str, str | os.PathLike | None]  # argument of `FOLDERS` -> the folder, None where it is not given
+
+__all__ = ["Folders", "Partner", "Recipe", "Row", "Sound", "check_conditions", "make_sound", "partners_wanted", "plan"]
 
 
 class Sound(TypedDict):
@@ -42,7 +45,7 @@ class Partner:
     """Another clip or file, whose sound a clip gets.
 
     Attributes:
-        name: the clip id, or the file's path in `unseen_dir`.
+        name: the clip id, or the file's path in its folder.
         category: of the clip; "" for a file.
     """
 
@@ -73,7 +76,7 @@ class Row:
             "condition": self.condition,
             "own": {"path": str(self.wav), "array": None} if condition.needs_own else None,
             "partner": {"path": str(self.partner.wav), "array": None} if self.partner else None,
-            "key": self.key if condition.is_random else None,
+            "key": self.key if condition.is_random and self.partner is None else None,
         }
 
     @property
@@ -84,28 +87,41 @@ class Row:
         return (self.partner.name, self.partner.category) if self.partner else ("", "")
 
 
-def check_conditions(names: Sequence[str] | None, unseen_dir: str | os.PathLike | None) -> tuple[str, ...]:
+def check_conditions(names: Sequence[str] | None, folders: Folders = MappingProxyType({})) -> tuple[str, ...]:
     """The conditions that are asked for; None means the benchmark's.
 
     Raises:
-        ValueError: there is none, one is unknown or there twice; `unseen_dir` is given without need, or is missing.
+        ValueError: there is none, one is unknown or there twice; a folder is given without need, or is missing.
     """
     if isinstance(names, str) or (names is not None and not list(names)):
         raise ValueError(f"Expected `conditions` as names, for example ('positive', 'silence'), got {names!r}.")
     chosen = tuple(CONDITIONS) if names is None else tuple(names)
     if len({split_name("test", name) for name in chosen}) < len(chosen):
         raise ValueError(f"Expected each of the `conditions` once, got {', '.join(chosen)}.")
-    has_unseen = "unseen" in partners_wanted(chosen)
-    if has_unseen != (unseen_dir is not None):
-        raise ValueError(
-            "Expected the condition `unseen` together with a folder of wav files, --unseen_dir or `unseen_dir`, got "
-            "one of them alone."
-        )
+    wanted = partners_wanted(chosen)
+    for argument in FOLDERS:
+        if folders.get(argument) is not None and argument not in wanted:
+            raise ValueError(
+                f"Expected `{argument}` (--{argument}) together with a condition that hears its files "
+                f"({_hearing(argument)}), got {', '.join(chosen)}."
+            )
+    for name in chosen:
+        condition = get_condition(name)
+        if condition.partner in FOLDERS and not condition.is_random and folders.get(condition.partner) is None:
+            raise ValueError(
+                f"Expected a folder of wav files as `{condition.partner}` (--{condition.partner}) for the condition "
+                f"`{name}`."
+            )
     return chosen
 
 
+def _hearing(argument: str) -> str:
+    known = {**CONDITIONS, **EXTRA_CONDITIONS}
+    return ", ".join(name for name, condition in known.items() if condition.partner == argument)
+
+
 def partners_wanted(conditions: Iterable[str]) -> set[str]:
-    """The kinds of partners, "off_screen" and "unseen", that the conditions ask for."""
+    """The kinds of partners, "off_screen" and some of `FOLDERS`, that the conditions ask for."""
     return {partner for name in conditions if (partner := get_condition(name).partner)}
 
 
@@ -116,7 +132,7 @@ def plan(
     conditions: Sequence[str],
     seed: int,
     pairs: Iterable[Pair] = (),
-    unseen_dir: str | os.PathLike | None = None,
+    folders: Folders = MappingProxyType({}),
 ) -> dict[str, list[Row]]:
     """condition -> a row for each clip, in the order of `clips`.
 
@@ -125,10 +141,10 @@ def plan(
         pairs: their off-screen draw, where a condition asks for it.
 
     Raises:
-        FileNotFoundError: `unseen_dir` holds no wav file.
+        FileNotFoundError: one of the `folders` holds no wav file.
         ValueError: as `check_conditions`.
     """
-    chosen = {name: get_condition(name) for name in check_conditions(conditions, unseen_dir)}
+    chosen = {name: get_condition(name) for name in check_conditions(conditions, folders)}
     wavs = {clip.clip_id: media_files(subset, root, clip)[2] for clip in clips}
     partners: dict[str | None, dict[str, Partner]] = {
         "off_screen": {
@@ -136,19 +152,20 @@ def plan(
             for pair in pairs
         }
     }
-    if unseen_dir is not None:
-        folder = Path(unseen_dir)
-        drawn = draw_unseen(wavs, find_wavs(folder), seed, subset.name, clips[0].split)
-        partners["unseen"] = {
-            clip_id: Partner(wav, wav.relative_to(folder).as_posix(), "") for clip_id, wav in drawn.items()
-        }
+    for condition in chosen.values():
+        if (named := folders.get(condition.partner or "")) is not None:
+            folder = Path(named)
+            drawn = draw_unseen(wavs, find_wavs(folder), seed, subset.name, clips[0].split, condition.name)
+            partners[condition.partner] = {
+                clip_id: Partner(wav, wav.relative_to(folder).as_posix(), "") for clip_id, wav in drawn.items()
+            }
     return {
         name: [
             Row(
                 condition=name,
                 clip=clip,
                 wav=wavs[clip.clip_id],
-                partner=partners[condition.partner][clip.clip_id] if condition.partner else None,
+                partner=partners[condition.partner][clip.clip_id] if condition.partner in partners else None,
                 key=f"{seed}/{subset.name}/{clip.split}/{condition.noise_of or name}/{clip.clip_id}",
             )
             for clip in clips

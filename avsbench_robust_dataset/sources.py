@@ -8,7 +8,7 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +59,7 @@ DECIDING_MODULES = (
     "sounds",
     "sources",
     "subsets",
+    "timbres",
     "unseen",
     "waveform",
 )
@@ -270,10 +271,13 @@ def content_digest(subset: Subset, root: Path) -> str:
     return digest.hexdigest()
 
 
-def code_digest() -> str:
-    """SHA-256 over the statements that decide what a row holds; comments, docstrings and layout do not count."""
+def code_digest(modules: Iterable[str] = DECIDING_MODULES) -> str:
+    """SHA-256 over the statements of modules, by default those that decide what a row holds.
+
+    Comments, docstrings and layout do not count.
+    """
     digest = hashlib.sha256()
-    for module in DECIDING_MODULES:
+    for module in modules:
         tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_bytes())
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:

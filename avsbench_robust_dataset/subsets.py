@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from .categories import LEAST_SUITABLE_MULTI, LEAST_SUITABLE_SINGLE, OBJECT_GROUPS, SINGLE_SOURCE_GROUPS
 
-__all__ = ["FRAMES_PER_CLIP", "LAYOUTS", "SPLITS", "SUBSETS", "Clip", "Subset"]
+__all__ = ["FRAMES_PER_CLIP", "LAYOUTS", "SAMPLES", "SAMPLING_RATE", "SPLITS", "SUBSETS", "Clip", "Subset"]
 
 FRAMES_PER_CLIP = 5  # one a second
+SAMPLING_RATE = 16000  # Hz
+SAMPLES = 5 * SAMPLING_RATE  # a clip
 SPLITS = {"train": "train", "validation": "val", "test": "test"}  # name in `datasets` -> name in the CSV and in paths
 LAYOUTS = ("object", "semantic")  # AVSBench-object and AVSBench-semantic, the two downloads
 

@@ -1,4 +1,5 @@
-"""The condition `unseen`: which files a folder holds, and which clip hears which of them."""
+"""Sounds from a folder, as of the condition `unseen`: which files it holds, which clip hears which of them; and the
+digest of what is heard."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -8,8 +9,9 @@ import numpy as np
 
 from .conditions import generator
 from .files import sha256
+from .sources import code_digest
 
-__all__ = ["draw_unseen", "find_wavs", "unseen_digest"]
+__all__ = ["draw_unseen", "find_wavs", "folder_digest", "unseen_source"]
 
 
 def find_wavs(folder: Path) -> list[Path]:
@@ -22,11 +24,18 @@ def find_wavs(folder: Path) -> list[Path]:
     wavs = [folder / name for name in sorted(names, key=Path.as_posix) if not name.name.startswith(".")]
     if not wavs:
         what = "holds none" if folder.is_dir() else "is no folder"
-        raise FileNotFoundError(f"Expected wav files for the condition `unseen` in {folder}, which {what}.")
+        raise FileNotFoundError(f"Expected wav files in {folder}, which {what}.")
     return wavs
 
 
-def draw_unseen(clip_ids: Iterable[str], wavs: Sequence[Path], seed: int, subset: str, split: str) -> dict[str, Path]:
+def draw_unseen(
+    clip_ids: Iterable[str],
+    wavs: Sequence[Path],
+    seed: int,
+    subset: str,
+    split: str,
+    condition: str = "unseen",
+) -> dict[str, Path]:
     """clip id -> the file that is heard with it: random, every file as often as any other or once more.
 
     A pure function of its arguments; neither the order of `clip_ids` nor where the files lie matters.
@@ -36,16 +45,25 @@ def draw_unseen(clip_ids: Iterable[str], wavs: Sequence[Path], seed: int, subset
         split: as the CSV calls it: train, val or test.
     """
     clip_ids = sorted(clip_ids)
-    words = generator(seed, subset, split, "unseen").bit_generator
+    words = generator(seed, subset, split, condition).bit_generator
     order: list[int] = []
     while len(order) < len(clip_ids):
         order += np.argsort(words.random_raw(len(wavs)), kind="stable").tolist()
     return {clip_id: wavs[place] for clip_id, place in zip(clip_ids, order, strict=False)}
 
 
-def unseen_digest(folder: Path, wavs: Iterable[Path]) -> str:
+def folder_digest(folder: Path, wavs: Iterable[Path]) -> str:
     """SHA-256 over names and content: two results compare only if this is equal."""
     digest = hashlib.sha256()
     for path in wavs:
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + bytes.fromhex(sha256(path)))
     return digest.hexdigest()
+
+
+def unseen_source(folder: Path | None) -> dict[str, str]:
+    """What a result says of its unseen sounds: `unseen_source`, the folder's name or "built-in", and
+    `unseen_sha256`, over the files or over the code that makes them; results compare only if it is equal.
+    """
+    if folder is None:
+        return {"unseen_source": "built-in", "unseen_sha256": code_digest(["timbres"])}
+    return {"unseen_source": folder.name, "unseen_sha256": folder_digest(folder, find_wavs(folder))}

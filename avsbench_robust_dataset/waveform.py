@@ -14,7 +14,7 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.features.features import register_feature
 
-from .conditions import SAMPLING_RATE, get_condition, off_screen, positive
+from .conditions import SAMPLING_RATE, get_condition, off_screen, positive, unseen
 from .recipes import Recipe, make_sound
 
 __all__ = ["Waveform", "sound_keys"]
@@ -110,8 +110,8 @@ def _key(value: pa.StructScalar) -> str:
     own, partner = (_sound_key(value[name]) for name in ("own", "partner"))
     if condition.make is positive:
         return str(own)
-    if condition.make is off_screen:
-        return str(partner)
+    if condition.make in (off_screen, unseen) and partner is not None:
+        return partner
     return " ".join(filter(None, (condition.name, own, partner, value["key"].as_py())))
 
 

@@ -89,7 +89,7 @@ def test_refusals_write_nothing(write_s4, tmp_path, capsys):
     tree, out = write_s4(tmp_path / "tree"), tmp_path / "out"
     for options, message in (
         (["--conditions", "slience"], "slience"),
-        (["--conditions", "unseen"], "--unseen_dir"),
+        (["--conditions", "recorded"], "--negative_dir"),
         (["--unseen_dir", tmp_path], "--unseen_dir"),
         (["--conditions", "unseen", "--unseen_dir", tmp_path / "no"], "is no folder"),
     ):

@@ -99,7 +99,7 @@ def test_mix_of_silence():
 
 def test_conditions_with_a_number_in_their_name():
     unseen = get_condition("unseen")
-    assert (unseen.partner, unseen.needs_own, unseen.heard) == ("unseen", False, "none")
+    assert (unseen.partner, unseen.needs_own, unseen.heard) == ("unseen_dir", False, "none")
     np.testing.assert_array_equal(unseen.make(None, None, PARTNER), PARTNER)
     mixed = get_condition("mixed_snr_2.5")
     assert (mixed.partner, mixed.needs_own, mixed.heard) == ("off_screen", True, "all")

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from avsbench_robust_dataset.__main__ import main
-from avsbench_robust_dataset.conditions import CONDITIONS, Condition, generator, mix, noise
-from avsbench_robust_dataset.unseen import draw_unseen, find_wavs, unseen_digest
+from avsbench_robust_dataset.conditions import CONDITIONS, Condition, generator, get_condition, mix, noise
+from avsbench_robust_dataset.unseen import draw_unseen, find_wavs, folder_digest, unseen_source
 from avsbench_robust_dataset.waveform import sound_keys
 
 
@@ -53,12 +53,12 @@ def test_the_draw_is_even_and_of_its_arguments_alone(wavs):
 
 
 def test_the_digest_is_of_names_and_content(wavs):
-    before = unseen_digest(wavs, find_wavs(wavs))
-    assert before == unseen_digest(wavs, find_wavs(wavs))
+    before = folder_digest(wavs, find_wavs(wavs))
+    assert before == folder_digest(wavs, find_wavs(wavs))
     (wavs / "b.wav").rename(wavs / "d.wav")
-    renamed = unseen_digest(wavs, find_wavs(wavs))
+    renamed = folder_digest(wavs, find_wavs(wavs))
     soundfile.write(wavs / "d.wav", np.zeros(8), 16000)
-    assert len({before, renamed, unseen_digest(wavs, find_wavs(wavs))}) == 3
+    assert len({before, renamed, folder_digest(wavs, find_wavs(wavs))}) == 3
 
 
 def heard(split) -> list[np.ndarray]:
@@ -96,6 +96,36 @@ def test_extra_conditions_are_splits(write_s4, load, wavs, tmp_path):
     assert extra["test_positive"]["condition"][:] == [0, 0, 0]
 
 
+def test_unseen_without_a_folder_and_timbres_are_made_from_their_keys(write_s4, load, tmp_path):
+    loaded = load("s4", write_s4(tmp_path / "tree"), conditions=("unseen", "timbre"), seed=7)
+    for name in ("unseen", "timbre"):
+        split = loaded[f"test_{name}"]
+        for row, waveform in zip(split, heard(split), strict=True):
+            rng = generator(7, "s4", "test", name, row["clip_id"])
+            np.testing.assert_array_equal(waveform, get_condition(name).make(None, rng, None))
+            assert (row["audio_source"], row["audio_category"]) == ("", "")
+        assert len(set(sound_keys(split))) == len(split)
+
+
+def test_recorded_sounds_come_from_their_own_folder_by_a_draw_of_their_own(write_s4, load, wavs, tmp_path):
+    root = write_s4(tmp_path / "tree")
+    loaded = load("s4", root, conditions=("unseen", "recorded"), unseen_dir=wavs, negative_dir=wavs)
+    for name in ("unseen", "recorded"):
+        split = loaded[f"test_{name}"]
+        drawn = draw_unseen(split["clip_id"], find_wavs(wavs), 42, "s4", "test", name)
+        assert split["audio_source"][:] == [drawn[clip].relative_to(wavs).as_posix() for clip in split["clip_id"]]
+    assert set(sound_keys(loaded["test_unseen"])) == set(sound_keys(loaded["test_recorded"]))  # the same three files
+
+
+def test_the_source_of_unseen_sounds(wavs):
+    assert unseen_source(wavs) == {
+        "unseen_source": "unseen",
+        "unseen_sha256": folder_digest(wavs, find_wavs(wavs)),
+    }
+    built_in = unseen_source(None)
+    assert built_in["unseen_source"] == "built-in" and len(built_in["unseen_sha256"]) == 64
+
+
 def test_each_way_to_load_gives_the_same_sounds(write_s4, load, wavs, tmp_path):
     root = write_s4(tmp_path / "tree")
     options = dict(conditions=["unseen", "mixed_snr_0", "noise_snr_0"], unseen_dir=str(wavs))
@@ -129,8 +159,9 @@ def test_what_is_asked_for_decides_the_cache(write_s4, load, wavs, tmp_path, bui
         ({"conditions": []}, "as names"),
         ({"conditions": ["silence", "silence"]}, "once, got silence, silence"),
         ({"conditions": ["noise_snr_-5", "noise_snr_m5"]}, "once, got noise_snr_-5"),
-        ({"conditions": ["unseen"]}, "unseen_dir"),
-        ({"unseen_dir": "sounds"}, "unseen_dir"),
+        ({"conditions": ["recorded"]}, "`negative_dir`.* for the condition `recorded`"),
+        ({"negative_dir": "sounds"}, "`negative_dir`.*together with .*recorded"),
+        ({"unseen_dir": "sounds"}, "`unseen_dir`.*together with .*unseen"),
         ({"conditions": ["unseen"], "unseen_dir": "nowhere"}, "nowhere, which is no folder"),
     ],
 )

@@ -396,7 +396,7 @@ def test_a_folder_that_cannot_be_scored(evaluate, module, tmp_path, capsys):
         (["--predictions", "p", "--save_predictions"], "--save_predictions: not allowed with argument --predictions"),
         (["--predictions", "p", "--conditions", "noise_snr_x"], "noise_snr_x"),
         (["--model", "m", "--conditions", "silence", "noise_snr_5"], "add positive"),
-        (["--model", "m", "--conditions", "positive", "unseen"], "--unseen_dir"),
+        (["--model", "m", "--conditions", "positive", "recorded"], "--unseen_dir"),
         (["--model", "m", "--unseen_dir", "x"], "--unseen_dir"),
     ],
 )
