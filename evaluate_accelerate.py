@@ -32,11 +32,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
-from avs_engine.clips import load_conditions
+from avs_engine.clips import Splits, load_conditions
+from avs_engine.data_facts import data_facts, find_mute_clips
 from avs_engine.hub import add_hub_arguments, publish
 from avs_engine.journal import Journal
 from avs_engine.models import check_model_path
@@ -51,14 +53,21 @@ from avsbench_robust_dataset.hub_access import check_hub_access
 from avsbench_robust_dataset.unseen import unseen_source
 from evaluate_metrics.avs_robust import avs_robust as metric
 from evaluate_metrics.clip_rows import have_two_values, results, write_rows
+from evaluate_metrics.data_notes import data_notes
 from evaluate_metrics.mask_files import PredictionsError
 
 
-def score_model(
-    args: argparse.Namespace, accelerator: Accelerator, settings: dict
-) -> tuple[list[dict], Journal, dict | None]:
-    """The rows of `args.model` or of what `args.model_fn` names, in the order of the data set, their journal, and
-    which weights `args.model` holds.
+class Scored(NamedTuple):
+    """Rows in the order of the data set, their journal, the splits, and which weights `args.model` holds."""
+
+    rows: list[dict]
+    journal: Journal
+    splits: Splits
+    weights: dict | None
+
+
+def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: dict) -> Scored:
+    """Scores `args.model` or what `args.model_fn` names.
 
     Args:
         settings: what names this run's journal, beside the model and the data.
@@ -100,7 +109,7 @@ def score_model(
             predictions = save_predictions(predictions, list(splits), output_dir / "predictions")
         with Noted(f"while scoring {args.model or args.model_fn}"):
             score(predictions, list(splits), accelerator, SUBSETS[args.subset], journal, len(clip_ids) - len(done))
-    return [journal.rows[clip_id] for clip_id in clip_ids], journal, weights
+    return Scored([journal.rows[clip_id] for clip_id in clip_ids], journal, splits, weights)
 
 
 def is_condition(name: str) -> bool:
@@ -199,7 +208,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     settings = {"seed": args.seed, "conditions": args.conditions, "max_clips": args.max_clips}
     if "unseen" in args.conditions and not args.predictions:
         settings |= unseen_source(args.unseen_dir)
-    journal = weights = None
+    journal = splits = weights = None
     if args.predictions:
         rows = []
         if accelerator.is_main_process:
@@ -216,7 +225,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     else:
         settings |= {"mixed_precision": accelerator.mixed_precision, "device": accelerator.device.type}
         run = {"source": source, "subset": args.subset, "split": args.split, "saved": args.save_predictions}
-        rows, journal, weights = score_model(args, accelerator, settings | run)
+        rows, journal, splits, weights = score_model(args, accelerator, settings | run)
         settings |= {"batch_size": args.batch_size, "num_processes": accelerator.num_processes}
         settings |= {"front_end": args.front_end} if args.model else {}
     if not accelerator.is_main_process:
@@ -226,6 +235,9 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     found = results(rows, [name for name in extra if get_condition(name).heard == "none"])
     settings["prediction_levels"] = "1-bit" if have_two_values(rows) else "8-bit" if args.predictions else "float"
     found["source_videos"] = count_source_videos(SUBSETS[args.subset], args.data_dir)
+    found |= data_facts(SUBSETS[args.subset], args.data_dir, args.split, args.seed, args.conditions)
+    if splits is not None:
+        found["mute_clips"] = find_mute_clips(splits)
     write_rows(output_dir / "clips.jsonl", rows)
     head = {"model": source, "subset": args.subset, "split": args.split}
     masks = args.predictions or (output_dir / "predictions" if args.save_predictions else None)
@@ -243,6 +255,11 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     for name, (low, high) in found["intervals"].items():
         if name in ("g_miou", "g_f_score", "g_fpr"):
             print(f"{name:<20}95 % interval over the choice of clips: {low:.4f} to {high:.4f}")
+    if "g_miou_released" in found["scores"]:
+        print(
+            f"g_miou_released     {found['scores']['g_miou_released']:.4f}, where frames without an object count too"
+        )
+    print(*data_notes(head | found), sep="\n")
     if settings["prediction_levels"] == "1-bit":
         print(
             "warning: the predictions hold two values only. F is the maximum over thresholds and is higher for such "

@@ -11,6 +11,7 @@ import re
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from evaluate_metrics.avs_robust.avs_robust import METRICS, SELECTIVITY
+from evaluate_metrics.data_notes import data_notes
 
 TASK = "audio-visual-segmentation"
 TAGS = [TASK, "avsegformer", "avsbench-robust", "robustness"]
@@ -172,6 +173,8 @@ def evaluation_results(results: dict) -> list[EvalResult]:
     arguments = {name: settings[name] for name in names if settings.get(name) is not None}
     if settings.get("front_end") == "released":
         arguments["front_end"] = "released"
+    if results.get("annotation") == "semantic":
+        arguments["annotation"] = "semantic"
     scores = dict(results["scores"])
     for condition, of_condition in (results.get("extra_conditions") or {}).items():
         scores |= {f"{name}_{condition}": value for name, value in of_condition.items()}
@@ -250,6 +253,9 @@ def _results_section(results: dict) -> str:
     if "selectivity_clips" in scores:
         said = [f"{m.label} {_cell(scores.get(m.key), intervals.get(m.key))}" for m in SELECTIVITY]
         lines += ["", f"On {scores['selectivity_clips']} clips with several labelled objects: {', '.join(said)}."]
+    lines += [line for note in data_notes(results) for line in ("", plain(note))]
+    if results.get("weights"):
+        lines += ["", f"Weights that were scored: {_weights({'model': results['weights']})}."]
     made_with = {name: settings.get(name) for name in ("seed", "max_clips", "front_end", "mixed_precision")}
     made_with = [f"{name} {value}" for name, value in made_with.items() if value is not None]
     made_with += [f"{name} {version}" for name, version in results.get("versions", {}).items()]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from huggingface_hub import try_to_load_from_cache
+from transformers.utils import CONFIG_NAME
 
 from avsbench_robust_dataset.files import sha256, write_whole
 
@@ -42,11 +44,17 @@ def clips_digest(splits: dict[str, Dataset]) -> str:
 
 
 def weights_of(model: str, commit: str | None = None) -> dict:
-    """Which weights a `from_pretrained` folder or Hub id holds: SHA-256 of each file, or the repository's commit."""
-    files = sorted(path for path in Path(model).glob("*") if path.suffix in (".safetensors", ".bin"))
-    if not files:
-        return {"source": model, "commit": commit}
-    return {"source": Path(model).resolve().name, "sha256": {path.name: sha256(path) for path in files}}
+    """Which weights a `from_pretrained` folder or Hub id holds: its name and the SHA-256 of each file.
+
+    Args:
+        commit: of a Hub id, whose files of this commit lie in the cache; it is named, too.
+    """
+    is_folder = Path(model).is_dir()
+    config = None if is_folder else try_to_load_from_cache(model, CONFIG_NAME, revision=commit)
+    folder = Path(config).parent if isinstance(config, str) else Path(model)
+    files = sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".bin"))
+    known: dict = {"source": folder.resolve().name} if is_folder else {"source": model, "commit": commit}
+    return known | ({"sha256": {path.name: sha256(path) for path in files}} if files else {})
 
 
 def encoders_of(model: str) -> dict | None:

@@ -78,7 +78,8 @@ class AvsbenchRobustConfig(datasets.BuilderConfig):
 
     Attributes:
         seed (int): of the draws and the noise.
-        draw (str): "matched" (each sound once off screen) or "released" (class first, then clip).
+        draw (str): "matched" (each sound once off screen where that is possible) or "released" (class first, then
+            clip).
         conditions (tuple of str): which have splits, see `get_condition`; None means the benchmark's.
         unseen_dir (str): a folder of wav files for the condition `unseen`; None: its built-in sounds.
         negative_dir (str): the folder of wav files for the condition `recorded`.

@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pictures.add_argument("--gallery", type=Path, metavar="FILE.json", help="clips to show: ids, frame and mask files")
     parser.add_argument("--title", default="Does the model listen?")
     parser.add_argument("--note", action="append", default=[], help="a paragraph for the page's notes; repeatable")
+    _add_mixed_annotations(parser)
     args = parser.parse_args(argv)
 
     logs = {}
@@ -86,13 +87,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             clips = read_gallery(args.gallery)
         elif args.data_dir:
             clips = read_download(args.data_dir, runs[0])
-        page = write_report(args.out, runs, clips, title=args.title, notes=args.note)
+        page = write_report(
+            args.out, runs, clips, title=args.title, notes=args.note, mixed_annotations=args.mixed_annotations
+        )
         write_whole(args.out / "table.md", markdown_table(runs).encode())
         write_whole(args.out / "table.tex", latex_table(runs).encode())
     except (FileNotFoundError, ValueError, OutputError) as error:
         parser.exit(1, f"avs-report: {error}\n")
     print(results_table(runs))
     print(page)
+
+
+def _add_mixed_annotations(parser):
+    parser.add_argument(
+        "--mixed_annotations",
+        action="store_true",
+        help="show results on AVSBench-object's masks beside results on AVSBench-semantic's",
+    )
 
 
 def _named_path(argument):
@@ -119,6 +130,7 @@ def compare_main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--mixed_levels", action="store_true", help="compare F and G-F of masks with different numbers of grey levels"
     )
+    _add_mixed_annotations(parser)
     args = parser.parse_args(argv)
     if args.resamples < 1:
         parser.error(f"argument --resamples: expected at least 1, got {args.resamples}")
@@ -128,7 +140,8 @@ def compare_main(argv: Sequence[str]) -> None:
         sides = [
             [read_run(str(path), path) for path in paths] for paths in ([args.a, *args.more_a], [args.b, *args.more_b])
         ]
-        options = dict(resamples=args.resamples, level=args.level, seed=args.seed, mixed_levels=args.mixed_levels)
+        options = dict(resamples=args.resamples, level=args.level, seed=args.seed)
+        options |= dict(mixed_levels=args.mixed_levels, mixed_annotations=args.mixed_annotations)
         found = compare_runs(*sides, **options)
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"avs-report compare: {error}\n")

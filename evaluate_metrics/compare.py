@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from . import uncertainty
 from .avs_robust.avs_robust import CONDITIONS
 from .clip_rows import have_two_values
-from .results import Run, extra_negatives
+from .results import Run, check_annotations, extra_negatives
 
 __all__ = ["Comparison", "compare_runs"]
 
@@ -79,6 +79,7 @@ def compare_runs(
     level: float = uncertainty.LEVEL,
     seed: int = uncertainty.SEED,
     mixed_levels: bool = False,
+    mixed_annotations: bool = False,
 ) -> Comparison:
     """The differences b - a of all scores that both sides have; several runs of a side are training seeds.
 
@@ -88,9 +89,10 @@ def compare_runs(
 
     Args:
         mixed_levels: compare F and G-F all the same.
+        mixed_annotations: compare scores on AVSBench-object's masks with scores on AVSBench-semantic's.
 
     Raises:
-        ValueError: a run without clips, or clips or conditions that differ; the message names them.
+        ValueError: a run without clips, or clips, conditions or annotations that differ; the message names them.
     """
     runs = [*a, *b]
     for run in runs:
@@ -100,6 +102,8 @@ def compare_runs(
                 "paired comparison needs each clip's scores. Evaluate again."
             )
     notes = []
+    if other_masks := check_annotations(runs, mixed_annotations):
+        notes.append(other_masks)
     rows, left_out = uncertainty.common_conditions([run.clips for run in runs])
     if set(left_out) & set(CONDITIONS):
         missing = ", ".join(c for c in CONDITIONS if c in left_out)

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from .avs_robust.avs_robust import CONDITIONS, NEGATIVE_CONDITIONS, condition_scores
 
-__all__ = ["Run", "extra_negatives", "read_clips", "read_run"]
+__all__ = ["Run", "check_annotations", "extra_negatives", "read_clips", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Run:
         breakdown: "category", "group", "mask_area" or "frame" -> name -> metric -> value.
         fpr_curve: {"thresholds": […], condition: [fraction of the frame above each]}.
         source_videos: how many the splits share, as `uncertainty.shared_source_videos` counts them.
+        annotation: whose masks were scored against, "object" or "semantic"; "" if the file does not say.
+        draw: the off-screen draw of the split: its name and `DrawStatistics`.
+        mute_clips: condition -> ids of the clips that hear silence under it.
+        weights: which weights the model holds, with their SHA-256.
         grey_of_one: grey of probability 1 in the PNGs of `predictions`: 255, or 1 where they hold masks of 0 and 1.
     """
 
@@ -54,6 +58,10 @@ class Run:
     breakdown: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
     fpr_curve: Mapping[str, Sequence[float]] = field(default_factory=dict)
     source_videos: Mapping = field(default_factory=dict)
+    annotation: str = ""
+    draw: Mapping = field(default_factory=dict)
+    mute_clips: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    weights: Mapping = field(default_factory=dict)
     grey_of_one: int = 255
 
 
@@ -100,6 +108,14 @@ class _Bootstrap(_Checked):
     clips: Count | None = None
 
 
+class _Draw(_Checked):
+    clips: Count
+    sounds_unused: Count
+    sounds_reused: Count
+    most_uses: Count
+    sound_auc: Fraction
+
+
 class _Settings(_Checked):
     grey_of_one: Literal[1, 255] | None = None
 
@@ -117,6 +133,10 @@ class _Results(_Checked):
     similarity_auroc: Scores | None = None
     extra_conditions: dict[str, Scores] | None = None
     source_videos: _SourceVideos | None = None
+    annotation: Literal["object", "semantic"] | None = None
+    draw: _Draw | None = None
+    mute_clips: dict[str, list[str]] | None = None
+    weights: dict | None = None
     clips_file: str | None = None
     predictions_dir: str | None = None
 
@@ -226,6 +246,7 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
     predictions = directory / str(results.get("predictions_dir") or "predictions")
     settings = results.get("settings") or {}
     details = ("versions", "intervals", "bootstrap", "breakdown", "fpr_curve", "source_videos")
+    details += ("draw", "mute_clips", "weights")
     return Run(
         name=name,
         scores=scores,
@@ -235,6 +256,7 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
         split=str(results.get("split", "")),
         settings=settings,
         clips=clips,
+        annotation=results.get("annotation") or "",
         grey_of_one=settings.get("grey_of_one") or 255,
         **{key: results.get(key) or {} for key in details},
     )
@@ -245,6 +267,31 @@ def extra_negatives(runs: Iterable[Run]) -> list[str]:
     keys = {key for run in runs for key in run.scores}
     named = {key.removeprefix("g_miou_") for key in keys if key.startswith("g_miou_")} - set(NEGATIVE_CONDITIONS)
     return sorted(condition for condition in named if f"miou_{condition}" in keys)
+
+
+def check_annotations(runs: Iterable[Run], mixed_annotations: bool = False) -> str:
+    """What to say of runs that were scored against masks of different annotations; "" where they are the same.
+
+    Results that do not say are of AVSBench-object, which alone was read before they said it.
+
+    Args:
+        mixed_annotations: do not refuse them.
+
+    Raises:
+        ValueError: they differ; the message names both annotations and their runs.
+    """
+    by_annotation: dict[str, list[str]] = {}
+    for run in runs:
+        by_annotation.setdefault(run.annotation or "object", []).append(repr(run.name))
+    if len(by_annotation) < 2:
+        return ""
+    found = "; ".join(f"AVSBench-{whose}: {', '.join(names)}" for whose, names in sorted(by_annotation.items()))
+    if mixed_annotations:
+        return f"The results are of masks of different annotations ({found}), on which every score depends."
+    raise ValueError(
+        f"Expected results of one annotation, got masks of two ({found}): their scores are not comparable. Score all "
+        "against the same masks, or pass --mixed_annotations (`mixed_annotations=True`)."
+    )
 
 
 def read_clips(path: str | os.PathLike) -> list[dict]:

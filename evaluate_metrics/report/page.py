@@ -14,7 +14,8 @@ from avsbench_robust_dataset.files import write_whole
 from .. import uncertainty
 from ..avs_robust.avs_robust import CONDITIONS
 from ..compare import compare_runs
-from ..results import Run
+from ..data_notes import data_notes
+from ..results import Run, check_annotations
 from . import overlay
 from .chart_sections import Evidence, categories_html, conditions_html, curves_html, parts_html, thresholds_html
 from .gallery import Clip, gallery_html
@@ -49,6 +50,7 @@ def write_report(
     notes: Sequence[str] = (),
     settings: Mapping | None = None,
     gallery_size: int = 12,
+    mixed_annotations: bool = False,
 ) -> Path:
     """Writes `out_dir/index.html`, one self-contained page, and returns its path.
 
@@ -62,15 +64,18 @@ def write_report(
         notes: what the reader should know before believing the numbers; plain text, one paragraph each.
         settings: of the whole experiment; shown beside each run's own.
         gallery_size: clips shown under every condition, beside the most biased, best and worst one under each.
+        mixed_annotations: show results on AVSBench-object's masks beside results on AVSBench-semantic's.
 
     Raises:
-        ValueError, FileNotFoundError: no runs, a missing prediction, one of another size; the message names the file.
+        ValueError, FileNotFoundError: no runs, runs of different annotations, a missing prediction, one of another
+            size; the message names the file.
     """
     runs = list(runs)
+    said = [*notes, *filter(None, [check_annotations(runs, mixed_annotations)]), *_data_notes(runs)]
     models = group_by_name(runs)
     colors = {name: overlay.COLORS[i % len(overlay.COLORS)] for i, name in enumerate(models)}
     gallery = gallery_html(runs, models, clips, colors, gallery_size)  # first: it reads files, and may find one bad
-    comparison = _comparison(models)
+    comparison = _comparison(models, mixed_annotations)
     evidence = Evidence(
         runs,
         models,
@@ -87,7 +92,7 @@ def write_report(
         ("parts", "By group, size and time", parts_html(evidence)),
         ("curves", "Training", curves_html(models)),
         ("gallery", "Clips", gallery),
-        ("notes", "Notes and limits", render("notes.html", notes=[*notes, *_source_notes(runs)])),
+        ("notes", "Notes and limits", render("notes.html", notes=[*said, *_source_notes(runs)])),
         ("settings", "Settings and versions", _settings_html(runs, settings or {})),
     ]
     sections = [section for section in sections if section[2]]
@@ -103,7 +108,7 @@ def write_report(
     return path
 
 
-def _comparison(models):
+def _comparison(models, mixed_annotations):
     """The comparison of two models that were scored on the same clips; None for any other number of models."""
     if len(models) != 2:
         return None
@@ -115,7 +120,7 @@ def _comparison(models):
         return None
     if uncertainty.source_clusters(rows[0]).max() == 0:
         return None
-    return compare_runs(*models.values())
+    return compare_runs(*models.values(), mixed_annotations=mixed_annotations)
 
 
 # --- header and scores -----------------------------------------------------------------------------------------------
@@ -245,6 +250,14 @@ def _signed(value, digits):
 # --- notes and settings ----------------------------------------------------------------------------------------------
 
 
+def _data_notes(runs):
+    """Whose masks, which draw, which clips are mute; named by run only where the runs do not all say the same."""
+    by_run = [(run, data_notes(vars(run))) for run in runs]
+    if len({tuple(notes) for _, notes in by_run}) == 1:
+        return by_run[0][1]
+    return list(dict.fromkeys(f"{run.name}: {note}" for run, notes in by_run for note in notes))
+
+
 def _source_notes(runs):
     """What the intervals cannot cover: source videos that several splits share."""
     notes = []
@@ -271,7 +284,10 @@ def _settings_html(runs, settings):
         columns.append(f"{run.name} #{numbers[run.name]}" if many else run.name)
     common = _flatten(settings)
     own = [{**_flatten(run.settings), **_flatten({"versions": run.versions})} for run in runs]
-    own = [{**each, **_flatten({"bootstrap": run.bootstrap})} for each, run in zip(own, runs, strict=True)]
+    own = [
+        {**each, **_flatten({"bootstrap": run.bootstrap, "weights": run.weights})}
+        for each, run in zip(own, runs, strict=True)
+    ]
     differing = {}
     for key in dict.fromkeys(key for values in own for key in values):
         values = [each.get(key, MISSING) for each in own]

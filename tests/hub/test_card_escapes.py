@@ -31,6 +31,8 @@ def card_with(**changes) -> str:
         lambda evil: {"settings": {"conditions": [evil], "seed": evil}},
         lambda evil: {"extra_conditions": {evil: {"miou": 0.1}}},
         lambda evil: {"versions": {evil: evil}},
+        lambda evil: {"mute_clips": {evil: [evil]}},
+        lambda evil: {"weights": {"source": evil, "sha256": {evil: evil}}},
     ],
 )
 def test_hostile_text_is_shown(where, evil):
@@ -40,3 +42,11 @@ def test_hostile_text_is_shown(where, evil):
     assert body.count("-->") == body.count("<!--") == 2  # the two markers, which nothing closes before their end
     rows = [line for line in body.splitlines() if line.startswith("| ") and "---" not in line]
     assert {line.replace("\\|", "").count("|") for line in rows} == {5}
+
+
+def test_the_card_says_masks_draw_mute_clips_and_weights():
+    draw = {"clips": 64, "sounds_unused": 8, "sounds_reused": 7, "most_uses": 2, "sound_auc": 0.609}
+    weights = {"source": "run", "sha256": {"model.safetensors": "ab12"}}
+    text = card_with(annotation="semantic", draw=draw, mute_clips={"positive": ["a_b"]}, weights=weights)
+    assert "Masks: AVSBench-semantic's; " in text and "AUC of 0.61" in text and "1 in their own sound (a_b)." in text
+    assert "Weights that were scored: model: run (SHA-256 ab12)." in text

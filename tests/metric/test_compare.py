@@ -159,6 +159,28 @@ def test_f_of_other_grey_levels_is_refused(first, second, tmp_path, capsys):
     assert "G-F" in table_of(capsys.readouterr().out)
 
 
+def test_masks_of_two_kinds_are_refused(tmp_path, capsys):
+    a = write_results(tmp_path / "a", make_rows(), annotation="object")
+    b = write_results(tmp_path / "b", make_rows(0.1), annotation="semantic")
+    earlier = write_results(tmp_path / "c", make_rows(0.1))  # of the time when only AVSBench-object was read
+    code, error = failing(capsys, str(a), str(b))
+    assert (
+        code == 1 and f"AVSBench-object: '{a}'; AVSBench-semantic: '{b}'" in error and "--mixed_annotations" in error
+    )
+    main(["compare", str(a), str(b), "--resamples", "20", "--mixed_annotations"])
+    assert "The results are of masks of different annotations (AVSBench-object: " in capsys.readouterr().out
+    main(["compare", str(a), str(earlier), "--resamples", "20"])
+    assert "different annotations" not in capsys.readouterr().out
+    runs = ["--run", f"first={a.parent}", "--run", f"second={b.parent}", "--out", str(tmp_path / "page")]
+    with pytest.raises(SystemExit) as ended:
+        main(runs)
+    assert ended.value.code == 1 and not (tmp_path / "page").exists()
+    assert "AVSBench-object: 'first'; AVSBench-semantic: 'second'" in capsys.readouterr().err
+    main([*runs, "--mixed_annotations"])
+    page = (tmp_path / "page/index.html").read_text()
+    assert "The results are of masks of different annotations" in page and "second: Masks: AVSBench-semantic" in page
+
+
 def test_markdown_and_latex_escape_names(tmp_path, capsys):
     a, b = write_results(tmp_path / "a", make_rows()), write_results(tmp_path / "b", make_rows(shift=0.1))
     main(["compare", str(a), str(b), "--format", "markdown", "--names", "a|b", "c_d"])

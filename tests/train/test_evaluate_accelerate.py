@@ -4,10 +4,13 @@ import json
 import shutil
 import struct
 import zlib
+from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from accelerate import Accelerator
 from accelerate.state import PartialState
@@ -22,6 +25,7 @@ from avs_engine.predict import AVSegFormerSegmenter, Prediction, predict, save_p
 from avs_engine.provenance import git_revision
 from avs_engine.scoring import evaluate_model, format_scores
 from avs_engine.sounds import encode_sounds, sound_keys
+from avsbench_robust_dataset.files import sha256
 from evaluate_accelerate import main
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 from train_accelerate import main as train
@@ -85,6 +89,28 @@ def test_scores_of_plain_loops(model_folder, demo_tree, tmp_path, capsys):
     assert results["arguments"]["batch_size"] == 2 and results["arguments"]["data_dir"] == demo_tree
     assert "hub_token" not in results["arguments"] and "output_dir" not in results["arguments"]
     assert f"{scores['g_miou']:.4f}" in capsys.readouterr().out
+
+
+def test_results_name_masks_draw_and_mute_clips(model_folder, demo_tree, tmp_path, capsys):
+    """One clip of the test split is mute: it is its own silence twin, and another clip hears it off screen."""
+    shutil.copytree(demo_tree, tmp_path / "data")
+    wav = sorted((tmp_path / "data").glob("*/*/audio_wav/test/*/*.wav"))[2]
+    soundfile.write(wav, np.zeros(80000), 16000)
+    arguments = ["--cpu", "--model", model_folder, "--subset", "demo", "--data_dir", str(tmp_path / "data")]
+    main([*arguments, "--output_dir", str(tmp_path / "eval")])
+    results = json.loads((tmp_path / "eval/results.json").read_text())
+    (splits,) = load_splits("demo", str(tmp_path / "data"), 42, ["test"], CONDITIONS)
+    hears = [clip["clip_id"] for clip in splits["off_screen"] if clip["audio_source"] == wav.stem]
+    assert results["mute_clips"] == {"positive": [wav.stem], "off_screen": hears} and len(hears) == 1
+    assert results["annotation"] == "object"
+    uses = Counter(splits["off_screen"]["audio_source"][:])
+    assert results["draw"]["name"] == "matched" and results["draw"]["clips"] == 5
+    assert results["draw"]["sounds_unused"] == 5 - len(uses)
+    assert results["draw"]["most_uses"] == max(uses.values())
+    assert results["weights"]["sha256"] == {"model.safetensors": sha256(Path(model_folder) / "model.safetensors")}
+    out = capsys.readouterr().out
+    assert f"Mute clips, which hear silence in place of a recorded sound: 1 in their own sound ({wav.stem}), " in out
+    assert "Off-screen draw: " in out and "Masks: those that were drawn" in out
 
 
 def test_two_processes_score_every_clip_once(model_folder, demo_tree, tmp_path, launch):
