@@ -84,8 +84,49 @@ def test_four_processes_at_once_build_once(start, quick_compiler, tmp_path):
     assert [finish(process) for process in processes] == ["cpu: available\n"] * 4
     runs = len((tmp_path / "runs").read_text().split())
     assert runs == len(toolchain.CPU_SOURCES) + 1  # one compilation each, one link
-    lock, library = sorted(files_in(cache), key=len)
+    lock, library, digest = sorted(files_in(cache), key=len)
     assert library.endswith("/ms_deform_attn_cpu.so") and lock.endswith(".lock")
+    assert digest == f"{library}.sha256"
+
+
+@pytest.mark.parametrize("damage", ["cut off", "another byte", "no digest"])
+def test_a_damaged_library_is_built_anew(start, quick_compiler, tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("CXX", quick_compiler(tmp_path))
+    library = toolchain.build_cpu_library(tmp_path)
+    whole = library.read_bytes()
+    if damage == "cut off":  # before, every later process died of SIGBUS
+        library.write_bytes(whole[: len(whole) // 2])
+    elif damage == "another byte":
+        library.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    else:
+        library.with_name(f"{library.name}.sha256").unlink()
+    assert not toolchain.is_whole(library)
+    if damage == "cut off":  # at a first use
+        assert finish(start(tmp_path, CXX=quick_compiler(tmp_path))) == "cpu: available\n"
+    else:
+        assert build.main(["--backend", "cpu", "--out", str(tmp_path)]) == 0
+    assert library.read_bytes() == whole and toolchain.is_whole(library)
+
+
+def test_a_damaged_image_of_a_gpu_is_not_loaded_but_built_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(cuda, "nvcc_problem", lambda nvcc: "nvcc was not found")
+    monkeypatch.setattr(cuda, "nvrtc_compile", lambda source, architecture: b"code for " + architecture.encode())
+    [image] = cuda.build_cuda_images(tmp_path, ["sm_90"])
+    assert cuda.image_for((9, 0), tmp_path) == image
+    image.write_bytes(b"code")
+    assert cuda.image_for((9, 0), tmp_path) is None
+    assert cuda.build_cuda_images(tmp_path, ["sm_90"]) == [image]
+    assert image.read_bytes() == b"code for sm_90"
+
+
+def test_a_library_is_on_the_disk_before_its_name(quick_compiler, tmp_path, monkeypatch):
+    events = []
+    fsync, replace = toolchain.os.fsync, toolchain.os.replace
+    monkeypatch.setattr(toolchain.os, "fsync", lambda file: (events.append("fsync"), fsync(file)))
+    monkeypatch.setattr(toolchain.os, "replace", lambda *names: (events.append("replace"), replace(*names)))
+    monkeypatch.setenv("CXX", quick_compiler(tmp_path))
+    toolchain.build_cpu_library(tmp_path)
+    assert events == ["fsync", "replace", "fsync", "replace"]
 
 
 def test_the_first_use_compiles_the_sources(start, cxx, tmp_path):

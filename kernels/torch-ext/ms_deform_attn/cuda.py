@@ -19,7 +19,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .toolchain import SOURCES, BuildError, Unavailable, cache_directory, locked_folder, run, sources_digest
+from .toolchain import (
+    SOURCES,
+    BuildError,
+    Unavailable,
+    cache_directory,
+    is_whole,
+    locked_folder,
+    publish,
+    run,
+    sources_digest,
+)
 
 __all__ = ["build_cuda_images", "compiled_backward", "compiled_forward", "load", "require", "require_device"]
 
@@ -165,19 +175,19 @@ def _images_folder() -> str:
 
 
 def build_cuda_images(folder: Path, architectures: list[str], compiler: str | None = None) -> list[Path]:
-    """The images for `architectures` (`sm_90`, or `compute_90` for PTX) in `folder`, built where they are not there.
+    """The images for `architectures` (`sm_90`, or `compute_90` for PTX) in `folder`, built if not there whole.
 
     `compiler` is `nvcc` or `nvrtc`; without it nvcc where it fits torch, else NVRTC. Raises `Unavailable`.
     """
     images = [folder / _images_folder() / _image_name(architecture) for architecture in architectures]
-    if all(image.exists() for image in images):
+    if all(is_whole(image) for image in images):
         return images
     nvcc = find_nvcc()
     problem = nvcc_problem(nvcc)
     if compiler == "nvcc" and problem:
         raise Unavailable(problem)
     with locked_folder(folder, _images_folder()) as (target, scratch, log):
-        missing = [architecture for architecture in architectures if not (target / _image_name(architecture)).exists()]
+        missing = [architecture for architecture in architectures if not is_whole(target / _image_name(architecture))]
         built = [scratch / _image_name(architecture) for architecture in missing]
         if compiler != "nvrtc" and problem is None:
             run([_nvcc_command(nvcc, *pair) for pair in zip(missing, built, strict=True)], log)
@@ -185,7 +195,7 @@ def build_cuda_images(folder: Path, architectures: list[str], compiler: str | No
             for architecture, image in zip(missing, built, strict=True):
                 image.write_bytes(nvrtc_compile((SOURCES / CUDA_SOURCES[0]).read_bytes(), architecture))
         for image in built:
-            os.replace(image, target / image.name)
+            publish(image, target / image.name)
         return [target / _image_name(architecture) for architecture in architectures]
 
 
@@ -199,14 +209,14 @@ def supported_architectures() -> list[int]:
 
 
 def image_for(capability: tuple[int, int], folder: Path) -> Path | None:
-    """The best image in `folder` for a GPU: its own cubin, an earlier one of its generation, or PTX."""
+    """The best whole image in `folder` for a GPU: its own cubin, an earlier one of its generation, or PTX."""
     wanted = capability[0] * 10 + capability[1]
     found = folder / _images_folder()
-    cubins = {int(path.stem.removeprefix("sm_")): path for path in found.glob("sm_*.cubin")}
+    cubins = {int(path.stem.removeprefix("sm_")): path for path in found.glob("sm_*.cubin") if is_whole(path)}
     fitting = [number for number in cubins if number // 10 == capability[0] and number <= wanted]
     if fitting:
         return cubins[max(fitting)]
-    texts = {int(path.stem.removeprefix("compute_")): path for path in found.glob("compute_*.ptx")}
+    texts = {int(path.stem.removeprefix("compute_")): path for path in found.glob("compute_*.ptx") if is_whole(path)}
     fitting = [number for number in texts if number <= wanted]
     return texts[max(fitting)] if fitting else None
 

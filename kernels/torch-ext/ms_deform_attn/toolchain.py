@@ -1,7 +1,8 @@
 """Compilers and the cache of what they built: at the first use, or ahead of time (`python -m ms_deform_attn.build`).
 
 A build is kept in a cache folder under a name made of what it depends on: sources, flags, processor, stable ABI.
-So it is never out of date, and several versions of torch or of this package can share the folder. The folder is
+So it is never out of date, and several versions of torch or of this package can share the folder. Beside it lie its
+size and digest, so that a file that was cut off is built anew instead of loaded. The folder is
 `$MS_DEFORM_ATTN_CACHE`, else `$XDG_CACHE_HOME/ms_deform_attn`, else `~/.cache/ms_deform_attn`.
 """
 
@@ -30,8 +31,10 @@ __all__ = [
     "cache_directory",
     "compile_library",
     "find_cxx_compiler",
+    "is_whole",
     "load_cpu_library",
     "locked_folder",
+    "publish",
     "run",
     "sources_digest",
 ]
@@ -140,6 +143,30 @@ def run(commands: list[list[str]], log: Path) -> None:
             )
 
 
+def _seal(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _size_and_digest(path: Path) -> str:
+    data = path.read_bytes()
+    return f"{len(data)} {hashlib.sha256(data).hexdigest()}\n"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file of the cache is there as it was built: of the size and digest that lie beside it."""
+    return path.is_file() and _seal(path).is_file() and _seal(path).read_text() == _size_and_digest(path)
+
+
+def publish(built: Path, target: Path) -> None:
+    """Move a built file into the cache, on the disk before its name is, and its size and digest beside it."""
+    seal = _seal(built)
+    seal.write_text(_size_and_digest(built))
+    for source, destination in ((built, target), (seal, _seal(target))):
+        with open(source, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(source, destination)
+
+
 def sources_digest(names: tuple[str, ...], *flags: str) -> str:
     """A name for what `names` compile to: their contents, the flags, the processor and the system."""
     digest = hashlib.sha256()
@@ -151,18 +178,18 @@ def sources_digest(names: tuple[str, ...], *flags: str) -> str:
 
 
 def build_cpu_library(folder: Path) -> Path:
-    """The path of the CPU library in `folder`, built if it is not there; `Unavailable` without a compiler."""
+    """The path of the CPU library in `folder`, built if it is not there whole; `Unavailable` without a compiler."""
     name = "cpu_" + sources_digest(CPU_SOURCES + CPU_HEADERS, *COMPILE_FLAGS, STABLE_ABI)
     library = folder / name / LIBRARY
-    if library.exists():
+    if is_whole(library):
         return library
     if sys.platform == "win32":
         raise Unavailable("the C++ sources need GCC or Clang, and are not built on Windows")
     compiler = find_cxx_compiler()
     with locked_folder(folder, name) as (target, scratch, log):
-        if not (target / LIBRARY).exists():  # another process was not faster
+        if not is_whole(target / LIBRARY):  # another process was not faster
             compile_library(compiler, scratch / LIBRARY, _namespace(name), log)
-            os.replace(scratch / LIBRARY, target / LIBRARY)
+            publish(scratch / LIBRARY, target / LIBRARY)
     return target / LIBRARY
 
 
