@@ -144,6 +144,8 @@ def read_prediction(path: Path, size: tuple[int, int] | None = None) -> tuple[np
         ValueError: a file that is broken, of another size, or of more than one channel of 8 bits; begins with the
             problem's kind.
     """
+    if not path.is_file():  # also a pipe, which one could wait for without end
+        raise ValueError(f"unreadable: {path}, it is not a regular file")
     try:
         with Image.open(path, formats=["PNG"]) as image:
             fits = size is None or image.size == size[::-1]

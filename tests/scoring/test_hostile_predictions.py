@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import time
 import tracemalloc
@@ -134,3 +135,25 @@ def test_a_journal_of_any_bytes_has_no_rows(lines, tmp_path):
     assert not journal.rows
     journal.append([{"clip_id": "b"}])
     assert list(Journal(tmp_path, {}).rows) == ["b"] and json.loads(path.read_bytes())["clip_id"] == "b"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_a_pipe_among_the_masks_is_refused_and_not_waited_for(tmp_path):
+    mask = tmp_path / "ground_truth.png"
+    mask.write_bytes(SEEDS[1])
+    folder = tmp_path / "predictions" / "positive" / "clip"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "clip_1.png")
+    writer = os.open(folder / "clip_1.png", os.O_RDWR | os.O_NONBLOCK)  # so that a reader would fail, not wait
+    os.write(writer, SEEDS[1][:20])
+    target = Target(clip_id="clip", category="", group=None, source_video="clip", masks=(mask,), frames=1)
+    try:
+        with pytest.raises(PredictionsError) as caught:
+            score_predictions(tmp_path / "predictions", ["positive"], [target], read_files, processes=1)
+    finally:
+        os.close(writer)
+    assert caught.value.problems == [f"unreadable: {folder / 'clip_1.png'}, it is not a regular file"]
+
+
+def read_files(paths: list[Path]) -> list[bytes]:
+    return [path.read_bytes() for path in paths]
