@@ -9,6 +9,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassFieldValidationError
 from transformers import AutoConfig, AutoModel
 
+import modeling_avsegformer.backbone_avsegformer as backbone
 import modeling_avsegformer.configuration_avsegformer as configuration
 import modeling_avsegformer.modeling_avsegformer as modeling
 from modeling_avsegformer import (
@@ -451,7 +452,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_config, clips):
 
 def test_pretrained_backbone(make_config, monkeypatch):
     config = make_config(backbone="test_resnet")
-    create = modeling._create_timm_features
+    create = backbone._create_timm_features
 
     def with_sevens(config, pretrained):
         features = create(config, pretrained=False)
@@ -459,7 +460,7 @@ def test_pretrained_backbone(make_config, monkeypatch):
             features.load_state_dict({key: torch.full_like(value, 7) for key, value in features.state_dict().items()})
         return features
 
-    monkeypatch.setattr(modeling, "_create_timm_features", with_sevens)
+    monkeypatch.setattr(backbone, "_create_timm_features", with_sevens)
     model = AVSegFormerForSegmentation.from_backbone_pretrained(config)
     assert all((value == 7).all() for value in model.get_backbone().state_dict().values())
     assert not (model.model.query_embed.weight == 7).any()
@@ -469,7 +470,7 @@ def test_pretrained_backbone_that_cannot_be_reached(model, monkeypatch, caplog):
     def unreachable(config, pretrained):
         raise LocalEntryNotFoundError("no connection")
 
-    monkeypatch.setattr(modeling, "_create_timm_features", unreachable)
+    monkeypatch.setattr(backbone, "_create_timm_features", unreachable)
     before = {key: value.clone() for key, value in model.get_backbone().state_dict().items()}
     logging.getLogger("transformers").propagate = True
     try:
