@@ -9,7 +9,7 @@ and `table.tex`; runs of one name are the training seeds of one model. The secon
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from avsbench_robust_dataset.files import OutputError, write_whole
 
 from . import uncertainty
 from .compare import compare_runs
-from .report import latex_table, markdown_table, read_download, read_gallery, results_table, write_report
+from .report import Clip, latex_table, markdown_table, read_download, read_gallery, results_table, write_report
 from .report.compare_tables import FORMATS, comparison_text
 from .results import read_run
 
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _add_mixed_annotations(parser)
     args = parser.parse_args(argv)
 
-    logs = {}
+    logs: dict[str, list[Path]] = {}
     for name, path in args.log:
         logs.setdefault(name, []).append(path)
     names = [name for name, _ in args.run]
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs = [read_run(name, path, logs[name].pop(0) if logs.get(name) else None) for name, path in args.run]
         for name, path in args.predictions:
             runs[names.index(name)] = replace(runs[names.index(name)], predictions=path)
-        clips = ()
+        clips: Iterable[Clip] = ()
         if args.gallery:
             clips = read_gallery(args.gallery)
         elif args.data_dir:

@@ -16,6 +16,7 @@ more than one labelled object has no "selectivity". Rows are what bootstrap inte
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def clip_row(
     Raises:
         ValueError: shapes that differ, numbers out of range or NaN; names clip and condition.
     """
-    row = {**clip_metadata, "mask_area": [], "conditions": {}}
+    row: dict[str, Any] = {**clip_metadata, "mask_area": [], "conditions": {}}
     for condition, frames in probabilities.items():
         name = f"clip {clip_metadata['clip_id']!r} ({condition})"
         flat, flat_masks = check_clip(frames, masks, name)
@@ -110,17 +111,17 @@ def _selectivity(predicted: np.ndarray, sounding: np.ndarray, silent: np.ndarray
     return {"sounding_iou": float(ious.mean()), "silent_share": float(shares.mean())}
 
 
-def _of(rows: Iterable[dict], condition: str) -> list[dict]:
+def _of(rows: Iterable[Mapping], condition: str) -> list[Mapping]:
     return [row["conditions"][condition] for row in rows]
 
 
-def _used(rows: Sequence[dict]) -> list[str]:
+def _used(rows: Sequence[Mapping]) -> list[str]:
     """The conditions of the rows, the benchmark's first."""
     names = list(rows[0]["conditions"]) if rows else []
     return [*(name for name in CONDITIONS if name in names), *(name for name in names if name not in CONDITIONS)]
 
 
-def scores(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict[str, float]:
+def scores(rows: Sequence[Mapping], negatives: Iterable[str] = ()) -> dict[str, float]:
     """Every score of the clips in `rows`, as `results.json` has them.
 
     The scores of the benchmark's conditions are those that the metric returns. Other conditions have the same scores
@@ -139,7 +140,7 @@ def scores(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict[str, flo
     return without_repeats(flat_scores(by_condition, negatives)) | _selectivity_scores(rows)
 
 
-def _selectivity_scores(rows: Sequence[dict]) -> dict[str, float]:
+def _selectivity_scores(rows: Sequence[Mapping]) -> dict[str, float]:
     clips = [row["selectivity"] for row in rows if row.get("selectivity")]
     if not clips:
         return {}
@@ -147,7 +148,7 @@ def _selectivity_scores(rows: Sequence[dict]) -> dict[str, float]:
     return means | {"selectivity_clips": len(clips)}
 
 
-def _extra_scores(found: Mapping[str, float], rows: Sequence[dict], negatives: Iterable[str]) -> dict[str, dict]:
+def _extra_scores(found: Mapping[str, float], rows: Sequence[Mapping], negatives: Iterable[str]) -> dict[str, dict]:
     """condition -> {metric: score or None} of the conditions beyond the benchmark's."""
     extra: dict[str, dict] = {}
     for name in _used(rows):
@@ -165,31 +166,31 @@ def _extra_scores(found: Mapping[str, float], rows: Sequence[dict], negatives: I
     return extra
 
 
-def _grouped(rows: Iterable[dict], name_of: Callable[[dict], str | None]) -> dict[str, list[dict]]:
-    groups: dict[str, list[dict]] = {}
+def _grouped(rows: Iterable[Mapping], name_of: Callable[[Mapping], str | None]) -> dict[str, list[Mapping]]:
+    groups: dict[str, list[Mapping]] = {}
     for row in rows:
         groups.setdefault(name_of(row) or "", []).append(row)
     return {name: groups[name] for name in sorted(groups) if name}  # "": unknown, as of MS3 without labels
 
 
-def _area_bins(rows: Sequence[dict]) -> dict[str, str]:
+def _area_bins(rows: Sequence[Mapping]) -> dict[str, str]:
     """clip id -> its quartile of the clips' mean mask area; a clip on an edge belongs to the lower one."""
     areas = {row["clip_id"]: float(np.mean(row["mask_area"])) for row in rows}
     edges = np.quantile(list(areas.values()), (0.25, 0.5, 0.75))
     bins: dict[int, list[str]] = {}
     for clip_id, area in areas.items():
         bins.setdefault(int(np.sum(area > edges)) + 1, []).append(clip_id)
-    names = {}
+    names: dict[str, str] = {}
     for number, clip_ids in bins.items():
         low, high = min(areas[c] for c in clip_ids), max(areas[c] for c in clip_ids)
         names |= dict.fromkeys(clip_ids, f"Q{number}: {low:.3g} to {high:.3g}")
     return names
 
 
-def _by_frame(rows: Sequence[dict]) -> dict[str, list[dict]]:
+def _by_frame(rows: Sequence[Mapping]) -> dict[str, list[Mapping]]:
     """Number of the frame, from 1 -> rows of this frame alone, without what is one number a clip."""
     per_frame = {metric.statistic: metric.per_frame for metric in METRICS}
-    frames = {}
+    frames: dict[str, list[Mapping]] = {}
     for k in range(max((len(row["mask_area"]) for row in rows), default=0)):
         frames[str(k + 1)] = [
             {
@@ -208,7 +209,7 @@ def _by_frame(rows: Sequence[dict]) -> dict[str, list[dict]]:
     return frames
 
 
-def rows_by_part(rows: Sequence[dict]) -> dict[str, dict[str, list[dict]]]:
+def rows_by_part(rows: Sequence[Mapping]) -> dict[str, dict[str, list[Mapping]]]:
     """{"category" | "group" | "mask_area" | "frame": {name: rows of these clips, or of this frame of the clips}}.
 
     `mask_area` has the quartiles of the clips' mean mask area, as fractions of the frame. Rows that do not say what
@@ -224,7 +225,7 @@ def rows_by_part(rows: Sequence[dict]) -> dict[str, dict[str, list[dict]]]:
     }
 
 
-def breakdown(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict[str, dict[str, dict[str, float]]]:
+def breakdown(rows: Sequence[Mapping], negatives: Iterable[str] = ()) -> dict[str, dict[str, dict[str, float]]]:
     """The scores of each part of `rows_by_part`, nested as it is."""
     negatives = tuple(negatives)
     found = {
@@ -237,11 +238,11 @@ def breakdown(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict[str, 
 
 
 def breakdown_intervals(
-    rows: Sequence[dict], negatives: Iterable[str] = (), resamples: int = BREAKDOWN_RESAMPLES
+    rows: Sequence[Mapping], negatives: Iterable[str] = (), resamples: int = BREAKDOWN_RESAMPLES
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """The 95 % intervals of `breakdown`, nested as it is; a part of a single source video has {}."""
     negatives = tuple(negatives)
-    found = {}
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for key, parts in rows_by_part(rows).items():
         found[key] = {}
         for name, part in parts.items():
@@ -250,11 +251,12 @@ def breakdown_intervals(
     return found
 
 
-def _without_similarity(row: dict) -> dict:
-    return row | {"conditions": {name: clip | {"similarity": None} for name, clip in row["conditions"].items()}}
+def _without_similarity(row: Mapping) -> dict:
+    conditions = {name: clip | {"similarity": None} for name, clip in row["conditions"].items()}
+    return {**row, "conditions": conditions}
 
 
-def fpr_curve_intervals(rows: Sequence[dict]) -> dict[str, list[list[float]]]:
+def fpr_curve_intervals(rows: Sequence[Mapping]) -> dict[str, list[list[float]]]:
     """condition -> [low, high] for each of `THRESHOLDS`; {} for clips of a single source video.
 
     At 0.5 it is the interval of the condition's `fpr`.
@@ -269,7 +271,7 @@ def fpr_curve_intervals(rows: Sequence[dict]) -> dict[str, list[list[float]]]:
     return {name: bounds[place * count : (place + 1) * count] for place, name in enumerate(names)}
 
 
-def similarity_auroc(rows: Sequence[dict], condition: str) -> float | None:
+def similarity_auroc(rows: Sequence[Mapping], condition: str) -> float | None:
     """Probability that a positive clip has a higher mean similarity than another clip under `condition`.
 
     Ties count 1/2. None where the model has no similarity head, where `positive` or `condition` was not scored, and
@@ -284,7 +286,7 @@ def similarity_auroc(rows: Sequence[dict], condition: str) -> float | None:
     return float(auroc_of_clips(*means).mean()) if len(rows) > 1 else None
 
 
-def have_two_values(rows: Iterable[dict]) -> bool:
+def have_two_values(rows: Iterable[Mapping]) -> bool:
     """Whether every pixel of every prediction is 0 or one other value, by the rows' FPR curves.
 
     F is the maximum over thresholds: the same masks score higher where nothing lies between. False where the rows have
@@ -297,7 +299,7 @@ def have_two_values(rows: Iterable[dict]) -> bool:
     return all(len(set(step)) < 2 for step in steps) and len({len(step) for step in steps if step}) < 2
 
 
-def results(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict:
+def results(rows: Sequence[Mapping], negatives: Iterable[str] = ()) -> dict:
     """What `results.json` says of the rows: scores, other conditions, breakdowns, AUROC, curves; 95 % intervals.
 
     Args:
@@ -321,6 +323,6 @@ def results(rows: Sequence[dict], negatives: Iterable[str] = ()) -> dict:
     }
 
 
-def write_rows(path: Path, rows: Iterable[dict]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping]) -> None:
     """Writes one JSON line a row, the file whole or not at all."""
     write_whole(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())

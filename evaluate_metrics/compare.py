@@ -141,7 +141,7 @@ def compare_runs(
 
 def _levels_note(runs, mixed_levels):
     """What to say of predictions with different numbers of grey levels; "" where they are the same."""
-    levels = {}
+    levels: dict[str, list[str]] = {}
     for run in runs:
         level = run.settings.get("prediction_levels") or ("1-bit" if have_two_values(run.clips) else "unknown")
         levels.setdefault(level, []).append(repr(run.name))

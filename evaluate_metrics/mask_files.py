@@ -105,15 +105,18 @@ def _place(folder: Path, condition: str, targets: Sequence[Target], kept: Collec
     """({clip id: paths of its masks}, problems) of one condition; `kept` are the ids of the clips to score."""
     root = folder / condition
     if not root.is_dir():
-        there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-        return {}, [f"folder missing: {root}; {folder} holds {', '.join(there) or 'no folder'}"]
+        others = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        return {}, [f"folder missing: {root}; {folder} holds {', '.join(others) or 'no folder'}"]
     found = _files(root)
-    homes, first_names, last_names = {}, 0, 0
+    homes: dict[str, str | None] = {}
+    first_names = last_names = 0
     for target in targets:
         options = [target.nested, target.clip_id]
-        homes[target.clip_id] = home = next((option for option in options if option in found), None)
-        first_names += f"{target.clip_id}_0.png" in found.get(home, ())
-        last_names += f"{target.clip_id}_{target.frames}.png" in found.get(home, ())
+        home = next((option for option in options if option in found), None)
+        there = found[home] if home else set()
+        homes[target.clip_id] = home
+        first_names += f"{target.clip_id}_0.png" in there
+        last_names += f"{target.clip_id}_{target.frames}.png" in there
     first = 0 if first_names > last_names else 1
     # A clip that lacks its folder is named as its neighbours lie.
     is_flat = any(homes.values()) and not any("/" in (home or "") for home in homes.values())
@@ -148,13 +151,12 @@ def read_prediction(path: Path, size: tuple[int, int] | None = None) -> tuple[np
         raise ValueError(f"unreadable: {path}, it is not a regular file")
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            fits = size is None or image.size == size[::-1]
-            if fits:
+            width, height = image.size
+            if size in (None, (height, width)):
                 image.load()
     except BROKEN_IMAGE as error:
         raise ValueError(f"unreadable: {path}, {error}") from error
-    if not fits:
-        width, height = image.size
+    if size is not None and size != (height, width):
         raise ValueError(
             f"of another size: {path} has {width} x {height} pixels, its ground truth {size[1]} x {size[0]}"
         )
@@ -239,8 +241,12 @@ def _end_with_parent() -> None:
     """For a worker: a killed parent leaves no process behind that waits for work for ever."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler is not for workers
 
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("Expected to run in a worker process, which has a parent.")
+
     def wait() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -303,7 +309,7 @@ def score_predictions(
         for clip_id, of_clip in found.items():
             paths[clip_id][condition] = of_clip
     jobs = [(target, paths[target.clip_id]) for target in scored]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with _workers(processes or cores, len(jobs)) as map_jobs:
         highest = dict.fromkeys(conditions, 0)
         looks = map_jobs(partial(_look, read_masks=read_masks), jobs)

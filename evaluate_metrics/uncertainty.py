@@ -255,8 +255,8 @@ def compare(
     means = [_mean_over(side) for side in scores]
     metrics = [metric for metric in means[0] if metric in means[1]]
     if len(runs) == 2:
-        p = _swap_test(*runs, metrics, resamples, seed)
-        bounds = _paired_intervals(*runs, metrics, resamples, level, seed)
+        p = _swap_test(runs[0], runs[1], metrics, resamples, seed)
+        bounds = _paired_intervals(runs[0], runs[1], metrics, resamples, level, seed)
     else:
         p, bounds = _seeds_test(sides, scores, metrics, level)
     others = [metric for metric in metrics if metric != PRIMARY]
@@ -264,8 +264,9 @@ def compare(
     found = []
     for metric in metrics:
         first, second = (float(side[metric][0]) for side in means)
+        low, high = bounds[metric]
         stands = adjusted[metric] <= 1 - level + 1e-12 and abs(second - first) > _ROUNDING
-        found.append(Difference(metric, first, second, *bounds[metric], p[metric], adjusted[metric], stands))
+        found.append(Difference(metric, first, second, low, high, p[metric], adjusted[metric], stands))
     return found
 
 
@@ -332,7 +333,7 @@ def common_conditions(runs: Sequence[Sequence[Mapping]]) -> tuple[list[list[Mapp
     left_out = sorted(set.union(*conditions) - common)
     if not left_out:
         return [list(rows) for rows in runs], []
-    reduced = [
+    reduced: list[list[Mapping]] = [
         [{**row, "conditions": {c: v for c, v in row["conditions"].items() if c in common}} for row in rows]
         for rows in runs
     ]
@@ -436,7 +437,9 @@ class _Table:
         is_heard = np.array([condition == "positive" for condition, _ in self.keys])
         # What is good under positive sound is bad under negative: G-scores need both ends at once.
         good, bad = (self.from_means(np.where(is_heard, *pair)) for pair in ((high, low), (low, high)))
-        return tuple({key: end(good[key], bad[key]) for key in self.metrics} for end in (np.minimum, np.maximum))
+        pairs = {key: (good[key], bad[key]) for key in self.metrics}
+        lows = {key: np.minimum(*pair) for key, pair in pairs.items()}
+        return lows, {key: np.maximum(*pair) for key, pair in pairs.items()}
 
 
 def _tables(runs, further_negatives):
@@ -477,10 +480,10 @@ def _swap_test(a, b, metrics, resamples, seed):
         for metric in metrics:
             if metric in sides[0] and metric in sides[1]:
                 larger = np.abs(sides[1][metric] - sides[0][metric]) >= observed[metric] - 1e-12
-                reached[metric] += np.count_nonzero(larger)
+                reached[metric] += int(np.count_nonzero(larger))
             else:  # swaps that leave a side without a value decide nothing
                 reached[metric] += len(swapped)
-    return {metric: (int(count) + 1) / (resamples + 1) for metric, count in reached.items()}
+    return {metric: (count + 1) / (resamples + 1) for metric, count in reached.items()}
 
 
 def _influence(table):
@@ -498,7 +501,7 @@ def _paired_intervals(a, b, metrics, resamples, level, seed):
     blocks = [(weights[:, :-1], weights[:, -1:]) for _, weights in _weights(len(a.sums), resamples, seed)]
     last = np.concatenate([block[1] for block in blocks])
     drawn = [[np.concatenate([w @ part for w, _ in blocks]) for part in (t.sums, t.counts)] for t in (a, b)]
-    bounds = {}
+    bounds: dict[str, tuple[float, float]] = {}
     for metric in metrics:
         change = changes[1][metric] - changes[0][metric]
         if np.abs(change).max() < 1e-12 and abs(plain[1][metric] - plain[0][metric])[0] < 1e-12:
@@ -515,7 +518,7 @@ def _paired_intervals(a, b, metrics, resamples, level, seed):
                 means = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
                 scores.append(table.from_means(means)[metric])
             ends.append(float(np.quantile(scores[1] - scores[0], quantile)))
-        bounds[metric] = tuple(ends)
+        bounds[metric] = (ends[0], ends[1])
     return bounds
 
 
@@ -571,7 +574,8 @@ def _columns(rows, further_negatives):
 
 def _named(keys, means, further_negatives):
     """score -> float64[B], from the means of the columns of `_columns`, float64[K, B]."""
-    by_condition, by_clip = {}, {}
+    by_condition: dict[str, dict[str, np.ndarray]] = {}
+    by_clip = {}
     for (condition, metric), values in zip(keys, means, strict=True):
         if condition:
             by_condition.setdefault(condition, {})[metric] = values

@@ -308,12 +308,13 @@ def clip_statistics(probabilities, masks):
         if target == 0:  # an empty mask scores the background that was left alone
             intersection, union = pixels - predicted, pixels
         else:
-            curves.append(f_curve(*threshold_counts(frame, mask), target))
+            at_threshold, hit = threshold_counts(frame, mask)
+            curves.append(f_curve(at_threshold, hit, target))
         # float32 as in the original, where 1e-7 vanishes beside a union of 2 pixels or more
         ious.append(float(np.float32(intersection) / (np.float32(union) + np.float32(1e-7))))
         predicted_areas.append(predicted / pixels)
         target_areas.append(float(target / pixels))
-    prediction = {"iou": ious, "area": predicted_areas}
+    prediction: dict[str, object] = {"iou": ious, "area": predicted_areas}
     prediction["f_score"] = float(np.mean(curves, axis=0).max()) if curves else None
     prediction["curve_sum"] = np.sum(curves, axis=0).astype(np.float32) if curves else np.zeros(255, np.float32)
     prediction |= {row.statistic: row.measure(probabilities, masks) for row in METRICS if row.measure}
@@ -423,7 +424,7 @@ def check_batch_sizes(batch_size):
 
 def check_coverage(keys):
     """Raises ValueError if a condition that is used lacks a clip that another condition has."""
-    clips = {}
+    clips: dict[str, set[str]] = {}
     for condition, clip_id in keys:
         clips.setdefault(condition, set()).add(clip_id)
     every_clip = set().union(*clips.values())
@@ -569,6 +570,9 @@ def without_repeats(scores):
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class AVSRobust(evaluate.Metric):
+    file_paths: list[str] | None  # of the base class, which does not declare them
+    filelocks: list | None
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._added = {}  # (condition, clip id) -> the clip's `curve_sum`, of this process and in its order
@@ -669,7 +673,7 @@ class AVSRobust(evaluate.Metric):
             )
         if self.num_process == 1:
             check_coverage(self._added)
-        if official:
+        if batch_sizes is not None:
             absent = sorted({condition for condition, _ in self._added} - set(batch_sizes), key=CONDITIONS.index)
             if absent:
                 raise ValueError(f"Expected every condition that is used in `batch_size`; missing: {absent}.")
@@ -717,7 +721,8 @@ class AVSRobust(evaluate.Metric):
     @staticmethod
     def _warn_of_other_masks(references, keys):
         """Says so if a clip's masks have another area in another condition: training's empty targets, most likely."""
-        areas, differing = {}, set()
+        areas: dict[str, list[float]] = {}
+        differing = set()
         for reference, (_, clip_id) in zip(references, keys, strict=True):
             if areas.setdefault(clip_id, reference["area"]) != reference["area"]:
                 differing.add(clip_id)

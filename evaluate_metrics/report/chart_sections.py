@@ -1,6 +1,7 @@
 """The report's charts, section by section: by condition, over the threshold, by category and part, over training."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ def _good_values(metric):
 
 def _sweeps(evidence, conditions):
     """A line chart of mIoU for each kind of sound that is mixed in at several signal-to-noise ratios."""
-    kinds = {}
+    kinds: dict[str, dict[float, str]] = {}
     for condition in conditions:
         if sweep := SWEEP.fullmatch(condition):
             kinds.setdefault(sweep[1], {})[float(sweep[2])] = f"miou_{condition}"
@@ -202,10 +203,7 @@ def categories_html(evidence):
     if len(names) < 2:
         return ""
     last = next(reversed([scores for scores in parts.values() if scores]))
-    counts = {}
-    for run in evidence.runs[:1]:
-        for row in run.clips:
-            counts[row.get("category", "")] = counts.get(row.get("category", ""), 0) + 1
+    counts = Counter(row.get("category", "") for row in evidence.runs[0].clips)
     caption = "Each category's own scores, sorted by the G-mIoU of the last model. "
     if len(names) > _MAX_CATEGORIES:
         caption += f"The {_MAX_CATEGORIES} categories with most clips of {len(names)}. "

@@ -6,6 +6,7 @@ Matplotlib is imported here only.
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,9 +21,14 @@ DASHES = ("--", "-", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 MAX_POINTS = 200  # of one curve; a longer log is averaged in equal bins of steps
 
 # Text as paths: the page needs no font. Fixed salt and no date: the same numbers give the same bytes.
-_STYLE = {"svg.fonttype": "path", "svg.hashsalt": "avs-report", "font.size": 10, "axes.edgecolor": "#444444"}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "path",
+    "svg.hashsalt": "avs-report",
+    "font.size": 10,
+    "axes.edgecolor": "#444444",
+}
 _SIZE = (5.6, 3.1)  # inches
-_WHISKER = {"ecolor": "black", "elinewidth": 1.1, "capsize": 2.5, "fmt": "none"}
+_WHISKER: dict[str, Any] = {"ecolor": "black", "elinewidth": 1.1, "capsize": 2.5, "fmt": "none"}
 
 Interval = tuple[float, float]
 

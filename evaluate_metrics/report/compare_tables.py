@@ -33,7 +33,7 @@ def _verdict(metric: Score, difference: uncertainty.Difference, names: Sequence[
 
 def _lines(comparison, runs, names, show=lambda text: text):
     """Sections of text cells: metric, better, a, b, b - a, interval, verdict."""
-    sections = {}
+    sections: dict[str, list[list[str]]] = {}
     for section in sections_of(runs):
         for metric in section.rows:
             found = comparison.differences.get(metric.key)
@@ -59,7 +59,7 @@ def _head(comparison, names):
 
 
 def _plain(comparison, runs, names):
-    rows = [_head(comparison, names)]
+    rows: list[list[str] | None] = [_head(comparison, names)]
     for section in _lines(comparison, runs, names):
         rows += [None, *section]
     return plain_table(rows) + "".join(f"\n{line}" for line in comparison.explanation) + "\n"

@@ -316,7 +316,7 @@ def gallery_html(
         run = next((run for run in seeds if run.predictions is not None), None)
         if run is not None:
             shown[name] = run
-    folders = {name: _Predictions(Path(run.predictions), run.grey_of_one) for name, run in shown.items()}
+    folders = {name: _Predictions(run.predictions, run.grey_of_one) for name, run in shown.items()}
     known = {name: _known_miou(run) for name, run in shown.items()}
     conditions = [c for c in conditions_of(runs) if any(folder.has(c) for folder in folders.values())]
     scored = []

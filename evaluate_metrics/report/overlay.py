@@ -26,8 +26,8 @@ TILE_SIZE = 224  # pixels of the longer side; AVSBench's own frame size
 def fit_tile(image: Image.Image) -> Image.Image:
     """The image as RGB with its longer side at `TILE_SIZE` pixels, so that outlines have one width in every tile."""
     scale = TILE_SIZE / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
 
 
 def truth_tile(frame: Image.Image, truth: np.ndarray) -> Image.Image:

@@ -6,6 +6,7 @@ Runs of one name are the training seeds of one model. The page needs no network 
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -276,12 +277,12 @@ def _source_notes(runs):
 
 def _settings_html(runs, settings):
     """Every setting once: in the first column where all runs agree, else by run."""
-    numbers = {}
+    counts = Counter(run.name for run in runs)
+    numbers: Counter[str] = Counter()
     columns = []
     for run in runs:
-        numbers[run.name] = numbers.get(run.name, 0) + 1
-        many = sum(other.name == run.name for other in runs) > 1
-        columns.append(f"{run.name} #{numbers[run.name]}" if many else run.name)
+        numbers[run.name] += 1
+        columns.append(f"{run.name} #{numbers[run.name]}" if counts[run.name] > 1 else run.name)
     common = _flatten(settings)
     own = [{**_flatten(run.settings), **_flatten({"versions": run.versions})} for run in runs]
     own = [
@@ -299,7 +300,7 @@ def _settings_html(runs, settings):
 
 
 def _flatten(mapping, prefix=""):
-    flat = {}
+    flat: dict[str, str] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{key}.")

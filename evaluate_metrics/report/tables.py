@@ -94,7 +94,7 @@ _SIMILARITY = (
 
 def group_by_name(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """Model -> its runs (training seeds), in the order of first appearance."""
-    models = {}
+    models: dict[str, list[Run]] = {}
     for run in runs:
         models.setdefault(run.name, []).append(run)
     if not models:
@@ -169,10 +169,10 @@ def _robustness_rows(metrics, extra, measured):
     return rows
 
 
-def model_intervals(seeds: Sequence[Run]) -> dict[str, Sequence[float]]:
+def model_intervals(seeds: Sequence[Run]) -> Mapping[str, Sequence[float]]:
     """metric -> [low, high] of one model's score, of several training seeds the mean: {} where no clips are known."""
     if len(seeds) == 1 and seeds[0].intervals:
-        return dict(seeds[0].intervals)
+        return seeds[0].intervals
     if not all(run.clips for run in seeds) or uncertainty.source_clusters(seeds[0].clips).max() == 0:
         return {}
     return uncertainty.run_intervals([run.clips for run in seeds], further_negatives=extra_negatives(seeds))
@@ -181,7 +181,7 @@ def model_intervals(seeds: Sequence[Run]) -> dict[str, Sequence[float]]:
 def results_table(runs: Iterable[Run]) -> str:
     """The scores as aligned plain ASCII text: metrics by row, models by column, half-ranges over seeds, intervals."""
     names, sections = _cells(runs, missing="-", spread=" +/- ", bounds=" [{}, {}]")
-    rows = [["metric", "better", *names]]
+    rows: list[list[str] | None] = [["metric", "better", *names]]
     for lines in sections:
         rows += [None, *lines]
     return plain_table(rows)
@@ -189,7 +189,7 @@ def results_table(runs: Iterable[Run]) -> str:
 
 def plain_table(rows: Sequence[Sequence[str] | None]) -> str:
     """Rows as aligned columns; None is a rule."""
-    widths = [max(len(row[i]) for row in rows if row) for i in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*filter(None, rows), strict=True)]
     rule = "  ".join("-" * width for width in widths)
     text = [rule if row is None else "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in text) + "\n"
