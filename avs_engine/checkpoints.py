@@ -25,18 +25,20 @@ def read_checkpoint(folder: Path) -> dict:
         )
     if not (folder / STATE).is_file():
         raise FileNotFoundError(
-            f"{folder} is no complete checkpoint: it has no {STATE}, which is written last. Resume from another one."
+            f"Expected a complete checkpoint in {folder}, but {STATE}, which is written last, is missing: the run was "
+            "stopped while it saved. Resume from another checkpoint; `latest` takes the newest complete one."
         )
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     if "files" not in state:
         raise FileNotFoundError(
-            f"{folder} is no checkpoint but a trained model. Resume from a folder in {folder / 'checkpoints'}."
+            f"Expected a checkpoint in {folder}, but it holds a trained model, without the optimizer. Resume from a "
+            f"folder in {folder / 'checkpoints'}."
         )
     for name, file in state["files"].items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != file["bytes"]:
             raise FileNotFoundError(
-                f"{folder} is no complete checkpoint: expected {name} with {file['bytes']} bytes. Resume from another "
-                "one."
+                f"Expected a complete checkpoint in {folder}, but {name} is missing or does not have its "
+                f"{file['bytes']} bytes. Resume from another checkpoint; `latest` takes the newest complete one."
             )
     return state
 

@@ -156,7 +156,7 @@ def with_results(card: ModelCard, results: dict) -> ModelCard:
 
 
 def evaluation_results(results: dict) -> list[EvalResult]:
-    """One `EvalResult` for each score, fractions in [0, 1]; further conditions' scores are `miou_unseen` and so on.
+    """One `EvalResult` for each score, fractions in [0, 1]; extra conditions' scores are `miou_unseen` and so on.
 
     Raises:
         ValueError: `results` lacks what every `results.json` has.

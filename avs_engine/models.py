@@ -107,5 +107,6 @@ def check_model_path(model: str) -> None:
             )
     elif path.is_absolute() or model.startswith((".", "~")) or len(path.parts) > 2:
         raise FileNotFoundError(
-            f"Expected the folder of a model or its Hub id as --model, but the folder {model} does not exist."
+            f"Expected the folder of a model or its Hub id as --model, but the folder {model} does not exist. Look at "
+            "its spelling; a Hub id has the form user/name."
         )

@@ -59,7 +59,7 @@ class Prediction:
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """A model that can be scored; an adapter of this shape is all that a further model needs.
+    """A model that can be scored; an adapter of this shape is all that another model needs.
 
     Attributes:
         batch_size: how many clips `segment` gets at most.
@@ -161,7 +161,8 @@ class AVSegFormerSegmenter:
         found = processor.feature_extractor.front_end
         if front_end not in (None, found):
             raise ValueError(
-                f"Expected the front end {front_end!r} of --front_end, but the processor of {model} has {found!r}."
+                f"Expected the processor of {model} to take --front_end {front_end}, but it keeps {found!r}. Leave "
+                "--front_end out."
             )
         segmenter = cls(network.to(device).eval(), processor, batch_size)
         files = sorted(path for path in Path(model).glob("*") if path.suffix in (".safetensors", ".bin"))
@@ -278,7 +279,10 @@ def load_segmenter(name: str) -> Segmenter:
     if isinstance(found, Segmenter):
         return found
     if not callable(found):
-        raise ValueError(f"Expected a callable for --model-fn {name}, got {type(found).__name__}.")
+        raise ValueError(
+            f"Expected a function or another callable for --model-fn {name}, got {type(found).__name__}. Name a "
+            "function that takes (frames, waveform, sampling_rate)."
+        )
     return CallableSegmenter(found, name)
 
 

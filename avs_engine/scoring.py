@@ -100,7 +100,10 @@ def score_masks(
         if clip.split == SPLITS[split]
     ]
     if not targets:
-        raise ValueError(f"Expected clips in the split {split} of {subset.name}, but there are none.")
+        raise ValueError(
+            f"Expected clips in the split {split} of {subset.name}, but {subset.table} has none. Name another "
+            "--split, or complete the download (see `avs-data check`)."
+        )
     return score_predictions(
         folder,
         conditions,
@@ -133,12 +136,12 @@ def evaluate_model(
 
 
 def format_scores(
-    scores: dict[str, float], conditions: Sequence[str], further: dict[str, dict[str, float]] | None = None
+    scores: dict[str, float], conditions: Sequence[str], extra_conditions: dict[str, dict[str, float]] | None = None
 ) -> str:
     """An aligned table: a row per condition, then the G-metrics and the score of a model that ignores audio.
 
     Args:
-        further: condition beyond the four -> its miou, f_score, fpr.
+        extra_conditions: condition beyond the four -> its miou, f_score, fpr.
     """
 
     def row(name: str, values: Sequence[float | None]) -> str:
@@ -152,7 +155,7 @@ def format_scores(
     if len(negatives) > 1:
         lines += [row(f"G {c}", [scores.get(f"g_{metric.key}_{c}") for metric in shown]) for c in negatives]
     lines += [row("audio-blind floor", [scores.get("audio_blind_floor"), *[None] * (len(shown) - 1)])]
-    for condition, of_condition in (further or {}).items():
+    for condition, of_condition in (extra_conditions or {}).items():
         lines += [row(condition, [of_condition.get(metric.key) for metric in shown])]
         if "g_miou" in of_condition:
             lines += [row(f"G {condition}", [of_condition.get(f"g_{metric.key}") for metric in shown])]

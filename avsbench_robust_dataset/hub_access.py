@@ -1,7 +1,6 @@
 """May this token write to the Hub, and what went wrong there: sentences instead of HTTP.
 
-Needs huggingface_hub alone. The model package has the same file: it must stand alone on the Hub, and the data set
-imports nothing of it.
+Needs huggingface_hub alone. `avs-data export` and both scripts publish through it.
 """
 
 from collections.abc import Iterator

@@ -23,8 +23,8 @@ def find_wavs(folder: Path) -> list[Path]:
     names = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() == ".wav"]
     wavs = [folder / name for name in sorted(names, key=Path.as_posix) if not name.name.startswith(".")]
     if not wavs:
-        what = "holds none" if folder.is_dir() else "is no folder"
-        raise FileNotFoundError(f"Expected wav files in {folder}, which {what}.")
+        what = "that folder holds none" if folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"Expected wav files in {folder}, but {what}. Name a folder with files NAME.wav.")
     return wavs
 
 

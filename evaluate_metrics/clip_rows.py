@@ -247,7 +247,7 @@ def breakdown_intervals(
         found[key] = {}
         for name, part in parts.items():
             unheard = [_without_similarity(row) for row in part]  # whose AUROC a breakdown does not have
-            found[key][name] = intervals(unheard, further_negatives=negatives, resamples=resamples)
+            found[key][name] = intervals(unheard, extra_negatives=negatives, resamples=resamples)
     return found
 
 
@@ -312,7 +312,7 @@ def results(rows: Sequence[Mapping], negatives: Iterable[str] = ()) -> dict:
     return {
         "scores": found,
         "clips": len(rows),
-        "intervals": intervals(rows, further_negatives=negatives),
+        "intervals": intervals(rows, extra_negatives=negatives),
         "bootstrap": bootstrap_settings(rows),
         "extra_conditions": _extra_scores(found, rows, negatives),
         "similarity_auroc": {name: similarity_auroc(rows, name) for name in of_negatives},

@@ -83,7 +83,7 @@ def compare_runs(
 ) -> Comparison:
     """The differences b - a of all scores that both sides have; several runs of a side are training seeds.
 
-    A further condition that one side lacks is left out, with a note; of silence, noise and off_screen both must have
+    An extra condition that one side lacks is left out, with a note; of silence, noise and off_screen both must have
     the same, because the G-scores average over them. F and G-F are left out, with a note, where the predictions have
     different numbers of grey levels: the maximum over thresholds is higher for the same masks in 1-bit.
 
@@ -132,7 +132,7 @@ def compare_runs(
         notes.append(f"{len(other)} clips were scored against masks of another area, {min(other)!r} among them.")
     options = dict(resamples=resamples, seed=seed)
     found = uncertainty.compare(
-        rows[: len(a)], rows[len(a) :], further_negatives=extra_negatives(runs), level=level, **options
+        rows[: len(a)], rows[len(a) :], extra_negatives=extra_negatives(runs), level=level, **options
     )
     differences = {difference.metric: difference for difference in found}
     settings = uncertainty.bootstrap_settings(rows[0], level=level, **options)

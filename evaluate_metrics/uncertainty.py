@@ -149,12 +149,12 @@ def source_clusters(rows: Sequence[Mapping]) -> np.ndarray:
     return np.array([numbers[name] for name in names])
 
 
-def run_scores(runs: Sequence[Sequence[Mapping]], *, further_negatives: Iterable[str] = ()) -> dict[str, float]:
+def run_scores(runs: Sequence[Sequence[Mapping]], *, extra_negatives: Iterable[str] = ()) -> dict[str, float]:
     """Every score on the clips as they are.
 
     Args:
         runs: the rows of each training seed of one model, the same clips in all; scores are means over the seeds.
-        further_negatives: conditions beside silence, noise and off_screen in which nothing visible is heard: each
+        extra_negatives: conditions beside silence, noise and off_screen in which nothing visible is heard: each
             has a harmonic mean of its own, as they do, but does not enter `g_miou`, `g_f_score` and `g_fpr`.
 
     Returns:
@@ -163,14 +163,14 @@ def run_scores(runs: Sequence[Sequence[Mapping]], *, further_negatives: Iterable
     Raises:
         ValueError: no clips, clips or conditions that differ; the message names them.
     """
-    tables = _tables(paired_rows(runs), tuple(further_negatives))
+    tables = _tables(paired_rows(runs), tuple(extra_negatives))
     return {key: float(values[0]) for key, values in _mean_over(map(_plain_scores, tables)).items()}
 
 
 def run_intervals(
     runs: Sequence[Sequence[Mapping]],
     *,
-    further_negatives: Iterable[str] = (),
+    extra_negatives: Iterable[str] = (),
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = SEED,
@@ -180,7 +180,7 @@ def run_intervals(
     Raises:
         ValueError: as `run_scores`.
     """
-    tables = _tables(paired_rows(runs), tuple(further_negatives))
+    tables = _tables(paired_rows(runs), tuple(extra_negatives))
     if len(tables[0].sums) == 1:
         return {}
     ends = []
@@ -197,7 +197,7 @@ def run_intervals(
 def intervals(
     rows: Sequence[Mapping],
     *,
-    further_negatives: Iterable[str] = (),
+    extra_negatives: Iterable[str] = (),
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = SEED,
@@ -206,7 +206,7 @@ def intervals(
 
     Clips whose masks are all empty have no F-score and are left out of F alone, as in the metric.
     """
-    return run_intervals([rows], further_negatives=further_negatives, resamples=resamples, level=level, seed=seed)
+    return run_intervals([rows], extra_negatives=extra_negatives, resamples=resamples, level=level, seed=seed)
 
 
 def bootstrap_settings(
@@ -228,7 +228,7 @@ def compare(
     a: Sequence[Sequence[Mapping]],
     b: Sequence[Sequence[Mapping]],
     *,
-    further_negatives: Iterable[str] = (),
+    extra_negatives: Iterable[str] = (),
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = SEED,
@@ -247,7 +247,7 @@ def compare(
     Raises:
         ValueError: clips or conditions that are not the same on both sides, or a single source video.
     """
-    runs = _tables(paired_rows([*a, *b]), tuple(further_negatives))
+    runs = _tables(paired_rows([*a, *b]), tuple(extra_negatives))
     if len(runs[0].sums) == 1:
         raise ValueError("Expected clips of at least two source videos to compare, got one.")
     sides = runs[: len(a)], runs[len(a) :]
@@ -405,11 +405,11 @@ class _Table:
         plain (float64[1, G + 1]): the weights that leave the clips as they are.
     """
 
-    def __init__(self, rows: Sequence[Mapping], clusters: np.ndarray, further_negatives: Sequence[str]):
-        self.keys, values = _columns(rows, further_negatives)
-        self.further_negatives = further_negatives
+    def __init__(self, rows: Sequence[Mapping], clusters: np.ndarray, extra_negatives: Sequence[str]):
+        self.keys, values = _columns(rows, extra_negatives)
+        self.extra_negatives = extra_negatives
         unseen = list(_unseen(values))
-        for condition in [*NEGATIVE_CONDITIONS, *further_negatives]:
+        for condition in [*NEGATIVE_CONDITIONS, *extra_negatives]:
             if len(rows) > 1 and all(_similarity(row, c) for row in rows for c in ("positive", condition)):
                 pair = [np.array([np.mean(_similarity(row, c)) for row in rows]) for c in ("positive", condition)]
                 of_clips = auroc_of_clips(*pair)
@@ -428,7 +428,7 @@ class _Table:
 
     def from_means(self, means: np.ndarray) -> dict[str, np.ndarray]:
         """metric -> float64[R] from the columns' means, float64[R, K]."""
-        scores = _named(self.keys, means.T, self.further_negatives)
+        scores = _named(self.keys, means.T, self.extra_negatives)
         return {key: values.clip(0, 1) for key, values in scores.items() if np.isfinite(values).all()}
 
     def ends(self, weights: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -442,9 +442,9 @@ class _Table:
         return lows, {key: np.maximum(*pair) for key, pair in pairs.items()}
 
 
-def _tables(runs, further_negatives):
+def _tables(runs, extra_negatives):
     clusters = source_clusters(runs[0])
-    return [_Table(rows, clusters, further_negatives) for rows in runs]
+    return [_Table(rows, clusters, extra_negatives) for rows in runs]
 
 
 def _plain_scores(table):
@@ -555,14 +555,14 @@ def _seeds_test(sides, scores, metrics, level):
     return p, bounds
 
 
-def _columns(rows, further_negatives):
+def _columns(rows, extra_negatives):
     """([(condition, metric), …], float64[N, K]) with NaN where a clip does not define a metric.
 
     The metrics of `SELECTIVITY` have "" for a condition.
     """
     keys, columns = [], []
     for condition in rows[0]["conditions"]:
-        is_negative = condition in (*NEGATIVE_CONDITIONS, *further_negatives)
+        is_negative = condition in (*NEGATIVE_CONDITIONS, *extra_negatives)
         clips = [clip_values(row["conditions"][condition], row.get("mask_area"), is_negative) for row in rows]
         keys += [(condition, metric.key) for metric in METRICS]
         columns += [[values[metric.key] for values in clips] for metric in METRICS]
@@ -572,7 +572,7 @@ def _columns(rows, further_negatives):
     return keys, np.array(columns, float).T
 
 
-def _named(keys, means, further_negatives):
+def _named(keys, means, extra_negatives):
     """score -> float64[B], from the means of the columns of `_columns`, float64[K, B]."""
     by_condition: dict[str, dict[str, np.ndarray]] = {}
     by_clip = {}
@@ -581,7 +581,7 @@ def _named(keys, means, further_negatives):
             by_condition.setdefault(condition, {})[metric] = values
         else:
             by_clip[metric] = values
-    return flat_scores(by_condition, further_negatives) | by_clip
+    return flat_scores(by_condition, extra_negatives) | by_clip
 
 
 def _similarity(row, condition):

@@ -244,10 +244,10 @@ def _part_scores(seeds, part):
     return {name: _scores_with_intervals([parts[name] for parts in runs], extra_negatives(seeds)) for name in runs[0]}
 
 
-def _scores_with_intervals(runs, further):
+def _scores_with_intervals(runs, extra):
     # A tenth of the resamples: these are drawn, not printed, and there may be dozens of parts.
-    bounds = uncertainty.run_intervals(runs, further_negatives=further, resamples=uncertainty.RESAMPLES // 10)
-    return {**uncertainty.run_scores(runs, further_negatives=further), "intervals": bounds}
+    bounds = uncertainty.run_intervals(runs, extra_negatives=extra, resamples=uncertainty.RESAMPLES // 10)
+    return {**uncertainty.run_scores(runs, extra_negatives=extra), "intervals": bounds}
 
 
 def _mean_breakdown(seeds, part):

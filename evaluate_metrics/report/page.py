@@ -140,7 +140,7 @@ def _headline(runs, models):
     named = [c for c in measured if c in CONDITIONS]
     sounds = [*map(label_of, named[:-1]), *map(sound_of, named[-1:])]
     if more := len(measured) - len(named):
-        sounds.append(f"{more} {'more' if named else 'further'} condition{'s' if more > 1 else ''}")
+        sounds.append(f"{more} {'more' if named else 'extra'} condition{'s' if more > 1 else ''}")
     under = f" under {_join(sounds)}" if measured else ""
     counts = sorted({len(seeds) for seeds in models.values()})
     means = f" (means over {' or '.join(map(str, counts))} training seeds)" if counts[-1] > 1 else ""

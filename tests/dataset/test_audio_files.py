@@ -91,7 +91,7 @@ def test_refusals_write_nothing(write_s4, tmp_path, capsys):
         (["--conditions", "slience"], "slience"),
         (["--conditions", "recorded"], "--negative_dir"),
         (["--unseen_dir", tmp_path], "--unseen_dir"),
-        (["--conditions", "unseen", "--unseen_dir", tmp_path / "no"], "is no folder"),
+        (["--conditions", "unseen", "--unseen_dir", tmp_path / "no"], "there is no such folder"),
     ):
         assert export(tree, out, *options) == 1
         assert message in capsys.readouterr().err

@@ -30,7 +30,7 @@ def test_wavs_are_sorted_by_name(wavs):
     assert [path.relative_to(wavs).as_posix() for path in find_wavs(wavs)] == ["a.WAV", "b.wav", "rain/c.wav"]
     with pytest.raises(FileNotFoundError, match="holds none"):
         find_wavs((wavs / "empty").mkdir() or wavs / "empty")
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="there is no such folder"):
         find_wavs(wavs / "nowhere")
 
 
@@ -162,7 +162,7 @@ def test_what_is_asked_for_decides_the_cache(write_s4, load, wavs, tmp_path, bui
         ({"conditions": ["recorded"]}, "`negative_dir`.* for the condition `recorded`"),
         ({"negative_dir": "sounds"}, "`negative_dir`.*together with .*recorded"),
         ({"unseen_dir": "sounds"}, "`unseen_dir`.*together with .*unseen"),
-        ({"conditions": ["unseen"], "unseen_dir": "nowhere"}, "nowhere, which is no folder"),
+        ({"conditions": ["unseen"], "unseen_dir": "nowhere"}, "nowhere, but there is no such folder"),
     ],
 )
 def test_wrong_conditions(write_s4, load, tmp_path, options, match):

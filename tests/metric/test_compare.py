@@ -214,7 +214,7 @@ def test_other_conditions_are_named(tmp_path, capsys):
     assert code == 1 and "not every result has noise, off_screen" in message
 
 
-def test_a_further_condition_of_one_side_is_left_out(tmp_path, capsys):
+def test_an_extra_condition_of_one_side_is_left_out(tmp_path, capsys):
     a = write_results(tmp_path / "a", make_rows(conditions=(*CONDITIONS, "unseen")))
     b = write_results(tmp_path / "b", make_rows())
     main(["compare", str(a), str(b)])

@@ -215,7 +215,7 @@ def test_only_positive_scores_still_make_a_page(tmp_path):
     assert "under positive audio" in page.text and "G-mIoU: m –." in page.text.replace("  ", " ").replace(" :", ":")
 
 
-def test_a_further_condition_is_a_value():
+def test_an_extra_condition_is_a_value():
     scores = make_scores(miou_unseen=0.1, f_score_unseen=0.2, fpr_unseen=0.03, g_miou_unseen=0.8)
     scores |= {"miou_mixed": 0.7, "f_score_mixed": 0.75, "fpr_mixed": 0.08, "miou_alone": 1.0}
     table = report.markdown_table([Run("m", scores)])
@@ -750,7 +750,7 @@ def test_breakdown_and_curves_of_results_json_are_enough(tmp_path):
     assert not any("G-FPR" in alt for alt in alts if "category" in alt)
 
 
-def test_further_figures_are_rows(tmp_path):
+def test_extra_figures_are_rows(tmp_path):
     extra = {"unseen": {"miou": 0.1, "f_score": 0.2, "fpr": 0.03, "clips": 8, "g_miou": 0.8}}
     extra |= {f"noise_snr_{k}": {"miou": 0.5 + k / 100, "f_score": 0.5, "fpr": 0.1} for k in (10, -5, 0)}
     run = report.read_run(
@@ -1014,7 +1014,7 @@ def test_models_without_a_bar_keep_their_room(groups, monkeypatch):
     assert drawn[0].axes[0].get_xlim() == (-0.5, groups - 0.5)
 
 
-def test_a_further_condition_of_one_model_leaves_the_intervals(tmp_path):
+def test_an_extra_condition_of_one_model_leaves_the_intervals(tmp_path):
     extra = make_rows(conditions=(*CONDITIONS, "unseen"))
     plain = [{**row, "conditions": {c: row["conditions"][c] for c in CONDITIONS}} for row in make_rows(seed=1)]
     runs = [report.read_run(n, write_rows(tmp_path / n, rows)) for n, rows in (("a", extra), ("b", plain))]
@@ -1078,7 +1078,7 @@ def test_equal_clips_of_the_gallery_say_so(tmp_path):
     assert why[1] == why[2] == "by name: all clips are equal; m has a G-mIoU of 0.00" and why[3] == "evenly spread"
 
 
-def test_the_headline_counts_further_conditions(tmp_path):
+def test_the_headline_counts_extra_conditions(tmp_path):
     extra = {f"noise_snr_{k}": {"miou": 0.5, "f_score": 0.5, "fpr": 0.1} for k in range(5)}
     run = report.read_run("m", write_run(tmp_path / "run", extra_conditions=extra))
     text = read_page(report.write_report(tmp_path / "out", [run])).text

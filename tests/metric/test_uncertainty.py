@@ -220,9 +220,9 @@ def test_clips_without_f_are_left_out_of_f_alone():
     assert bounds["g_f_score"] == bounds["g_f_score_noise"]
 
 
-def test_a_further_negative_has_its_own_g_and_no_part_in_the_mean():
+def test_an_extra_negative_has_its_own_g_and_no_part_in_the_mean():
     rows = make_rows(conditions=(*CONDITIONS, "unseen", "mixed_snr_0"))
-    scores = uncertainty.run_scores([rows], further_negatives=["unseen"])
+    scores = uncertainty.run_scores([rows], extra_negatives=["unseen"])
     without = uncertainty.run_scores([make_rows(conditions=(*CONDITIONS, "unseen", "mixed_snr_0"))])
     assert scores["g_miou"] == without["g_miou"] and scores["g_fpr"] == without["g_fpr"]
     p, n = scores["miou_positive"], scores["miou_unseen"]

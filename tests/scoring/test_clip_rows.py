@@ -115,20 +115,20 @@ def test_means_over_the_written_file_are_the_scores(tmp_path):
     json.dumps(found, allow_nan=False)
 
 
-def test_further_conditions_stand_beside_the_four():
+def test_extra_conditions_stand_beside_the_four():
     rows = rows_of()
-    further = results(rows, ["unseen"])["extra_conditions"]
-    assert list(further) == ["unseen", "mixed_snr_0"]
-    for name in further:
+    extra = results(rows, ["unseen"])["extra_conditions"]
+    assert list(extra) == ["unseen", "mixed_snr_0"]
+    for name in extra:
         of = [row["conditions"][name] for row in rows]
-        assert further[name]["miou"] == pytest.approx(np.nanmean([clip_miou(row, name) for row in rows]))
-        assert further[name]["fpr"] == pytest.approx(np.mean([np.mean(clip["area"]) for clip in of]))
-        assert further[name]["clips"] == 13
-    assert set(further["mixed_snr_0"]) == {"miou", "f_score", "fpr", "clips"}
+        assert extra[name]["miou"] == pytest.approx(np.nanmean([clip_miou(row, name) for row in rows]))
+        assert extra[name]["fpr"] == pytest.approx(np.mean([np.mean(clip["area"]) for clip in of]))
+        assert extra[name]["clips"] == 13
+    assert set(extra["mixed_snr_0"]) == {"miou", "f_score", "fpr", "clips"}
     positive = scores(rows)["miou_positive"]
-    rest = 1 - further["unseen"]["miou"]
-    assert further["unseen"]["g_miou"] == pytest.approx(2 * positive * rest / (positive + rest))
-    assert further["unseen"]["g_fpr"] == further["unseen"]["fpr"] and "g_f_score" in further["unseen"]
+    rest = 1 - extra["unseen"]["miou"]
+    assert extra["unseen"]["g_miou"] == pytest.approx(2 * positive * rest / (positive + rest))
+    assert extra["unseen"]["g_fpr"] == extra["unseen"]["fpr"] and "g_f_score" in extra["unseen"]
 
 
 def test_a_condition_with_nothing_heard_has_g_scores_with_and_without_it():
@@ -222,7 +222,7 @@ def test_every_score_of_a_breakdown_has_its_interval():
         for name, values in parts.items():
             assert bounds[key][name].keys() == {metric for metric in values if not metric.startswith("clips")}
     part = [row for row in rows if row["category"] == "b"]
-    expected = intervals(part, further_negatives=["unseen"], resamples=1000)
+    expected = intervals(part, extra_negatives=["unseen"], resamples=1000)
     got = bounds["category"]["b"]
     assert got == {metric: expected[metric] for metric in got}
     low, high = got["miou_positive"]

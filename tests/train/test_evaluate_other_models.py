@@ -151,7 +151,7 @@ def test_conditions_beyond_the_four(evaluate, module, demo_tree, tmp_path, capsy
     for name, value in (("a.wav", 0.1), ("b.wav", 0.9)):
         soundfile.write(tmp_path / "unseen" / name, np.full(80000, value), 16000)
     module(LOUD)
-    further = ["unseen", "mixed_snr_0", "noise_snr_-10"]
+    extra = ["unseen", "mixed_snr_0", "noise_snr_-10"]
     names = ["noise_snr_-10", "positive", "silence", "unseen", "mixed_snr_0", "unseen"]
     options = ["--conditions", *names, "--unseen_dir", str(tmp_path / "unseen")]
     results, rows = evaluate("fn", "--model-fn", "my_model:loud", *options, "--save_predictions")
@@ -167,7 +167,7 @@ def test_conditions_beyond_the_four(evaluate, module, demo_tree, tmp_path, capsy
         levels += [{"a.wav": 0.1, "b.wav": 0.9}[drawn[row["clip_id"]].name]]
         levels += [np.abs(mix(own, heard["off_screen"][place], 0)).mean()]
         assert calls[place] == pytest.approx(levels, abs=1e-4)
-    assert set(results["extra_conditions"]) == set(further)
+    assert set(results["extra_conditions"]) == set(extra)
     assert "g_miou" in results["extra_conditions"]["unseen"]
     assert "g_miou" not in results["extra_conditions"]["mixed_snr_0"]
     assert results["scores"].keys() >= {"miou_positive", "g_miou_silence"}
@@ -186,7 +186,7 @@ def test_conditions_beyond_the_four(evaluate, module, demo_tree, tmp_path, capsy
     assert png["extra_conditions"] == results["extra_conditions"]
 
 
-def test_a_model_hears_further_conditions(evaluate, model_folder, demo_tree, monkeypatch):
+def test_a_model_hears_extra_conditions(evaluate, model_folder, demo_tree, monkeypatch):
     """As the model itself on the mixed waveform; sounds still pass the audio encoder once each."""
     seen = []
     sounds = AVSegFormerForSegmentation.get_audio_embeddings
@@ -196,7 +196,7 @@ def test_a_model_hears_further_conditions(evaluate, model_folder, demo_tree, mon
         lambda self, input_features: seen.append(len(input_features)) or sounds(self, input_features),
     )
     options = ["--conditions", "positive", "mixed_snr_-3", "noise_snr_0", "--max_clips", "3"]
-    results, rows = evaluate("further", "--model", model_folder, *options)
+    results, rows = evaluate("extra", "--model", model_folder, *options)
     assert sum(seen) == 3 * 3 and len(rows) == 3
     processor = AVSegFormerProcessor.from_pretrained(model_folder)
     model = AVSegFormerForSegmentation.from_pretrained(model_folder).eval()
@@ -310,7 +310,7 @@ def test_probabilities_that_rounding_put_outside(evaluate, module):
 def test_the_front_end_asked_for_is_the_processor_s(evaluate, model_folder, monkeypatch, tmp_path):
     processor = AVSegFormerProcessor.from_pretrained(model_folder)
     monkeypatch.setattr(AVSegFormerProcessor, "from_pretrained", lambda *args, **options: processor)
-    with pytest.raises(ValueError, match="'released' of --front_end, but the processor of .* has 'vggish'"):
+    with pytest.raises(ValueError, match="take --front_end released, but it keeps 'vggish'"):
         evaluate("eval", "--model", model_folder, "--front_end", "released")
     assert not (tmp_path / "eval").exists()
 
