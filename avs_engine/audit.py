@@ -1,9 +1,10 @@
-"""`avs-audit`: shortcuts, measured: can a negative condition be told from positive by anything that is not content?
+"""`avs-audit`: measures whether anything but content distinguishes a negative condition from positive (a shortcut).
 
-Rows are read as `load_dataset` gives them and reduced to numbers: what a sound is like apart from what is heard in it
-(padding, duration, level, clipping, DC, spectrum edges, sample type, and the same of the model's input), where the row
-stands and what its files are like. For every number, and for cross-validated linear probes over all of them, the area
-under the ROC curve says how well it tells the condition from positive: 0.5 is chance, 0 and 1 are certain.
+Rows are read as `load_dataset` gives them and reduced to numbers: properties of the sound besides its content
+(padding, duration, level, clipping, DC, spectrum edges, sample type, and the same of the model's input), the row's
+place in its split, and the sizes of its files. For every number, and for cross-validated linear probes over all of
+them, the area under the ROC curve says how well it tells the condition from positive: 0.5 is chance, 0 and 1 are
+certain.
 
     avs-audit --subset s4 --data_dir data
     avs-audit --subset s4 --data_dir data --front_end released
@@ -11,7 +12,6 @@ under the ROC curve says how well it tells the condition from positive: 0.5 is c
 
 import argparse
 import hashlib
-import json
 import os
 import sys
 from collections import Counter
@@ -28,10 +28,11 @@ from avsbench_robust_dataset import CONDITIONS, SPLITS, SUBSETS, Subset
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.conditions import SAMPLING_RATE
 from avsbench_robust_dataset.draw import DRAWS
-from avsbench_robust_dataset.files import write_whole
 from avsbench_robust_dataset.progress import progress
 from avsbench_robust_dataset.sources import read_clips
 from modeling_avsegformer.log_mel import MIN_SAMPLES, log_mel, released_log_mel
+
+from .provenance import write_json
 
 __all__ = ["FRONT_ENDS", "Audit", "Comparison", "Estimate", "audit", "format_audit", "write_audit"]
 
@@ -121,7 +122,7 @@ def sound_features(waveform: np.ndarray, sampling_rate: int, bits: int, examples
 
 
 def audio_statistics(examples: np.ndarray) -> np.ndarray:
-    """float64 (2 x bands,): mean and standard deviation of each band over time. What is heard is in it."""
+    """float64 (2 x bands,): mean and standard deviation of each band over time. They depend on the content."""
     frames = examples.reshape(-1, examples.shape[-1]).astype(np.float64)
     return np.concatenate([frames.mean(axis=0), frames.std(axis=0)])
 
@@ -139,7 +140,7 @@ def row_features(position: int, frames: list[dict], masks: list[dict]) -> np.nda
 
 @dataclass
 class Rows:
-    """What is kept of the rows of one condition: groups that must not be torn apart, and the features of each row."""
+    """The groups of one condition's rows, which must not be split between folds, and the features of each row."""
 
     clips: list[str] = field(default_factory=list)
     sounds: list[str] = field(default_factory=list)
@@ -156,14 +157,14 @@ class Reader:
         self.subset, self.front_end = subset, front_end
         self._measured: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
 
-    def read(self, splits: list[Iterable[dict]], condition: str) -> Rows:
-        """The rows of one condition in the splits, in their order; images as they are stored."""
+    def read(self, splits: Iterable[Iterable[dict]], condition: str) -> Rows:
+        """The rows of one condition in the splits, in their order; their images are not decoded."""
         rows = Rows()
         for split in splits:
             for position, row in enumerate(split):
                 clip_id, source = row["clip_id"], row["audio_source"]
                 rows.clips.append(self.subset.source_video(clip_id))
-                # Silence and noise come from no clip; they stand with the clip whose own sound they replace.
+                # Silence and noise have no source clip; they belong to the group of the clip whose sound they replace.
                 rows.sounds.append(self.subset.source_video(source or clip_id))
                 digest, sound, statistics = self._measure(**row["audio"], positive=condition == "positive")
                 rows.digests.append(digest)
@@ -190,7 +191,7 @@ class Reader:
         return key, *self._measured[key]
 
 
-# --- how well it tells ---
+# --- how well a feature tells ---
 
 
 @dataclass(frozen=True)
@@ -248,8 +249,8 @@ def weighted_auc(
 def estimate_auc(scores, negative, group, fold, resamples: int = RESAMPLES) -> Estimate:
     """AUC with a percentile interval of a bootstrap over groups: whole groups of rows are drawn with replacement.
 
-    A score that tells perfectly has an interval of no width, however few the groups. Where no fold holds a pair of two
-    groups, all that is known is 0.5 in [0, 1].
+    A score that separates perfectly has an interval of width 0, for any number of groups. If no fold holds a pair of
+    two groups, the result is 0.5 in [0, 1].
     """
     names, place = np.unique(group, return_inverse=True)
     rng = np.random.default_rng(0)
@@ -263,13 +264,13 @@ def estimate_auc(scores, negative, group, fold, resamples: int = RESAMPLES) -> E
 
 
 def assign_folds(group: list[str], folds: int = FOLDS) -> np.ndarray:
-    """int array (n,): a fold for each row, the same for all rows of a group; a fixed random one for each group."""
+    """int array (n,): a fold for each row, the same for all rows of a group; the random assignment is fixed."""
     names, place = np.unique(group, return_inverse=True)
     return (np.random.default_rng(0).permutation(len(names)) % folds)[place]
 
 
 def cross_validated_scores(features: np.ndarray, negative: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Each row's score by a linear probe that was fitted on the other folds; higher means negative.
+    """Each row's score from a linear probe that was fitted on the other folds; higher means negative.
 
     The probe is ridge regression of the label, -1 or 1, on standardised features, cut off at 5 standard deviations.
 
@@ -295,12 +296,12 @@ class Comparison:
 
     Attributes:
         draw: of the off-screen sounds; None for other conditions.
-        by_definition: whether what is heard tells them apart whatever the data are like.
+        by_definition: whether the content tells them apart for any data, see `is_told_by_definition`.
         same_sounds: whether both have the same sounds, bit by bit, equally often and through one front end, as the
-            matched draw promises: then no function of the sound alone can tell them apart.
+            matched draw promises. Then no function of the sound alone can tell them apart.
         probes: "sound" (all of `SOUND_KINDS`), "audio_only" (log-mel statistics, content included) and "row" (all of
             `ROW_KINDS`), cross-validated so that no sound (of "row": no clip) is in training and test.
-        features: each of `SOUND_KINDS` and `ROW_KINDS` alone, as it is.
+        features: each of `SOUND_KINDS` and `ROW_KINDS` alone.
     """
 
     condition: str
@@ -312,12 +313,12 @@ class Comparison:
 
     @property
     def breaks_promise(self) -> bool:
-        """Whether the draw promises the very same sounds in both and they differ, however little."""
+        """Whether the draw promises the same sounds in both conditions, but they differ."""
         return self.draw == "matched" and not self.same_sounds
 
     @property
     def at_chance(self) -> bool:
-        """Whether no probe tells the condition. A shift by one sample escapes the probes, and breaks the promise."""
+        """Whether no probe tells the condition and the draw's promise holds, which even a shift by a sample breaks."""
         return not self.breaks_promise and all(estimate.at_chance for estimate in self.probes.values())
 
 
@@ -333,7 +334,7 @@ class Audit:
 
 
 def is_told_by_definition(condition: str) -> bool:
-    """Whether no recording is in it, so that what is heard tells it from any real sound: silence, noise."""
+    """Whether the condition contains no recording, so that any listener can tell it: silence, noise."""
     return not CONDITIONS[condition].needs_own and CONDITIONS[condition].partner is None
 
 
@@ -367,7 +368,7 @@ def audit(
 ) -> Audit:
     """Every condition against positive, in the splits together, off-screen sound once for each draw.
 
-    Reads the rows that `load_dataset(…, streaming=True)` gives: nothing is stored, and they are those of a build.
+    Reads the rows of `load_dataset(…, streaming=True)`, which equal those of a build; nothing is stored.
 
     Args:
         subset, data_dir, seed: as in `load_dataset`.
@@ -380,32 +381,30 @@ def audit(
     """
     reader = Reader(SUBSETS[subset], front_end)
     counts = Counter(clip.split for clip in read_clips(SUBSETS[subset], locate(SUBSETS[subset], data_dir)))
-    positive, comparisons = None, []
-    for draw in draws:
-        stream = datasets.load_dataset(
-            "avsbench_robust", subset, data_dir=data_dir, seed=seed, draw=draw, streaming=True
-        )
-        absent = [split for split in splits if f"{split}_positive" not in stream]
-        if absent:
-            raise ValueError(f"Expected clips in the split {absent[0]} of {subset}, but there are none.")
+    streams = {
+        draw: datasets.load_dataset("avsbench_robust", subset, data_dir=data_dir, seed=seed, draw=draw, streaming=True)
+        for draw in draws
+    }
+    absent = [split for split in splits if f"{split}_positive" not in streams[draws[0]]]
+    if absent:
+        raise ValueError(f"Expected clips in the split {absent[0]} of {subset}, but there are none.")
 
-        def read(condition: str, stream=stream, draw=draw) -> Rows:
-            rows = []
-            for split in splits:
-                of_split = stream[f"{split}_{condition}"]
-                for column in ("frames", "masks"):
-                    of_split = of_split.cast_column(column, datasets.List(datasets.Image(decode=False)))
-                rows.append(progress(of_split, counts[SPLITS[split]], f"audit {split} {condition}, {draw} draw"))
-            return reader.read(rows, condition)
+    def read(condition: str, draw: str) -> Rows:
+        rows = []
+        for split in splits:
+            of_split = streams[draw][f"{split}_{condition}"]
+            for column in ("frames", "masks"):
+                of_split = of_split.cast_column(column, datasets.List(datasets.Image(decode=False)))
+            rows.append(progress(of_split, counts[SPLITS[split]], f"audit {split} {condition}, {draw} draw"))
+        return reader.read(rows, condition)
 
-        if positive is None:
-            positive = read("positive")
-            if len(set(positive.sounds)) < 2:
-                raise ValueError(f"Expected at least two sounds in {', '.join(splits)} of {subset}, got one.")
-            same_in_each_draw = filter(is_told_by_definition, CONDITIONS)
-            comparisons += [compare(positive, read(condition), condition, None) for condition in same_in_each_draw]
-        drawn = [name for name, condition in CONDITIONS.items() if condition.partner == "off_screen"]
-        comparisons += [compare(positive, read(condition), condition, draw) for condition in drawn]
+    positive = read("positive", draws[0])
+    if len(set(positive.sounds)) < 2:
+        raise ValueError(f"Expected at least two sounds in {', '.join(splits)} of {subset}, got one.")
+    same_in_each_draw = filter(is_told_by_definition, CONDITIONS)
+    comparisons = [compare(positive, read(name, draws[0]), name, None) for name in same_in_each_draw]
+    drawn = [name for name, condition in CONDITIONS.items() if condition.partner == "off_screen"]
+    comparisons += [compare(positive, read(name, draw), name, draw) for draw in draws for name in drawn]
     return Audit(subset, list(splits), len(positive.clips), len(set(positive.sounds)), seed, front_end, comparisons)
 
 
@@ -448,12 +447,12 @@ def format_audit(result: Audit) -> str:
 
 
 def write_audit(result: Audit, path: Path) -> None:
-    """Writes the audit as JSON, whole or not at all."""
+    """Writes the audit as a JSON file."""
     content = asdict(result)
     for row, comparison in zip(content["comparisons"], result.comparisons, strict=True):
         row["at_chance"] = comparison.at_chance
     content |= {"folds": FOLDS, "resamples": RESAMPLES, "kinds": SOUND_KINDS | ROW_KINDS}
-    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_json(path, content)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -465,7 +464,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", help="the download; default: $AVSBENCH_DIR, else ./data")
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=["test"], help="default: test")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--draw", choices=DRAWS, help="of the off-screen sounds; default: both, side by side")
+    parser.add_argument("--draw", choices=DRAWS, help="draw of the off-screen sounds; default: both, side by side")
     parser.add_argument(
         "--front_end",
         choices=FRONT_ENDS,

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which are complete, which one to go on from, and whether that is allowed."""
+"""The checkpoints of a run: which are complete, which one to resume from, and whether that is allowed."""
 
 import json
 import os
@@ -16,7 +16,7 @@ def read_checkpoint(folder: Path) -> dict:
     """The trainer's state in a checkpoint.
 
     Raises:
-        FileNotFoundError: no checkpoint there, or one that lacks a file or a part of one.
+        FileNotFoundError: there is no checkpoint, or a file of it is missing or cut off.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -44,7 +44,7 @@ def read_checkpoint(folder: Path) -> dict:
 
 
 def check_undamaged(folder: Path, files: dict[str, dict]) -> None:
-    """Raises ValueError if a file of a complete checkpoint is no longer as it was written."""
+    """Raises ValueError if a file of a complete checkpoint has changed since it was written."""
     for name, file in files.items():
         found = sha256(folder / name)
         if found != file["sha256"]:
@@ -67,7 +67,7 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 
 def put_back_checkpoints(folder: Path) -> None:
-    """Undoes what a run did that was killed while it replaced a checkpoint."""
+    """Restores checkpoints that a killed run had moved aside to replace them."""
     for replaced in folder.glob(f".*{REPLACED}"):
         name = folder / replaced.name.removeprefix(".").removesuffix(REPLACED)
         if not name.exists():
@@ -75,7 +75,7 @@ def put_back_checkpoints(folder: Path) -> None:
 
 
 def find_checkpoint(requested: str | None, output_dir: Path) -> Path | None:
-    """The checkpoint that `--resume_from_checkpoint` asks for; None: start anew."""
+    """The checkpoint that `--resume_from_checkpoint` asks for; None starts a new run."""
     if requested is None:
         return None
     if requested not in ("latest", "auto"):
@@ -92,7 +92,7 @@ def find_checkpoint(requested: str | None, output_dir: Path) -> Path | None:
 
 
 def check_newest(checkpoint: Path) -> None:
-    """Raises ValueError if there are checkpoints after this one: the run could neither keep nor replace them."""
+    """Raises ValueError if there are later checkpoints, which the run could neither keep nor replace."""
     checkpoints = [path.name for path in complete_checkpoints(checkpoint.parent)]
     later = checkpoints[checkpoints.index(checkpoint.resolve().name) + 1 :]
     if later:
@@ -104,7 +104,7 @@ def check_newest(checkpoint: Path) -> None:
 
 
 def check_same_run(checkpoint: Path, saved: dict, ours: dict) -> None:
-    """Raises ValueError, naming the setting, if a run would not go on as the one that wrote the checkpoint."""
+    """Raises ValueError if the run differs from the one that wrote the checkpoint; the message names the setting."""
     for group, what in (("settings", "setting"), ("model", "model setting")):
         for name in sorted(saved[group].keys() | ours[group].keys()):
             if saved[group].get(name) != ours[group].get(name):
@@ -119,7 +119,7 @@ def check_same_run(checkpoint: Path, saved: dict, ours: dict) -> None:
 
 
 def sync_to_disk(folder: Path) -> None:
-    """What was written into the folder survives a power failure from here on."""
+    """Flushes the folder and its files to the disk, so that they survive a power failure."""
     for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -129,7 +129,7 @@ def sync_to_disk(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Removes a checkpoint. Cut short, it leaves a folder with a dot, which the next run clears away."""
+    """Removes a checkpoint. If interrupted, it leaves a folder with a leading dot, which the next run removes."""
     if folder.exists():
         condemned = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(condemned, ignore_errors=True)

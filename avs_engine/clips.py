@@ -1,11 +1,12 @@
-"""The splits of a run and their clips, decoded one at a time or in batches that every process shares."""
+"""Loads the splits of a run and decodes their clips, singly or in batches shared by all processes."""
 
+import dataclasses
 import io
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from .signals import leave_sigterm_to_parent
 
 
 def evenly_spaced(count: int, limit: int | None) -> list[int]:
-    """`limit` of `count` indices, evenly spaced: where clips are sorted by category, a prefix would be biased."""
+    """`limit` of `count` indices, evenly spaced, because the first clips are all of one category."""
     if limit is None or limit >= count:
         return list(range(count))
     return [index * count // limit for index in range(limit)]
@@ -35,11 +36,11 @@ def decode_clip(split: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
     """A row's frames, (T, H, W, 3) uint8 RGB, and its masks, (K, H, W) uint8 with 1 = object.
 
     Raises:
-        ValueError: an image cannot be decoded, though a build found its checksums right; the message names the file.
+        ValueError: an image cannot be decoded, although its checksums are right; the message names the file.
     """
     try:
         clip = split[index]
-    except BROKEN_IMAGE as error:  # what Pillow raises does not say of which file
+    except BROKEN_IMAGE as error:  # Pillow's messages do not name the file
         stored = split.with_format("arrow")[index : index + 1]
         files = [file for column in ("frames", "masks") for file in stored[column].to_pylist()[0]]
         names = [file["path"] or f"image {place} of row {index}" for place, file in enumerate(files)]
@@ -63,7 +64,8 @@ def is_image(file: dict) -> bool:
     return True
 
 
-class DecodedClip(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class DecodedClip:
     """A clip of a split: its index there, frames (T, H, W, 3) uint8 RGB, masks (K, H, W) uint8 with 1 = object."""
 
     index: int
@@ -87,11 +89,11 @@ class DecodedClips(torch.utils.data.Dataset):
 def batches(
     split: Dataset, accelerator: Accelerator, batch_size: int, num_workers: int, done: Collection[str]
 ) -> tuple[list[int], Iterator[list[DecodedClip]]]:
-    """The clips that are not `done`: the indices of all of them, and decoded batches of this process's share.
+    """The indices of the clips in batches that are not all `done`, and this process's share of these batches, decoded.
 
-    Every process has the same number of batches; the last ones may be empty. A clip has the same neighbours in its
-    batch whatever is done and however many processes there are, since its last bits may depend on them: a batch comes
-    as a whole, with clips that are done already.
+    Every process has the same number of batches; the last ones may be empty. Neither `done` nor the number of
+    processes changes which clips share a batch, since a result's last bits may depend on that. So a batch may contain
+    clips that are done.
     """
     clip_ids = split["clip_id"][:]
     whole = [range(start, min(start + batch_size, len(clip_ids))) for start in range(0, len(clip_ids), batch_size)]
@@ -125,22 +127,23 @@ def load_splits(
     """For each of `splits` of the subset, condition -> clips; `num_proc` processes build what is not cached yet.
 
     Args:
-        conditions: as in `get_condition`. The benchmark's have one build, whichever of them are asked for.
+        conditions: as in `get_condition`. The benchmark's four always share one build.
         folders: of wav files for the conditions `unseen` and `recorded`, by the name of their argument.
 
     Raises:
-        ValueError: a split without clips; an unknown subset or condition.
-        FileNotFoundError: missing data; the builder's message says what.
+        ValueError: a split has no clips; the subset or a condition is unknown.
+        FileNotFoundError: data are missing; the message names them.
     """
-    known = [condition for condition in conditions if condition in CONDITIONS]
+    known = tuple(condition for condition in conditions if condition in CONDITIONS)
     extra = tuple(condition for condition in conditions if condition not in CONDITIONS)
     loaded: list[Splits] = [{} for _ in splits]
-    for chosen, options in ((known, {}), (extra, {"conditions": extra, **folders})):
+    options: dict[str, Any] = {"data_dir": data_dir, "seed": seed, "num_proc": num_proc}
+    extra_options = options | {"conditions": extra, **folders}
+    for chosen, options_of_chosen in ((known, options), (extra, extra_options)):
         names = [split_name(split, condition) for split in splits for condition in chosen]
         if not names:
             continue
-        options |= {"data_dir": data_dir, "seed": seed, "num_proc": num_proc}
-        of_names = iter(load_dataset("avsbench_robust", subset, split=names, **options))
+        of_names = iter(load_dataset("avsbench_robust", subset, split=names, **options_of_chosen))
         for split, of_split in zip(splits, loaded, strict=True):
             for condition in chosen:
                 of_split[condition] = next(of_names)
@@ -166,10 +169,10 @@ def load_conditions(
 
     Args:
         conditions, folders: as in `load_splits`.
-        max_clips: only so many, evenly spaced.
+        max_clips: take only this many clips, evenly spaced.
 
     Returns:
-        The splits, and condition -> the files of the cache that they were read from.
+        The splits, and condition -> the cache files behind them.
     """
     (loaded,) = load_splits(subset, data_dir, seed, [split], conditions, num_proc, folders)
     first, *_ = loaded.values()
@@ -181,7 +184,7 @@ def load_conditions(
 
 
 def check_splits(splits: Splits) -> None:
-    """Raises ValueError where the conditions are of different clips."""
+    """Raises ValueError if the conditions have different clips."""
     conditions = list(splits)
     first = splits[conditions[0]]
     for condition in conditions[1:]:
@@ -193,8 +196,8 @@ def check_splits(splits: Splits) -> None:
             )
 
 
-def clip_metadata(clip: Clip, subset: Subset) -> dict[str, str | None]:
-    """What a row of `clips.jsonl` says of a clip itself; the group is None where its objects are unknown."""
+def clip_metadata(clip: Clip, subset: Subset) -> dict[str, Any]:
+    """The clip's part of a row of `clips.jsonl`; the group is None if its objects are unknown."""
     return {
         "clip_id": clip.clip_id,
         "category": clip.category,

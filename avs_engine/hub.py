@@ -3,13 +3,14 @@
 import argparse
 import json
 import tempfile
-from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoFile
 from huggingface_hub.errors import EntryNotFoundError
 from transformers.utils import logging
 
+from avsbench_robust_dataset.files import sha256
 from avsbench_robust_dataset.hub_access import check_hub_access, explained
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
@@ -18,7 +19,7 @@ from .predict import Noted
 
 logger = logging.get_logger(__name__)
 
-# Of an earlier upload that had other shards or other code; from_pretrained would take them.
+# Files of an earlier upload with other shards or other code, which from_pretrained would read.
 OUTDATED = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "*.py"]
 
 
@@ -26,15 +27,15 @@ def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
     hub = parser.add_argument_group("Hub")
     hub.add_argument("--push_to_hub", action="store_true", help="publish model, processor, card, code")
     hub.add_argument("--hub_model_id", help="user/name; default: your user name and the model's folder")
-    hub.add_argument("--hub_private", action="store_true", help="never to a public repository")
-    hub.add_argument("--hub_token", help="with write permission; default: HF_TOKEN, or that of `hf auth login`")
+    hub.add_argument("--hub_private", action="store_true", help="refuse to publish to a public repository")
+    hub.add_argument("--hub_token", help="token that may write; default: HF_TOKEN, or that of `hf auth login`")
 
 
 def publish(model: str | Path, repo_id: str, args: argparse.Namespace, results_file: Path | None = None) -> None:
-    """Publishes a `from_pretrained` folder or Hub id with its processor and its scores; for one process.
+    """Publishes a `from_pretrained` folder or Hub id with its processor and its scores; one process calls this.
 
     Raises:
-        PermissionError, ConnectionError, ValueError: with a note how to repeat what failed.
+        PermissionError, ConnectionError, ValueError: as `push_checkpoint`, with a note that says how to repeat it.
     """
     again = f"push_checkpoint(AVSegFormerForSegmentation.from_pretrained({str(model)!r}), {repo_id!r}"
     again += ", private=True" if args.hub_private else ""
@@ -69,28 +70,28 @@ def push_checkpoint(
     max_shard_size: int | str = "5GB",
     tags: list[str] | None = None,
 ) -> CommitInfo:
-    """Publish the model with its processor, its card and its code, in one commit: all of it arrives or nothing.
+    """Publishes the model with its processor, its card and its code in one commit: everything arrives or nothing.
 
-    The call may be repeated: what the Hub has is not sent again. The card is kept if it describes exactly these
-    weights, with all that was written into it; for other weights a new one is written.
+    The call may be repeated: files that the Hub has are not sent again. A card that describes exactly these weights is
+    kept with all edits; for other weights a new one is written.
 
     Args:
         model (`AVSegFormerForSegmentation`)
-        repo_id (`str`): `user/name`, or `name` for your own.
+        repo_id (`str`): `user/name`, or `name` in your account.
         processor (`AVSegFormerProcessor`, *optional*): if not given, the one beside the weights that the model was
-            loaded from; else the repository keeps the one it has or receives the default one.
+            loaded from; else the repository keeps its processor or receives the default one.
         results (`dict`, *optional*): the content of an evaluation's `results.json`; becomes the card's
             `model-index` and a table.
         private (`bool`, *optional*): True never writes to a public repository.
-        token (`str`, *optional*): with write permission; if not given, that of `hf auth login` or `HF_TOKEN`.
-        revision (`str`, *optional*): a branch, made where it does not exist.
+        token (`str`, *optional*): one that may write; if not given, that of `hf auth login` or `HF_TOKEN`.
+        revision (`str`, *optional*): a branch, which is created if it does not exist.
         commit_message, commit_description, create_pr, max_shard_size, tags: as in `PreTrainedModel.push_to_hub`.
 
     Raises:
-        PermissionError: no token, one that is not valid, or one that may not write there.
+        PermissionError: the token is missing, invalid or may not write there.
         ConnectionError: the connection was lost or the Hub failed; repeat the call.
-        ValueError: a name that no repository can have, a public repository with `private=True`, or a model, a
-            processor or results of another kind.
+        ValueError: an invalid repository name, a public repository with `private=True`, or a model, a processor or
+            results of another kind.
     """
     _check_class("model", model, "AVSegFormerForSegmentation")
     if processor is not None:
@@ -108,8 +109,9 @@ def push_checkpoint(
             processor = processor or _processor_of(model, repo_id, there)
             if processor is not None:
                 processor.save_pretrained(folder)
-            card = _card(model, repo_id, folder, there, revision, token)
-            card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *(tags or [])]))
+            card = _card(model, repo_id, folder, there, revision, api)
+            metadata: Any = card.data
+            metadata.tags = list(dict.fromkeys([*(metadata.tags or []), *(tags or [])]))
             if results is not None:
                 card = with_results(card, results)
             card.save(folder / "README.md")
@@ -131,7 +133,7 @@ def _check_class(name: str, value, expected: str) -> None:
 
 
 def _open_repository(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> None:
-    """Make the repository and the branch where they do not exist; with `private`, never take a public one."""
+    """Creates the repository and the branch if they do not exist; with `private`, refuses a public repository."""
     api.create_repo(repo_id, private=private, exist_ok=True)
     if private and not api.model_info(repo_id).private:
         raise ValueError(
@@ -143,8 +145,8 @@ def _open_repository(api: HfApi, repo_id: str, private: bool | None, revision: s
 
 
 def _processor_of(model, repo_id: str, there: dict[str, str]) -> AVSegFormerProcessor | None:
-    """The processor beside the weights that the model was loaded from; else what the repository has (None); else the
-    defaults."""
+    """The processor beside the weights that the model was loaded from; None if only the repository has one; else the
+    default."""
     source = model.name_or_path
     if source and (source != repo_id or Path(source).is_dir()):
         try:
@@ -158,19 +160,18 @@ def _processor_of(model, repo_id: str, there: dict[str, str]) -> AVSegFormerProc
     return AVSegFormerProcessor()
 
 
-def _card(
-    model, repo_id: str, folder: Path, there: dict[str, str], revision: str | None, token: str | None
-) -> ModelCard:
-    """A card that speaks of exactly these weights: the one on the Hub, the one beside the weights, or a new one.
+def _card(model, repo_id: str, folder: Path, there: dict[str, str], revision: str | None, api: HfApi) -> ModelCard:
+    """A card of exactly these weights: the one on the Hub, the one beside the weights, or a new one.
 
-    A card of other weights would carry their results, so it is never reused.
+    A card of other weights contains their results, so it is never reused.
     """
     weights = _weights(folder)
     source = Path(model.name_or_path or "-")
     from_source = source.is_dir() and _weights(source) == weights
     if {name: digest for name, digest in there.items() if name.endswith(".safetensors")} == weights:
         try:
-            card = ModelCard(_read(repo_id, "README.md", revision, token), ignore_metadata_errors=True)
+            file = api.hf_hub_download(repo_id, "README.md", revision=revision)
+            card = ModelCard.load(file, ignore_metadata_errors=True)
         except EntryNotFoundError:
             card = None
         if card is not None and is_own_card(card):
@@ -190,21 +191,12 @@ def _card(
     return model_card(model, repo_id, training, note, base_model if base_model != repo_id else None)
 
 
-def _read(repo_id: str, path: str, revision: str | None, token: str | None) -> str:
-    file = HfApi(token=token).hf_hub_download(repo_id, path, revision=revision)
-    return Path(file).read_text(encoding="utf-8")
-
-
 def _files_on_hub(api: HfApi, repo_id: str, revision: str | None) -> dict[str, str]:
-    """Path -> SHA-256 of a large file, else git's name of it."""
+    """Path -> SHA-256 of a large file, git's blob id of a small one."""
     files = api.list_repo_tree(repo_id, revision=revision)
     return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files if isinstance(file, RepoFile)}
 
 
 def _weights(folder: Path) -> dict[str, str]:
     """File name -> SHA-256 of every safetensors file in a folder."""
-    digests = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            digests[path.name] = file_digest(file, "sha256").hexdigest()
-    return digests
+    return {path.name: sha256(path) for path in folder.glob("*.safetensors")}

@@ -13,13 +13,13 @@ __all__ = ["Journal"]
 class Journal:
     """An append-only file of rows beside the results, named after a digest of the run's settings.
 
-    Runs with other settings have files of their own: they are neither read nor overwritten. As a context manager it
-    notes on whatever stops the run how many clips are kept, and where. Each line carries a checksum of its row: what a
-    dying machine left behind the last good line is dropped.
+    Runs with other settings have separate files, which are neither read nor overwritten. As a context manager it adds
+    a note to an exception: how many clips are kept, and where. Each line carries a checksum of its row; what follows
+    the last valid line is dropped.
 
     Attributes:
-        rows: clip id -> row, of this run and of those before it with the same settings.
-        resumed: how many of them were there at the start.
+        rows: clip id -> row, of this run and of earlier runs with the same settings.
+        resumed: the number of rows at the start.
     """
 
     def __init__(self, folder: Path, settings: dict, is_writer: bool = True):
@@ -27,7 +27,7 @@ class Journal:
         self.path = folder / f"clips-{digest[:16]}.partial.jsonl"
         self.is_writer = is_writer
         self.rows: dict[str, dict] = {}
-        self._whole = 0  # bytes of good lines
+        self._whole = 0  # bytes of valid lines
         if self.path.is_file():
             for line in self.path.read_bytes().splitlines(keepends=True):
                 row = _read(line)
@@ -41,10 +41,10 @@ class Journal:
         return self
 
     def append(self, rows: list[dict]) -> None:
-        """Keeps `rows` on the disk, those of known clips left out.
+        """Writes `rows` to the disk, except those of known clips.
 
         Raises:
-            OutputError: they cannot be written; those before them are kept.
+            OutputError: they cannot be written; earlier rows are kept.
         """
         rows = [row for row in rows if row["clip_id"] not in self.rows]
         if self.is_writer and rows:

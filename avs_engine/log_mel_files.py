@@ -2,7 +2,7 @@
 
     avs-log-mel --subset s4 --data_dir data --out sounds
 
-They lie beside what `avs-data audio` writes, in `audio_log_mel/` instead of `audio_wav/`.
+They lie beside the files of `avs-data audio`, in `audio_log_mel/` instead of `audio_wav/`.
 """
 
 import argparse

@@ -1,12 +1,13 @@
 """The card of a published AVSegFormer: what it is, how it was trained, how it scored, and what it cannot do.
 
-Text between two markers is one evaluation and is replaced by the next one of the same data; all else that somebody
-wrote into a card stays.
+Text between two markers describes one evaluation and is replaced by the next one of the same data; all other edits of
+a card stay.
 """
 
 import html
 import math
 import re
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -132,26 +133,28 @@ def model_card(
 
 
 def is_own_card(card: ModelCard) -> bool:
-    """Whether `model_card` wrote it, so that results can be put into it."""
+    """Whether `model_card` wrote the card, so that results can be inserted."""
     return MARKER in card.text
 
 
 def with_results(card: ModelCard, results: dict) -> ModelCard:
-    """The card with one evaluation in its `model-index` and as a table; an earlier one of the same data goes.
+    """The card with an evaluation in its `model-index` and as a table; it replaces an earlier one of the same data.
 
     Args:
         card (`ModelCard`): by `model_card`.
         results (`dict`): an evaluation's `results.json`: subset, split, settings, scores, intervals, versions.
     """
     new = evaluation_results(results)
-    kept = [old for old in card.data.eval_results or [] if old.unique_identifier != new[0].unique_identifier]
+    metadata: Any = card.data
+    kept = [old for old in metadata.eval_results or [] if old.unique_identifier != new[0].unique_identifier]
     text = card.content
     start, end = _block_markers(new[0])
     text = re.sub(rf"{re.escape(start)}.*?{re.escape(end)}\n\n", "", text, flags=re.DOTALL)
     text = text.replace(MARKER, f"{start}\n{_results_section(results)}\n{end}\n\n{MARKER}", 1)
     changed = ModelCard(text, ignore_metadata_errors=True)
-    changed.data.model_name = card.data.model_name or _title(text)
-    changed.data.eval_results = kept + new
+    changed_metadata: Any = changed.data
+    changed_metadata.model_name = metadata.model_name or _title(text)
+    changed_metadata.eval_results = kept + new
     return ModelCard(str(changed))
 
 
@@ -168,7 +171,7 @@ def evaluation_results(results: dict) -> list[EvalResult]:
             f"has no {' and no '.join(missing)}."
         )
     subset, split, settings = results["subset"], results["split"], results.get("settings", {})
-    # What distinguishes one evaluation of the same clips from another.
+    # These settings distinguish evaluations of the same clips.
     names = ("seed", "max_clips", "unseen_sha256")
     arguments = {name: settings[name] for name in names if settings.get(name) is not None}
     if settings.get("front_end") == "released":
@@ -216,7 +219,7 @@ def _sound(condition: str) -> str:
 
 
 def _title(text: str) -> str:
-    return re.search(r"^# (.+)$", text, flags=re.MULTILINE)[1]
+    return next(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
 
 
 def _block_markers(result: EvalResult) -> tuple[str, str]:
@@ -226,7 +229,7 @@ def _block_markers(result: EvalResult) -> tuple[str, str]:
 
 
 def _results_section(results: dict) -> str:
-    """The scores as a table, and what they were made with."""
+    """The scores as a table, and the settings and versions behind them."""
     scores, intervals, settings = results["scores"], results.get("intervals") or {}, results.get("settings", {})
     rows = {
         plain(_sound(condition)): _cells(scores, intervals, condition) for condition in settings.get("conditions", [])
@@ -251,17 +254,17 @@ def _results_section(results: dict) -> str:
             f"G-mIoU {released} by the released rule, which counts frames without an object as negatives too.",
         ]
     if "selectivity_clips" in scores:
-        said = [f"{m.label} {_cell(scores.get(m.key), intervals.get(m.key))}" for m in SELECTIVITY]
-        lines += ["", f"On {scores['selectivity_clips']} clips with several labelled objects: {', '.join(said)}."]
+        selectivity = [f"{m.label} {_cell(scores.get(m.key), intervals.get(m.key))}" for m in SELECTIVITY]
+        clips = scores["selectivity_clips"]
+        lines += ["", f"On {clips} clips with several labelled objects: {', '.join(selectivity)}."]
     lines += [line for note in data_notes(results) for line in ("", plain(note))]
     if results.get("weights"):
         lines += ["", f"Weights that were scored: {_weights({'model': results['weights']})}."]
     made_with = {name: settings.get(name) for name in ("seed", "max_clips", "front_end", "mixed_precision")}
-    made_with = [f"{name} {value}" for name, value in made_with.items() if value is not None]
-    made_with += [f"{name} {version}" for name, version in results.get("versions", {}).items()]
+    made_with |= results.get("versions", {})
+    words = plain(", ".join(f"{name} {value}" for name, value in made_with.items() if value is not None))
     brackets = " In brackets: 95 % intervals over the choice of clips." if intervals else ""
-    made_with = plain(", ".join(made_with)) or "unrecorded settings"
-    return "\n".join([*lines, "", f"Made with {made_with}.{brackets}"])
+    return "\n".join([*lines, "", f"Made with {words or 'unrecorded settings'}.{brackets}"])
 
 
 def _cells(scores: dict, intervals: dict, condition: str) -> list[str]:
@@ -292,7 +295,7 @@ def _training_section(training: dict) -> str:
         media = "The clips of this subset are drawn and synthesised: scores on them say nothing about real videos."
     lines = [f"{text}. {media}"]
     if training.get("command"):
-        # In a line of its own, so that nothing in it ends the block.
+        # On one line, so that it cannot contain the end of the block.
         lines += ["", "```", " ".join(training["command"].split()), "```"]
     lines += ["", "| setting | value |", "| --- | --- |"]
     lines += [f"| {plain(name)} | {plain(value)} |" for name, value in settings.items() if value is not None]
@@ -304,7 +307,7 @@ def _training_section(training: dict) -> str:
 
 
 def _weights(weights: dict[str, dict | None]) -> str:
-    """Where the weights of each part are from, with their SHA-256, in words."""
+    """The source and SHA-256 of each part's weights as text."""
     words = []
     for part, known in weights.items():
         digests = (known or {}).get("sha256") or {}
@@ -317,7 +320,7 @@ def _weights(weights: dict[str, dict | None]) -> str:
 
 
 def plain(value) -> str:
-    """{"silence": 1.0} as "silence 1.0"; nothing in it is taken for Markdown or HTML."""
+    """`value` as text, {"silence": 1.0} as "silence 1.0", with Markdown and HTML escaped."""
     if isinstance(value, dict):
         value = ", ".join(f"{name} {entry}" for name, entry in value.items())
     return re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))

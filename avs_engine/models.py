@@ -1,4 +1,4 @@
-"""The model of a run: where it comes from, and which settings make it this model."""
+"""Builds the model of a run, and lists the settings that define it."""
 
 import argparse
 import json
@@ -21,32 +21,32 @@ LOSS_SETTINGS = ("loss_type", "bce_weight", "mask_weight", "mix_weight", "simila
 
 
 def check_encoders(args: argparse.Namespace) -> None:
-    """Raises ValueError if nothing says with which weights the encoders of a new model start.
+    """Raises ValueError if the arguments do not say with which weights the encoders of a new model start.
 
-    The audio encoder stays frozen by default, and so does the backbone in the first epochs: a random one teaches a
-    model nothing, and nobody would see it.
+    The audio encoder is frozen by default, and so is the backbone in the first epochs. With random weights a model
+    would learn nothing from them, without an error.
     """
     if args.model is not None:
         return
     if not (args.pretrained_backbone or args.backbone_weights or args.random_backbone):
         raise ValueError(
             "Expected weights for the backbone of a new model: give --backbone_weights FILE, --pretrained_backbone "
-            "(from the network), --model, or --random_backbone to do without."
+            "(from the network), --model, or --random_backbone for random ones."
         )
     if not (args.vggish_weights or args.random_vggish):
         raise ValueError(
             "Expected weights for the audio encoder of a new model: give --vggish_weights FILE (the published "
-            "vggish-10086976.pth), --model, or --random_vggish to do without."
+            "vggish-10086976.pth), --model, or --random_vggish for random ones."
         )
 
 
 def build_model(
     args: argparse.Namespace, load_weights: bool
 ) -> tuple[AVSegFormerForSegmentation, AVSegFormerProcessor, dict]:
-    """The model to train, new or from `--model`, its processor, and which weights it starts with.
+    """The model to train, new or from `--model`, its processor, and the sources of its initial weights.
 
     Args:
-        load_weights: False looks for no encoder's weights, since those of a checkpoint follow.
+        load_weights: False does not read the encoders' weights, because those of a checkpoint are loaded later.
 
     Raises:
         ConnectionError: `--pretrained_backbone` asks for weights that cannot be fetched.
@@ -74,7 +74,7 @@ def build_model(
 
 
 def load_backbone(model: AVSegFormerForSegmentation, args: argparse.Namespace) -> dict[str, str]:
-    """Loads what `args` name into the backbone of a new model, and says what it was."""
+    """Loads the weights that `args` name into the backbone of a new model; returns their source and SHA-256."""
     if args.backbone_weights is not None:
         return model.load_backbone_weights(args.backbone_weights)
     if not args.pretrained_backbone:
@@ -82,13 +82,13 @@ def load_backbone(model: AVSegFormerForSegmentation, args: argparse.Namespace) -
     if not model.load_pretrained_backbone():
         raise ConnectionError(
             f"Expected timm's weights of {args.backbone} for --pretrained_backbone, but they could not be fetched. "
-            "Connect to the network, give --backbone_weights FILE, or --random_backbone to do without."
+            "Connect to the network, give --backbone_weights FILE, or --random_backbone for random ones."
         )
     return {"source": f"timm's {args.backbone}", "sha256": tensors_digest(model.get_backbone().state_dict())}
 
 
 def model_settings(config: PreTrainedConfig) -> dict:
-    """What a configuration adds to transformers' own fields, as JSON has it."""
+    """The fields that a configuration adds to those of transformers, as JSON values."""
     own = config.to_dict().keys() - PreTrainedConfig().to_dict().keys() - {"auto_map"}
     values = {name: getattr(config, name) for name in sorted(own - {"audio_config"})}
     if hasattr(config, "audio_config"):

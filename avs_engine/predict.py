@@ -29,7 +29,7 @@ from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcesso
 from .clips import DecodedClip, Splits, batches
 from .sounds import encode_sounds, sound_keys, sounds_of
 
-ROUNDING = 1e-6  # how far outside [0, 1] a callable's probabilities are still taken for 0 and 1
+ROUNDING = 1e-6  # probabilities of a callable that lie outside [0, 1] by at most this are clipped
 
 
 @dataclasses.dataclass
@@ -63,23 +63,23 @@ class Segmenter(Protocol):
 
     Attributes:
         batch_size: how many clips `segment` gets at most.
-        identity: what decides the predictions beside the clips, as JSON, say a digest of the weights: an interrupted
-            evaluation only goes on where it is equal.
+        identity: JSON values that identify the model, for example a digest of its weights. An interrupted evaluation
+            resumes only if they are equal.
     """
 
     batch_size: int
     identity: dict
 
     def hear(self, splits: Splits, wanted: Sequence[int], accelerator: Accelerator) -> None:
-        """Prepares the sounds of the clips `wanted`, as indices, under each condition; called once, before the first
-        clip."""
+        """Prepares the sounds of the clips with the indices `wanted` under each condition; called once, before
+        `segment`."""
 
     def segment(self, clips: Sequence[DecodedClip]) -> list[Segmented]:
-        """What the model predicts for these clips, each under every condition."""
+        """The predictions for these clips, each under every condition."""
 
 
 class Noted:
-    """Adds a note to whatever exception passes, which keeps its type and traceback."""
+    """Context manager that adds a note to an exception and lets it pass."""
 
     def __init__(self, note: str):
         self.note = note
@@ -115,11 +115,11 @@ def predict(
 
 
 class AVSegFormerSegmenter:
-    """Our own model: the frames pass the backbone once a clip, each distinct sound passes the audio encoder once.
+    """AVSegFormer: each clip's frames pass the backbone once, each distinct sound passes the audio encoder once.
 
     Args:
         model: in evaluation mode on the accelerator's device, not wrapped for distributed training.
-        sounds: embeddings from `encode_sounds` to use again; None computes them.
+        sounds: embeddings from `encode_sounds`; None computes them.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class AVSegFormerSegmenter:
         self.processor = processor
         self.batch_size = batch_size
         self.known_sounds = sounds
-        # An embedding's last bits may depend on what shares its batch.
+        # An embedding's last bits may depend on the other items of its batch.
         self.identity = {"front_end": processor.feature_extractor.front_end, "batch_size": batch_size}
 
     @classmethod
@@ -143,10 +143,10 @@ class AVSegFormerSegmenter:
         """Loads a `from_pretrained` folder or Hub id.
 
         Args:
-            front_end: that of the processor; None leaves what was saved.
+            front_end: replaces that of the processor; None keeps the saved one.
 
         Raises:
-            ValueError: weights are missing or unknown; a processor that does not take the front end.
+            ValueError: weights are missing or unknown; the processor does not accept the front end.
         """
         network, loading = AVSegFormerForSegmentation.from_pretrained(model, output_loading_info=True)
         missing, unknown = loading["missing_keys"], loading["unexpected_keys"]
@@ -204,7 +204,7 @@ class AVSegFormerSegmenter:
                     probabilities[place].append(resized[0].sigmoid())
                     if output.similarity is not None:
                         similarity[place][condition] = output.similarity[place].float()
-        # Only now: a GPU is asked once all conditions are on their way.
+        # Copy to the host only now, after a GPU has received the work of all conditions.
         return [
             Segmented(
                 torch.stack(of_clip).cpu().numpy(),
@@ -218,11 +218,11 @@ class CallableSegmenter:
     """A callable (frames (T, H, W, 3) uint8, waveform (80000,) float32, sampling rate) -> probabilities (T, H, W),
     numpy or torch, called once a clip and condition.
 
-    `segment` raises ValueError for another shape and for numbers that are NaN or outside [0, 1] by more than rounding
-    (`ROUNDING`), and what the callable raises, with a note; each names clip and condition.
+    `segment` raises ValueError for another shape and for numbers that are NaN or outside [0, 1] by more than
+    `ROUNDING`. Exceptions of the callable get a note. Each message names clip and condition.
 
     Args:
-        name: of the callable, for messages.
+        name: the callable's name in messages.
     """
 
     batch_size = 1
@@ -250,7 +250,7 @@ class CallableSegmenter:
                 f"{predicted.dtype} of shape {predicted.shape} for {where}."
             )
         low, high = predicted.min(), predicted.max()
-        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # written so that NaN fails it
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also true for NaN
             raise ValueError(
                 f"Expected probabilities in [0, 1] from {self.name}, got {low} to {high} for {where}. Apply a sigmoid "
                 "to logits, divide 8-bit masks by 255, and look for NaN in the model."
@@ -259,11 +259,11 @@ class CallableSegmenter:
 
 
 def load_segmenter(name: str) -> Segmenter:
-    """The callable, or the `Segmenter`, that `module:name` names; modules of the working directory come first.
+    """The callable or `Segmenter` that `module:name` names; the working directory is searched first.
 
     Raises:
-        ValueError: not of that form, or neither a callable nor a segmenter of that name.
-        ImportError: no such module.
+        ValueError: the name has another form, or the object is neither a callable nor a segmenter.
+        ImportError: there is no such module.
     """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
@@ -289,9 +289,10 @@ def load_segmenter(name: str) -> Segmenter:
 def save_predictions(
     batches: Iterable[list[Prediction]], conditions: Sequence[str], folder: Path
 ) -> Iterator[list[Prediction]]:
-    """Passes `batches` on and writes them: FOLDER/<condition>/<category>/<clip>/<clip>_<k>.png, k from 1.
+    """Yields `batches` unchanged and writes them: FOLDER/<condition>/<category>/<clip>/<clip>_<k>.png, k from 1.
 
-    A probability p is stored as 255 p, rounded to the nearest, halves down: `value / 255 > 0.5` exactly where p > 0.5.
+    A probability p is stored as 255 p, rounded to the nearest integer, halves down, so that `value / 255 > 0.5`
+    exactly where p > 0.5.
     """
     for clips in batches:
         for clip in clips:

@@ -1,4 +1,4 @@
-"""What a result says of how it was made: code, libraries, command, data."""
+"""Records how a result was made: code, libraries, command, data."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ def weights_of(model: str, commit: str | None = None) -> dict:
 
 
 def encoders_of(model: str) -> dict | None:
-    """With which weights the training of a model began, if its folder has a `trainer_state.json` that says so."""
+    """The weights with which the training of a model began, read from `trainer_state.json` in its folder."""
     state = Path(model) / "trainer_state.json"
     return json.loads(state.read_text(encoding="utf-8")).get("weights") if state.is_file() else None
 
@@ -73,7 +73,7 @@ def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def command_line(argv: Sequence[str], secret: str | None) -> str:
-    """The command for a model card: without the token, and without where the folders of this machine are."""
+    """The command for a model card, without the token and with absolute paths shortened to their names."""
     words = []
     for word in argv:
         option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
@@ -84,5 +84,5 @@ def command_line(argv: Sequence[str], secret: str | None) -> str:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes whole or not at all."""
+    """Writes a JSON file whole or not at all."""
     write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Where a training stands, and what it writes into its folder."""
+"""The progress of a training run, and the files that it writes into its output folder."""
 
 import argparse
 import contextlib
@@ -30,11 +30,9 @@ from .models import model_settings
 from .provenance import git_revision, library_versions, write_json
 
 LOG = "train_log.jsonl"
-
 OWN_FILES = (STATE, "checkpoints", "last", "config.json", "model.safetensors", "processor_config.json", LOG)
 
-
-# What a resumed run must share with the run it continues, beside the data and the model.
+# The arguments that a resumed run must share with the run that it continues.
 FIXED_SETTINGS = (
     "subset",
     "data_seed",
@@ -64,12 +62,12 @@ def run_identity(
     weights: dict | None,
     total_steps: int,
 ) -> dict:
-    """What `trainer_state.json` says of how a run is made; a resumed run must share settings, model and data."""
+    """What `trainer_state.json` records about a run; a resumed run must have the same settings, model and data."""
     settings = {name: getattr(args, name) for name in FIXED_SETTINGS}
     settings["image_size"] = dict(processor.image_processor.size)
     settings |= {"num_processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
     if args.lr_scheduler != "constant":
-        settings["total_steps"] = total_steps  # only a run of constant rate may be extended
+        settings["total_steps"] = total_steps  # only a run with a constant learning rate may be extended
     return {
         "settings": settings,
         "model": model_settings(network.config),
@@ -84,7 +82,7 @@ def run_identity(
 
 
 def print_once(accelerator: Accelerator, text: str) -> None:
-    """Prints once, without tearing the progress bar."""
+    """Prints from the main process alone, above the progress bar."""
     if accelerator.is_main_process:
         tqdm.write(text)
         sys.stdout.flush()
@@ -94,8 +92,8 @@ def check_output_dir(output_dir: Path, overwrite: bool, restart: bool) -> None:
     """Raises ValueError if a new run would replace what is in the folder.
 
     Args:
-        restart: a run that ended before its first checkpoint may be replaced: one with a log of at most one
-            validation, and neither checkpoints, however damaged, nor a last model.
+        restart: allows to replace a run that ended before its first checkpoint. Its log has at most one validation,
+            and it has neither checkpoints (damaged ones count) nor a last model.
     """
     present = [name for name in OWN_FILES if (output_dir / name).exists()]
     later = [output_dir / "last/model.safetensors", *output_dir.glob("checkpoints/[!.]*")]
@@ -110,16 +108,17 @@ def check_output_dir(output_dir: Path, overwrite: bool, restart: bool) -> None:
 
 
 class Run:
-    """Where a run stands, and what it writes into its folder.
+    """The progress of a run, and the files that it writes.
 
     Attributes:
-        epoch, batches_done, step: the epoch under way, how many of its batches are done, optimizer steps so far.
-        validates: the step is made, its validation is not.
+        epoch, batches_done, step: the current epoch, the number of its finished batches, the optimizer steps so far.
+        validates: whether the step is finished and its validation is not.
         best: {"g_miou", "epoch", "step"} of the best validation, None before the first.
+        saved: (step, validates) at the last checkpoint.
 
     Args:
-        identity: what makes the run this run: `settings`, `model`, `data`; and what is only noted beside it.
-        keep: how many checkpoints stay, the newest; 0: all.
+        identity: from `run_identity`.
+        keep: how many of the newest checkpoints stay; 0 keeps all.
     """
 
     def __init__(
@@ -136,10 +135,10 @@ class Run:
         self.scheduler = scheduler
         self.keep = keep
         self.epoch, self.batches_done, self.step, self.best, self.validates = 0, 0, 0, None, False
-        self.saved: tuple[int, bool] | None = None  # where the run stood at the last checkpoint
+        self.saved: tuple[int, bool] | None = None
 
     def start(self) -> None:
-        """Clears the folder of another run, if `check_output_dir` let that pass; its log goes last (see there)."""
+        """Removes an earlier run that `check_output_dir` allows to replace; its log is removed last (see there)."""
         if self.accelerator.is_main_process:
             for checkpoint in complete_checkpoints(self.output_dir / "checkpoints"):
                 remove(checkpoint)
@@ -150,7 +149,7 @@ class Run:
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """Turns what a full disk or a file-size limit raises into one OSError that says how to go on."""
+        """Turns the errors of a full disk or a file-size limit into one OSError that says how to continue."""
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -172,13 +171,13 @@ class Run:
         )
 
     def resume(self, checkpoint: Path, saved: dict) -> None:
-        """Goes on exactly where `checkpoint` was written: weights, optimizer, schedule, random numbers, log.
+        """Restores the state of `checkpoint`: weights, optimizer, schedule, random numbers, log.
 
         Args:
-            saved: what `read_checkpoint` says of it.
+            saved: from `read_checkpoint`.
 
         Raises:
-            ValueError: the checkpoint is another run's, or damaged; the message names the setting or the file.
+            ValueError: the checkpoint is damaged or from another run; the message names the file or the setting.
         """
         check_same_run(checkpoint, saved, self.identity)
         check_undamaged(checkpoint, saved["files"])
@@ -190,7 +189,7 @@ class Run:
             self.best = saved["best"]
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            # What the run wrote after the checkpoint will be written again.
+            # Cut off the lines after the checkpoint: the run will write them again.
             log = checkpoint.parent.parent / LOG
             text = log.read_bytes()[: saved["log_bytes"]] if log.is_file() else b""
             for unfinished in (self.output_dir / "checkpoints").glob(".*/"):
@@ -201,7 +200,7 @@ class Run:
         print_once(self.accelerator, f"Resuming from {checkpoint}: epoch {self.epoch}, step {self.step}.")
 
     def log(self, values: dict) -> None:
-        """A line of train_log.jsonl, and the trackers."""
+        """Appends a line to train_log.jsonl and sends the values to the trackers."""
         if self.accelerator.is_main_process:
             log = self.output_dir / LOG
             with self.writing(log), open(log, "a", encoding="utf-8") as file:
@@ -209,12 +208,12 @@ class Run:
         self.accelerator.log(values.get("validation", values), step=self.step)
 
     def save_checkpoint(self, name: str) -> None:
-        """checkpoints/NAME: it gets its name when it is complete, and then old ones go.
+        """Writes checkpoints/NAME, which gets its name when it is complete, and then removes old checkpoints.
 
-        trainer_state.json in it holds the position, and size and SHA-256 of each file.
+        Its trainer_state.json holds the position, and the size and SHA-256 of each file.
 
         Raises:
-            OSError: it could not be written; the earlier ones stay.
+            OSError: the checkpoint could not be written; earlier ones stay.
         """
         folder = self.output_dir / "checkpoints" / name
         partial = folder.with_name(f".{name}")
@@ -228,7 +227,7 @@ class Run:
                 if self.accelerator.is_main_process:
                     self._complete(partial, folder)
             except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)  # what is half written takes the space of the next try
+                shutil.rmtree(partial, ignore_errors=True)  # it would take the space that the next attempt needs
                 raise
         self.saved = (self.step, self.validates)
         if self.accelerator.is_main_process:
@@ -246,7 +245,7 @@ class Run:
             file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
             for file in files
         }
-        # The schedule as JSON: accelerate would pickle it, and what is unpickled may run code.
+        # The schedule is stored as JSON: accelerate would pickle it, and unpickling can run code.
         rest = {"log_bytes": (self.output_dir / LOG).stat().st_size, "scheduler": self.scheduler.state_dict()}
         write_json(partial / STATE, self.identity | position | rest | {"files": contents})
         sync_to_disk(partial)
@@ -257,11 +256,12 @@ class Run:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def save_model(self, model: torch.nn.Module, processor: AVSegFormerProcessor, folder: Path) -> None:
-        """A `from_pretrained` folder with trainer_state.json; each file appears whole, the weights last. A collective
-        call: the processes may share out the weights.
+        """Writes a `from_pretrained` folder with trainer_state.json; each file appears whole, the weights last.
+
+        All processes have to call this, since each may hold a part of the weights.
 
         Raises:
-            OSError: it could not be written; what was there stays.
+            OSError: the model could not be written; the earlier files stay.
         """
         weights = self.accelerator.get_state_dict(model)
         if not self.accelerator.is_main_process:

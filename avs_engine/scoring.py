@@ -1,8 +1,9 @@
-"""From probabilities to rows, scores and the table that is printed."""
+"""Turns probabilities into rows, scores and a printed table."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -22,8 +23,8 @@ from .journal import Journal
 from .predict import Prediction, Segmenter, predict
 
 
-def clip_of(prediction: Prediction, subset: Subset | None) -> dict[str, str | None]:
-    """What a row says of the clip itself; without a subset it has no group and is of a video of its own."""
+def clip_of(prediction: Prediction, subset: Subset | None) -> dict[str, Any]:
+    """The clip's part of a row. Without a subset its group is None and its source video is the clip itself."""
     clip_id, category = prediction.clip_id, prediction.category
     if subset is None:
         return {"clip_id": clip_id, "category": category, "group": None, "source_video": clip_id}
@@ -42,12 +43,12 @@ def score(
 ) -> list[dict]:
     """The rows (see `evaluate_metrics.clip_rows`) of all processes' clips, as `predict` yields them, in every process.
 
-    Each process reduces its own clips; rows are gathered as objects: exact, without the duplicates that padding would
-    bring, whatever the masks' sizes.
+    Each process reduces its own clips. Rows are gathered as objects, which needs no padding: there are no duplicates,
+    and masks may have different sizes.
 
     Args:
-        subset: tells groups and source videos.
-        journal: receives the rows as they come; a clip that it has already is left out.
+        subset: gives groups and source videos.
+        journal: receives the rows of each batch; clips that it has already are left out.
     """
     rows: list[dict] = []
     known_ids = set() if journal is None else set(journal.rows)
@@ -87,7 +88,8 @@ def score_masks(
 
     Args:
         grey_of_one: None finds it.
-        is_condition: whether a folder beside those of `conditions` may be of another condition.
+        is_condition: whether a folder's name is that of a condition; such folders may lie beside those of
+            `conditions`.
 
     Raises:
         PredictionsError: what is missing, extra, broken or of another size.

@@ -1,4 +1,4 @@
-"""SIGTERM, with which schedulers announce that they take a machine away."""
+"""Handles SIGTERM, which job schedulers send before they take a machine away."""
 
 import contextlib
 import os
@@ -10,26 +10,26 @@ import torch
 from accelerate import Accelerator
 
 
-class Terminated(BaseException):  # as KeyboardInterrupt: nothing that handles errors may hold it up
-    """SIGTERM came where it may cut work short."""
+class Terminated(BaseException):  # like KeyboardInterrupt, so that error handlers do not catch it
+    """SIGTERM arrived during work that may be interrupted."""
 
 
 class Termination:
-    """Notes SIGTERM, with which schedulers announce that they take a machine away, for the run to save and end.
+    """Records SIGTERM, so that the run can save a checkpoint and end.
 
     Attributes:
-        requested: the signal came.
+        requested: whether the signal has arrived.
     """
 
     def __init__(self):
         self.requested = False
         self._may_raise = False
-        # `accelerate launch` does not pass the signal on: it dies, and leaves the script with another parent.
+        # `accelerate launch` does not forward the signal: it dies, and the script gets another parent process.
         launched = any(name.startswith("ACCELERATE_") for name in os.environ)
         self._launcher = os.getppid() if launched else None
 
     def __enter__(self):
-        self._handles = threading.current_thread() is threading.main_thread()  # Python allows no other
+        self._handles = threading.current_thread() is threading.main_thread()  # only there may handlers be set
         if self._handles:
             self._previous = signal.signal(signal.SIGTERM, self._note)
         return self
@@ -46,7 +46,7 @@ class Termination:
 
     @contextlib.contextmanager
     def cuts_short(self, allowed: bool = True) -> Iterator[None]:
-        """Within, SIGTERM raises `Terminated`: for long work that changes nothing."""
+        """Inside the block SIGTERM raises `Terminated` at once; for long work that writes nothing."""
         self._may_raise = allowed
         try:
             if allowed and self.requested:
@@ -56,7 +56,7 @@ class Termination:
             self._may_raise = False
 
     def agreed(self, accelerator: Accelerator) -> bool:
-        """Whether the signal came to any process, or killed the launcher; a collective call."""
+        """Whether any process has received the signal or lost its launcher; all processes have to call this."""
         if self._launcher not in (None, os.getppid()):
             self.requested = True
         if accelerator.num_processes == 1:
@@ -67,13 +67,13 @@ class Termination:
 
 @contextlib.contextmanager
 def ends_on_sigterm(hint: str) -> Iterator[None]:
-    """SIGTERM, with which schedulers take a machine away, ends the block with `hint` and exit code 0."""
-    if threading.current_thread() is not threading.main_thread():  # Python allows no other
+    """Inside the block SIGTERM prints `hint` and ends the program with exit code 0."""
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
         yield
         return
 
     def end(number, frame) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
         raise Terminated
 
     previous = signal.signal(signal.SIGTERM, end)
@@ -87,6 +87,9 @@ def ends_on_sigterm(hint: str) -> Iterator[None]:
 
 
 def leave_sigterm_to_parent(worker: int) -> None:
-    """For a worker of a `DataLoader`: schedulers send SIGTERM to all processes at once, but the main process still
-    needs its workers until it has saved what it has to."""
+    """Makes a worker of a `DataLoader` ignore SIGTERM.
+
+    Schedulers send it to all processes at once, but the main process needs its workers until it has saved a
+    checkpoint.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""One step of the training, and what must be finite after it."""
+"""One training step, its learning-rate schedule, and checks for finite losses and weights."""
 
 import argparse
 import itertools
@@ -19,18 +19,18 @@ def train_batch(
     max_grad_norm: float,
     step: int,
 ) -> dict[str, torch.Tensor]:
-    """Learns from one batch of `Collator`'s; the losses of it, and how many of its items were negative.
+    """Trains on one batch of `Collator`; returns its losses and the number of its negative items.
 
     Raises:
         FloatingPointError: the loss is not finite in some process; the message names the clips.
     """
     clips = batch.pop("clips")
-    # Masks of the whole step's batch, so that the processes' mean is the loss that one process would have.
+    # Count the masks of all processes, so that the mean of their losses is the loss that one process would have.
     num_masks = (batch["labels"].flatten(2).sum(2) > 0).sum().float()
     num_masks = accelerator.reduce(num_masks, reduction="sum").clamp(min=1) / accelerator.num_processes
     with accelerator.accumulate(model):
-        # Frames without a mask meet the backbone and the similarity head only: S4 has one mask for five frames.
-        with accelerator.autocast():  # which accelerate sees to by itself, but for FSDP
+        # Frames without a mask pass the backbone and the similarity head only: S4 has one mask for five frames.
+        with accelerator.autocast():  # accelerate does this by itself, except with FSDP
             output = model(**batch, num_masks=num_masks, frames_to_segment=batch["labels"].shape[1])
         check_loss(accelerator, output.loss, clips, step)
         accelerator.backward(output.loss)
@@ -44,7 +44,7 @@ def train_batch(
 
 
 def check_loss(accelerator: Accelerator, loss: torch.Tensor, clips: Sequence[str], step: int) -> None:
-    """Raises FloatingPointError in all processes if the loss is not finite in one: none is left waiting for it."""
+    """Raises FloatingPointError in all processes if the loss is not finite in one, so that none waits for it."""
     is_finite = torch.isfinite(loss.detach())
     if accelerator.reduce(is_finite.float(), reduction="sum") == accelerator.num_processes:
         return
@@ -58,9 +58,9 @@ def check_loss(accelerator: Accelerator, loss: torch.Tensor, clips: Sequence[str
 
 
 def check_finite(accelerator: Accelerator, network: torch.nn.Module, clips: Sequence[str], step: int) -> None:
-    """Raises FloatingPointError in all processes if the weights are not finite: the loss would tell a step later."""
+    """Raises FloatingPointError in all processes if a weight is not finite; the loss would show it a step later."""
     tensors = [*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())]
-    tensors = [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]  # of weights that are shared out, ours
+    tensors = [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]  # our part of sharded weights
     is_finite = torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all()
     if accelerator.reduce(is_finite.float(), reduction="sum") < accelerator.num_processes:
         raise FloatingPointError(
@@ -70,9 +70,9 @@ def check_finite(accelerator: Accelerator, network: torch.nn.Module, clips: Sequ
 
 
 def mean_losses(accelerator: Accelerator, losses: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
-    """A step's losses, means over its micro-batches and the processes, and the sum of its negative items."""
+    """A step's losses, averaged over its micro-batches and the processes, and the sum of its negative items."""
     names = list(losses[0])
-    sums = torch.stack([sum(of_batch[name] for of_batch in losses) for name in names])
+    sums = torch.stack([torch.as_tensor(sum(of_batch[name] for of_batch in losses)) for name in names])
     totals = accelerator.reduce(sums, reduction="sum").tolist()
     counts = [1 if name == "negatives" else len(losses) * accelerator.num_processes for name in names]
     values = {name: total / count for name, total, count in zip(names, totals, counts, strict=True)}
@@ -80,13 +80,13 @@ def mean_losses(accelerator: Accelerator, losses: Sequence[dict[str, torch.Tenso
 
 
 def sync_buffers(model: torch.nn.Module) -> None:
-    """The main process's running statistics everywhere: processes that validate must agree on the model."""
+    """Copies the main process's running statistics to all processes, so that they validate the same model."""
     for buffer in model.buffers():
         buffer.copy_(broadcast(buffer.clone()))
 
 
 def steps_per_epoch(batches: int, gradient_accumulation_steps: int) -> int:
-    """The last step of an epoch has fewer micro-batches where they do not come out even."""
+    """Optimizer steps of an epoch; the last one may have fewer micro-batches."""
     return math.ceil(batches / gradient_accumulation_steps)
 
 
@@ -98,7 +98,7 @@ def build_scheduler(
             f"Expected --warmup_steps to leave steps to train, got {args.warmup_steps} of {total_steps} steps."
         )
     if args.lr_scheduler == "onecycle":
-        # torch counts from the first step, which is not one of the warm-up: the maximum is reached after this many.
+        # torch counts from the first step, which is not part of the warm-up, so it needs one step more.
         warmup = (args.warmup_steps + 1) / total_steps if args.warmup_steps else 0.3
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer, args.learning_rate, total_steps=total_steps, pct_start=warmup

@@ -1,4 +1,4 @@
-"""The arguments of the trainer: what there is to choose, the defaults that follow the subset, and what is refused."""
+"""The arguments of the trainer: their definitions, the defaults of each subset, and their checks."""
 
 import argparse
 import dataclasses
@@ -16,7 +16,7 @@ from .provenance import command_line
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Defaults that follow the subset."""
+    """Defaults that depend on the subset."""
 
     epochs: int
     freeze_backbone_epochs: int  # the first ones
@@ -33,7 +33,7 @@ PRESETS = {
     "demo": Preset(10, 0, 1e-3, 12, 64, "resnet10t"),
 }
 
-# the least value of each number
+# The smallest value of each number.
 LEAST = dict.fromkeys(
     (
         "epochs",
@@ -86,30 +86,30 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--subset", required=True, choices=list(PRESETS))
     data.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
-    data.add_argument("--data_seed", type=int, default=42, help="of the draw of negative sounds, as evaluate's --seed")
+    data.add_argument("--data_seed", type=int, default=42, help="seed of the negative sounds; avs-evaluate's --seed")
     data.add_argument("--num_workers", type=int, default=0, help="processes that read the data")
-    data.add_argument("--cache_frames_gb", type=float, default=2, help="decode once if the frames take no more GiB")
+    data.add_argument("--cache_frames_gb", type=float, default=2, help="keep decoded frames in this much memory, GiB")
     data.add_argument("--frames_per_clip", type=int, help="random frames of an item, masked ones first; default: all")
-    data.add_argument("--augment", action="store_true", help="flip left to right at random; the original does not")
+    data.add_argument("--augment", action="store_true", help="flip clips left to right at random; not in the original")
     data.add_argument("--negative_ratio", type=float, default=0.1, help="share of negative items; 0: the baseline")
     data.add_argument(
         "--negative_conditions",
         nargs="+",
         default=["silence=1", "off_screen=1"],
         metavar="NAME[=WEIGHT]",
-        help="what negative items sound like; noise is held out unless named",
+        help="conditions of negative items; noise is not trained on unless it is named",
     )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--model", help="from_pretrained folder or Hub id to start from; default: a new model")
-    model.add_argument("--backbone", help="timm name, of a new model")
-    model.add_argument("--pretrained_backbone", action="store_true", help="timm's ImageNet weights, from the network")
-    model.add_argument("--backbone_weights", metavar="FILE", help=".pth or .safetensors of --backbone")
-    model.add_argument("--random_backbone", action="store_true", help="a new model's backbone learns from nothing")
+    model.add_argument("--backbone", help="timm name of a new model's backbone")
+    model.add_argument("--pretrained_backbone", action="store_true", help="download timm's ImageNet weights")
+    model.add_argument("--backbone_weights", metavar="FILE", help=".pth or .safetensors file for --backbone")
+    model.add_argument("--random_backbone", action="store_true", help="random weights for a new model's backbone")
     model.add_argument("--vggish_weights", help="file, folder or Hub id; default: those of --model")
-    model.add_argument("--random_vggish", action="store_true", help="a new model's audio encoder knows nothing")
+    model.add_argument("--random_vggish", action="store_true", help="random weights for a new model's audio encoder")
     model.add_argument("--image_size", type=int, help="pixels; default: by subset, or that of --model")
     model.add_argument("--loss_type", choices=LOSS_TYPES)
     for name in LOSS_SETTINGS[1:]:
@@ -118,7 +118,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("training (defaults by subset where none is given)")
-    run.add_argument("--seed", type=int, default=42, help="of new weights, order, dropout")
+    run.add_argument("--seed", type=int, default=42, help="seed of new weights, the order of clips and dropout")
     run.add_argument("--epochs", type=int)
     run.add_argument("--max_steps", type=int, help="optimizer steps, instead of --epochs")
     run.add_argument("--batch_size", type=int, help="clips per process and step")
@@ -128,11 +128,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--lr_scheduler", default="constant", choices=("constant", "linear", "cosine", "onecycle"))
     run.add_argument("--warmup_steps", type=int, default=0)
     run.add_argument("--max_grad_norm", type=float, default=0.0, help="0: no clipping")
-    run.add_argument("--freeze_backbone_epochs", type=int, help="how many epochs the backbone is frozen at first")
+    run.add_argument("--freeze_backbone_epochs", type=int, help="the first epochs, in which the backbone is frozen")
     run.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: accelerate's own setting")
     run.add_argument("--cpu", action="store_true", help="stay on the CPU")
     run.add_argument("--validation_every", type=int, default=1, help="epochs; 0: never")
-    run.add_argument("--validation_clips", type=int, help="validate on so many clips, evenly spaced; default: all")
+    run.add_argument("--validation_clips", type=int, help="clips of a validation, evenly spaced; default: all")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -151,7 +151,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _fill_in_presets(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Sets what was not given to the default of the subset, or leaves it to `--model`."""
+    """Sets missing arguments to the subset's defaults, except those that `--model` decides."""
     backbone = ("backbone", "pretrained_backbone", "backbone_weights", "random_backbone")
     given = [f"--{name}" for name in backbone if getattr(args, name)]
     if args.model is not None and given:
@@ -172,7 +172,7 @@ def _fill_in_presets(parser: argparse.ArgumentParser, args: argparse.Namespace) 
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Ends the program at an argument that is refused, and parses conditions and checkpointing steps."""
+    """Ends the program if an argument is invalid; parses conditions and checkpointing steps."""
     try:
         args.negative_conditions = negative_conditions(args.negative_conditions)
     except ValueError as error:

@@ -338,7 +338,7 @@ def test_checkpoints_that_are_none(tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match="step_2, but optimizer.bin is missing or does not have its"):
         train(tiny, run, "--resume_from_checkpoint", newest)
     (newest / "trainer_state.json").unlink()
-    with pytest.raises(FileNotFoundError, match="it has no trainer_state.json"):
+    with pytest.raises(FileNotFoundError, match="trainer_state.json, which is written last, is missing"):
         train(tiny, run, "--resume_from_checkpoint", newest)
 
 
