@@ -4,9 +4,9 @@
     python evaluate_accelerate.py --predictions masks --subset s4 --data_dir data --output_dir masks_eval
     python evaluate_accelerate.py --model-fn my_model:predict --subset s4 --data_dir data --output_dir my_eval
 
-The model is a `from_pretrained` folder of this project (`--model`); any model whose masks lie as PNG files in
+The model is a `from_pretrained` folder of this project (`--model`), any model whose masks are PNG files in
 DIR/<condition>/<category>/<clip>/<clip>_<k>.png, <k> from 0 or 1, category optional, 1-bit or 8-bit grey where 255 is
-probability 1 (`--predictions`, needs the ground-truth masks only); or any Python callable (`--model-fn`)
+probability 1 (`--predictions`, which needs the ground-truth masks only), or any Python callable (`--model-fn`)
 
     (frames (T, H, W, 3) uint8 RGB, waveform (80000,) float32, sampling rate) -> probabilities (T, H, W)
 
@@ -20,10 +20,10 @@ sound), `noise_snr_<dB>` (own sound and noise).
 
 `--push_to_hub` publishes the model of `--model` with these scores in its card.
 
-`results.json` holds the scores and breakdowns, `clips.jsonl` the statistics of every clip that they are made from;
-`--save_predictions` writes the probability masks beside them. An interrupted run goes on where it stopped, and ends
-with the scores of an undisturbed one to the last digit; SIGTERM ends it with exit code 0. A second run in the same
-output folder is refused. The number of processes does not change a digit either, if each has as many threads.
+`results.json` holds the scores and breakdowns, `clips.jsonl` the statistics of every clip behind them;
+`--save_predictions` writes the probability masks beside them. An interrupted run resumes where it stopped and ends
+with exactly the scores of an uninterrupted one; SIGTERM ends it with exit code 0. A second run in the same output
+folder is refused. The number of processes does not change the scores if each process has the same number of threads.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: di
     clip_ids = next(iter(splits.values()))["clip_id"][:]
     identity = settings | segmenter.identity | {"data": data}
     with Journal(output_dir, identity, accelerator.is_main_process) as journal:
-        accelerator.wait_for_everyone()  # all have read the journal before one writes to it
+        accelerator.wait_for_everyone()  # all processes read the journal before one writes to it
         done = journal.rows.keys() & set(clip_ids)
         if done and accelerator.is_main_process:
             print(
@@ -137,7 +137,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--subset", required=True, choices=list(SUBSETS))
     parser.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
-    parser.add_argument("--seed", type=int, default=42, help="of the draw of negative sounds")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the draw of negative sounds")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
     parser.add_argument(
         "--conditions",
@@ -154,17 +154,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--front_end",
         choices=("vggish", "released"),
-        help="of --model; released: that of the released code, which gives negative sounds away; default: the model's",
+        help="front end of --model; released: that of the released code, which reveals negative sounds to the model; "
+        "default: the model's own",
     )
     parser.add_argument(
         "--grey_of_one",
         type=int,
         choices=(1, 255),
-        help="of --predictions: the grey of probability 1; found by default",
+        help="grey value of probability 1 in --predictions; default: detected",
     )
     parser.add_argument("--batch_size", type=int, default=4, help="clips per process")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that read the data")
-    parser.add_argument("--max_clips", type=int, help="score only so many clips, evenly spaced over the split")
+    parser.add_argument("--max_clips", type=int, help="score only this many clips, evenly spaced over the split")
     parser.add_argument("--save_predictions", action="store_true", help="write 8-bit PNG probability masks")
     parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: accelerate's own setting")
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
@@ -177,16 +178,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, extra: Sequence[str]) -> None:
-    """Ends the program at arguments that do not go together."""
+    """Ends the program if arguments contradict each other."""
     if args.push_to_hub and args.model is None:
-        parser.error("argument --push_to_hub: only with argument --model; other models have their own ways to the Hub")
+        parser.error("argument --push_to_hub: only with argument --model; publish other models with their own tools")
     for name in ("batch_size", "max_clips"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"argument --{name}: expected at least 1, got {getattr(args, name)}")
     if args.grey_of_one is not None and args.predictions is None:
         parser.error("argument --grey_of_one: only with argument --predictions")
     if args.front_end is not None and args.model is None:
-        parser.error("argument --front_end: only with argument --model; other models bring their own")
+        parser.error("argument --front_end: only with argument --model; other models have their own front end")
     if args.predictions:
         for name in ("save_predictions", "unseen_dir"):
             if getattr(args, name):
@@ -279,10 +280,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.model:
         check_model_path(args.model)
-    disable_progress_bar()  # transformers' own
+    disable_progress_bar()  # that of transformers
     accelerator = Accelerator(cpu=args.cpu or bool(args.predictions), mixed_precision=args.mixed_precision)
     publishes = args.push_to_hub and accelerator.is_main_process
-    if publishes:  # before the work, not after it
+    if publishes:  # checked now, because the evaluation may take hours
         name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
         hub_model_id = check_hub_access(args.hub_model_id or name, args.hub_token)
     again = "Nothing is written yet" if args.predictions else f"What is scored is kept in {args.output_dir}"
@@ -300,9 +301,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def cli() -> None:
-    """`main` for the command line: what the user can mend is one line and exit code 2, not a traceback.
+    """Runs `main` and prints errors that the user can fix without a traceback; the exit code is then 2.
 
-    An exception with notes comes from scoring or from a module of the user's, and keeps its traceback.
+    An exception with notes comes from scoring or from the user's module, and keeps its traceback.
     """
     try:
         main()

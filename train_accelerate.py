@@ -1,4 +1,4 @@
-"""Trains AVSegFormer on AVSBench-Robust, with sounds that do not belong to the picture among those that do.
+"""Trains AVSegFormer on AVSBench-Robust, with matching sounds and a share of sounds that do not match the frames.
 
     accelerate launch train_accelerate.py --subset s4 --data_dir data --backbone pvt_v2_b5 \\
         --backbone_weights pvt_v2_b5.pth --vggish_weights vggish-10086976.pth --output_dir runs/s4
@@ -6,15 +6,17 @@
 The same file runs on one CPU (`--cpu`), one GPU, or several processes (`torchrun --nproc_per_node N`, with `--cpu` for
 CPU processes; `accelerate launch --cpu --num_processes 2` starts only one), in float32 or mixed precision.
 
-An epoch is every positive clip once and, drawn anew, `--negative_ratio` of the items from the negative conditions:
-same frames, another sound, empty masks. A run that was cut off goes on with `--resume_from_checkpoint latest` and ends
-with the weights, bit for bit, that it would have had (on the CPU; on a GPU as far as its kernels are deterministic);
-with `auto` it starts where there is nothing to go on from: one command for a job that is sent again and again. SIGTERM
-saves a checkpoint and ends the run with exit code 0. One run at a time may use an `--output_dir`.
+An epoch contains every positive clip once, and negative items that are drawn anew: the same frames with another sound
+and empty masks. `--negative_ratio` is their share of all items.
+
+`--resume_from_checkpoint latest` continues an interrupted run, which ends with the same weights as an uninterrupted
+one, bit for bit (on the CPU; on a GPU as far as its kernels are deterministic). `auto` does the same and starts a new
+run if there is no checkpoint, so that a job can be submitted again with the same command. SIGTERM saves a checkpoint
+and ends the run with exit code 0. Only one run at a time may use an `--output_dir`.
 
 `--output_dir` receives the model with the best validation G-mIoU as a `from_pretrained` folder, `last/` (the model
-after the last step), `train_log.jsonl`, `trainer_state.json` and `checkpoints/`. `--push_to_hub` publishes that model
-in the end, with its processor, its card and its code; whether it may is asked before the start.
+after the last step), `train_log.jsonl`, `trainer_state.json` and `checkpoints/`. `--push_to_hub` publishes the best
+model at the end, with its processor, its card and its code; the token's permission is checked before the training.
 """
 
 import argparse
@@ -54,7 +56,7 @@ from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcesso
 
 @dataclasses.dataclass
 class Data:
-    """The clips of a run: condition -> split; and a digest of which clips there are and which sound each has."""
+    """The clips of a run, condition -> split, and a digest of the clips and their sounds."""
 
     training: Splits
     validation: Splits
@@ -63,11 +65,11 @@ class Data:
 
 @dataclasses.dataclass
 class Training:
-    """What a run trains, with what, and where it stands.
+    """The model, the data and the progress of a run.
 
     Attributes:
-        network, model: the model itself, and as accelerate wraps it for several processes.
-        last_clips: the clips of the last batch, for errors.
+        network, model: the model itself, and its wrapper for several processes.
+        last_clips: the clips of the last batch, for error messages.
     """
 
     args: argparse.Namespace
@@ -88,16 +90,16 @@ class Training:
 
 
 def find_start(args: argparse.Namespace) -> tuple[Path | None, dict]:
-    """The checkpoint to go on from and the trainer's state in it; (None, {}) for a new run, which may begin.
+    """The checkpoint to resume from and the trainer's state in it; (None, {}) for a new run.
 
     Raises:
-        FileNotFoundError, ValueError: no such checkpoint, or a run in the folder that would be lost.
+        FileNotFoundError, ValueError: there is no such checkpoint, or a new run would replace an earlier one.
     """
     output_dir = Path(args.output_dir)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir)
     saved = {} if checkpoint is None else read_checkpoint(checkpoint)
     if saved:
-        torch.set_num_threads(saved["num_threads"])  # their number changes the last bits of sums
+        torch.set_num_threads(saved["num_threads"])  # the number changes the last bits of sums
     if checkpoint is not None and checkpoint.resolve().parent.parent == output_dir.resolve():
         check_newest(checkpoint)
     else:
@@ -128,14 +130,14 @@ def build(args: argparse.Namespace, accelerator: Accelerator, termination: Termi
     Args:
         saved: the state in the checkpoint whose weights are loaded later; empty for a new run.
     """
-    alone = accelerator.num_processes == 1  # others would wait for one that stops by itself
+    alone = accelerator.num_processes == 1  # several processes would wait for one that stops
     show = accelerator.is_main_process
     with termination.cuts_short(alone):
         data = load_data(args, accelerator)
     set_seed(args.seed)  # before the model, so that it also decides the new weights
     with accelerator.main_process_first():
         network, processor, weights = build_model(args, load_weights=not saved)
-    # Weights read from a file lie in its memory map, at any alignment; sums over them could differ in the last bit.
+    # Weights read from a file lie in its memory map with any alignment, which could change the last bit of sums.
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = tensor.data.clone()
     network.to(accelerator.device).eval()
@@ -144,7 +146,7 @@ def build(args: argparse.Namespace, accelerator: Accelerator, termination: Termi
         items, collator = build_clips(args, data.training, processor, network, accelerator.device, show)
         if network.config.freeze_audio_encoder:
             sounds = encode_sounds(processor, data.validation, network.get_audio_embeddings, accelerator.device, show)
-    # One group, the backbone in it also while it is frozen.
+    # The optimizer's only group contains the backbone even while it is frozen.
     optimizer = torch.optim.AdamW(
         [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=args.learning_rate,
@@ -154,10 +156,10 @@ def build(args: argparse.Namespace, accelerator: Accelerator, termination: Termi
     loader = build_loader(items, collator, args.batch_size, args.num_workers, accelerator.device)
     model, prepared_optimizer, loader = accelerator.prepare(network, optimizer, loader)
     total_steps = args.max_steps or args.epochs * step.steps_per_epoch(len(loader), args.gradient_accumulation_steps)
-    # Not prepared: accelerate would step it once per process. DeepSpeed's optimizer is none for torch's schedules.
+    # Not prepared: accelerate would step it once per process, and torch's schedules reject DeepSpeed's optimizer.
     scheduler = step.build_scheduler(args, optimizer, total_steps)
     if saved:
-        weights = saved.get("weights")  # with which the run began
+        weights = saved.get("weights")  # those at the start of the run
     identity = run_identity(args, accelerator, network, processor, data.digest, weights, total_steps)
     return Training(
         args,
@@ -178,13 +180,13 @@ def build(args: argparse.Namespace, accelerator: Accelerator, termination: Termi
 
 
 def start(training: Training, checkpoint: Path | None, saved: dict) -> None:
-    """Begins the run, or puts it where the checkpoint was written, and says what it is."""
+    """Starts a new run or restores the checkpoint, and prints the run's settings."""
     args, accelerator, run = training.args, training.accelerator, training.run
-    set_seed(args.seed, device_specific=True)  # every process its own dropout
+    set_seed(args.seed, device_specific=True)  # each process has a different dropout
     if checkpoint is None:
         run.start()
     else:
-        # As at the last step before it: FSDP insists on the optimizer's state of each weight that learns.
+        # As at the last step before the checkpoint: FSDP expects an optimizer state for each weight that is trained.
         training.network.freeze_backbone(saved["epoch"] - (not saved["batches_done"]) < args.freeze_backbone_epochs)
         run.resume(checkpoint, saved)
     if args.with_tracking:
@@ -205,16 +207,16 @@ def train(training: Training, bar: tqdm) -> None:
     """Trains to the last step.
 
     Raises:
-        Terminated: SIGTERM came; the run stands where a checkpoint may be written.
+        Terminated: SIGTERM arrived, and a checkpoint can be written now.
         FloatingPointError: a loss or a weight is not finite.
     """
     args, accelerator, run = training.args, training.accelerator, training.run
-    if run.validates:  # SIGTERM came while it did
+    if run.validates:  # SIGTERM interrupted the validation
         end_step(training)
     while run.step < training.total_steps:
         training.network.freeze_backbone(run.epoch < args.freeze_backbone_epochs)
         training.model.train()
-        losses: list[dict[str, torch.Tensor]] = []  # of the micro-batches of a step
+        losses: list[dict[str, torch.Tensor]] = []  # one entry per micro-batch of a step
         for batch in batches_left(training):
             training.last_clips = list(batch["clips"])
             losses.append(
@@ -223,7 +225,7 @@ def train(training: Training, bar: tqdm) -> None:
             run.batches_done += 1
             if not accelerator.sync_gradients:
                 continue
-            learning_rate = training.scheduler.get_last_lr()[0]  # of the step that was made
+            learning_rate = training.scheduler.get_last_lr()[0]  # that of the finished step
             if not accelerator.optimizer_step_was_skipped:
                 training.scheduler.step()
             run.step += 1
@@ -239,14 +241,14 @@ def train(training: Training, bar: tqdm) -> None:
 
 
 def batches_left(training: Training) -> Iterable[dict]:
-    """The batches of the epoch under way that were not trained on yet."""
+    """The remaining batches of the current epoch."""
     training.loader.set_epoch(training.run.epoch)
     done = training.run.batches_done
     return training.accelerator.skip_first_batches(training.loader, done) if done else training.loader
 
 
 def end_step(training: Training) -> None:
-    """What follows a step: validation, then the checkpoint, so that a resumed run need not validate again."""
+    """Validates, then saves a checkpoint, if they are due; a resumed run need not repeat the validation."""
     args, run = training.args, training.run
     finished = run.step == training.total_steps
     epoch_finished = run.batches_done == len(training.loader)
@@ -265,7 +267,7 @@ def end_step(training: Training) -> None:
 
 
 def validate(training: Training) -> None:
-    """Scores the model and keeps it if it is the best so far."""
+    """Scores the model and saves it if it is the best so far."""
     accelerator, run = training.accelerator, training.run
     step.sync_buffers(training.network)
     training.network.eval()
@@ -287,7 +289,7 @@ def save(training: Training, name: str) -> None:
 
 
 def finish(training: Training) -> None:
-    """Saves the model of the last step, and it again as the best one where nothing was validated."""
+    """Saves the model of the last step, also as the best model if there was no validation."""
     run = training.run
     run.save_model(training.model, training.processor, run.output_dir / "last")
     if run.best is None:
@@ -301,9 +303,10 @@ def finish(training: Training) -> None:
 
 
 def run_training(args: argparse.Namespace, folder: contextlib.ExitStack, termination: Termination) -> None:
-    """
+    """Runs the training from start to end.
+
     Args:
-        folder: will hold `--output_dir` for this run alone.
+        folder: receives the lock of `--output_dir`.
     """
     output_dir = Path(args.output_dir)
     accelerator = build_accelerator(args)
@@ -315,7 +318,7 @@ def run_training(args: argparse.Namespace, folder: contextlib.ExitStack, termina
     if checkpoint is None:
         check_encoders(args)
     publishes = args.push_to_hub and accelerator.is_main_process
-    if publishes:  # hours before it is needed
+    if publishes:  # checked now, because the training may take hours
         hub_model_id = check_hub_access(args.hub_model_id or output_dir.resolve().name, args.hub_token)
     training = build(args, accelerator, termination, saved)
     run = training.run
@@ -337,22 +340,22 @@ def run_training(args: argparse.Namespace, folder: contextlib.ExitStack, termina
         bar.close()
     accelerator.wait_for_everyone()  # without it, processes have been seen to abort at shutdown
     accelerator.end_training()
-    if publishes:  # alone: an upload may last longer than other processes would wait
+    if publishes:  # after the other processes have ended, which would not wait for a long upload
         publish(output_dir, hub_model_id, args)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv, __doc__.splitlines()[0])
-    disable_progress_bar()  # transformers' own, which tears ours
+    disable_progress_bar()  # that of transformers, which would break ours
     with contextlib.ExitStack() as folder, Termination() as termination:
         try:
             run_training(args, folder, termination)
         except Terminated:
-            print("Stopped by SIGTERM before the first step: nothing is lost, repeat the command.", flush=True)
+            print("Stopped by SIGTERM before the first step: nothing is lost. Repeat the command.", flush=True)
 
 
 def cli() -> None:
-    """`main` for the command line: what the user can mend is said in a line, with exit code 2, not in a traceback."""
+    """Runs `main` and prints errors that the user can fix without a traceback; the exit code is then 2."""
     try:
         main()
     except (OSError, ValueError, FloatingPointError) as error:

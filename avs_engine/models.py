@@ -42,7 +42,7 @@ def check_encoders(args: argparse.Namespace) -> None:
 
 def build_model(
     args: argparse.Namespace, load_weights: bool
-) -> tuple[AVSegFormerForSegmentation, AVSegFormerProcessor, dict]:
+) -> tuple[AVSegFormerForSegmentation, AVSegFormerProcessor, dict | None]:
     """The model to train, new or from `--model`, its processor, and the sources of its initial weights.
 
     Args:

@@ -134,7 +134,8 @@ class Run:
         self.identity = identity
         self.scheduler = scheduler
         self.keep = keep
-        self.epoch, self.batches_done, self.step, self.best, self.validates = 0, 0, 0, None, False
+        self.epoch, self.batches_done, self.step, self.validates = 0, 0, 0, False
+        self.best: dict | None = None
         self.saved: tuple[int, bool] | None = None
 
     def start(self) -> None:

@@ -56,7 +56,6 @@ def run(code: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_importing_a_package_loads_nothing_heavy():
-    """Where it does, the import takes seconds (`benchmarks/benchmark_imports.py`)."""
     code = """
 import os, sys, torch
 for package in sys.argv[1:]:
