@@ -94,6 +94,6 @@ def write_audio(rows: Sequence[Row], subset: Subset, out: Path) -> None:
         OutputError: there is no room.
     """
     for row in progress(rows, len(rows), "audio"):
-        # As libsndfile reads them, 32768 is 1: what was read from 16 bits is written as it was.
+        # libsndfile reads 32768 as 1, so this factor writes 16-bit sounds unchanged.
         samples = np.round(make_sound(row.recipe).astype(np.float64) * 32768)
         write_whole(out / wav_path(row, subset), encode_wav(np.clip(samples, -32768, 32767).astype(np.int16)))

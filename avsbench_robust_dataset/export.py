@@ -72,7 +72,7 @@ class _Shard:
 
 
 def _write_shard(shard: _Shard) -> str:
-    """SHA-256 of the file. It is whole where it bears its name, and then not written again."""
+    """Writes the file unless it exists, in which case it is complete; returns its SHA-256."""
     if not shard.path.exists():
         partial = shard.path.with_name(f".{shard.path.name}.{os.getpid()}")
         features = shard.builder.features
@@ -112,8 +112,7 @@ def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int) -> list[_S
 
 
 def _end_with_parent() -> None:
-    """In a process of the pool: when its parent is killed it would wait for work for ever."""
-
+    """Ends a process of the pool when its parent is killed; otherwise it would wait for work forever."""
     parent = parent_process()
 
     def wait():
@@ -187,7 +186,7 @@ def _link_or_copy(source: str, target: str) -> None:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """One export at a time into `out`; what a killed one left half done there is put right."""
+    """Allows one export at a time into `out`, and repairs what a killed one left there."""
     with locked(out):
         old = _aside(out)
         if old.exists() and not out.exists():  # killed between the two steps of `_replace`
@@ -287,7 +286,7 @@ def export(
 
 
 def _partial_folder(out: Path, work: str, subset: str) -> Path:
-    """Where this work is done; those who begin the same work again find it under the same name."""
+    """The folder in which this export is written; a repetition of the same export finds it by its name."""
     prefix = f".{out.name}.partial-"
     partial = out.with_name(f"{prefix}{subset}-{hashlib.sha256(work.encode()).hexdigest()[:16]}")
     for other in out.parent.iterdir():

@@ -1,4 +1,4 @@
-"""Whole files or none, one run at a time in a folder, digests of files, and errors that name the file."""
+"""Writes whole files, locks folders, computes digests of files; errors name the file."""
 
 import errno
 import hashlib

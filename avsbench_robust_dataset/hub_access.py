@@ -1,6 +1,6 @@
-"""May this token write to the Hub, and what went wrong there: sentences instead of HTTP.
+"""Checks whether a token may write to the Hub, and explains the Hub's errors in sentences.
 
-Needs huggingface_hub alone. `avs-data export` and both scripts publish through it.
+`avs-data export` and both scripts publish through it.
 """
 
 from collections.abc import Iterator

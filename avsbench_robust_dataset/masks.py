@@ -1,4 +1,4 @@
-"""What the object is in the image of a ground-truth mask: decided here and nowhere else."""
+"""The only function that decides which pixels of a ground-truth mask are the object."""
 
 import numpy as np
 import numpy.typing as npt

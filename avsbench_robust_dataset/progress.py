@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, else one line a minute, as a log wants it."""
+"""Shows the progress of long work: a bar on a terminal, else one line a minute for a log file."""
 
 import math
 import sys
@@ -27,8 +27,10 @@ class _Lines:
 
 
 def progress_bar(items: Iterable | None = None, *, show: bool = True, **options) -> tqdm:
-    """`tqdm(items, disable=not show, **options)` on stderr; it says how much is done, how fast, and how long the rest
-    takes. Where stderr is no terminal, work of less than a minute says nothing."""
+    """`tqdm(items, disable=not show, **options)` on stderr.
+
+    If stderr is not a terminal, work that takes less than a minute prints nothing.
+    """
     if show and not sys.stderr.isatty():
         # miniters=1: look at the clock at each update, whatever the rate was; the monitor thread would print earlier
         pace = {"delay": SECONDS_PER_LINE, "mininterval": SECONDS_PER_LINE, "maxinterval": math.inf, "miniters": 1}
@@ -37,5 +39,5 @@ def progress_bar(items: Iterable | None = None, *, show: bool = True, **options)
 
 
 def progress(items: Iterable[Item], total: int, description: str, unit: str = "clip") -> Iterator[Item]:
-    """The items; meanwhile stderr says how many of `total` are done, how fast, and how long the rest will take."""
+    """Yields the items and shows the progress on stderr."""
     yield from progress_bar(items, total=total, desc=description, unit=unit, leave=False)

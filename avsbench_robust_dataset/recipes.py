@@ -32,7 +32,7 @@ class Sound(TypedDict):
 
 
 class Recipe(TypedDict):
-    """What a sound is made from; None is what the condition does not ask for."""
+    """The inputs of a sound; None for those that the condition does not need."""
 
     condition: str
     own: Sound | None

@@ -1,8 +1,8 @@
 """AVSBench-semantic, read as AVSBench-object: the same clips in the other download's layout, written once.
 
-AVSBench-semantic has frames as JPEG and masks of all classes at the videos' own size. Here the object of a mask is
-what is not background; frames and masks become 224 x 224, as in AVSBench-object, masks by the nearest neighbour. It is
-not the same annotation as AVSBench-object's: `sources.annotation` says whose masks a folder holds.
+AVSBench-semantic has JPEG frames and masks of all classes at the videos' own size. Here every pixel that is not
+background belongs to the object; frames and masks become 224 x 224, as in AVSBench-object, masks by the nearest
+neighbour. The two annotations differ: `sources.annotation` says whose masks a folder holds.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""Reads the tensors of a checkpoint file from anywhere, runs no code of it, and needs no more memory than its size.
+"""Reads the tensors of an untrusted checkpoint file; runs no code in it, and needs no more memory than its size.
 
 `torch.load(weights_only=True)` runs no code either, but a file of a few kB can make it allocate 768 MB (a `bytearray`,
 a compressed archive) or compute for hours (a tuple of tuples of tuples as a key). `_check_plan` refuses such files
@@ -24,7 +24,7 @@ CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "
 # What wrappers put into the names: torch.compile, FSDP, DataParallel.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.")
 
-# What the pickle of a state dict calls, besides OrderedDict without arguments, and what it names as an argument.
+# Globals that the pickle of a state dict may call or pass as an argument, besides OrderedDict without arguments.
 CALLED = {
     "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_tensor_v2",
@@ -64,12 +64,12 @@ DAMAGED = (
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Returns the dense tensors of a `.safetensors` or a torch file by name, on the CPU.
 
-    The state dict may lie under one of `CONTAINERS`. What torch.compile, FSDP and DataParallel put into the names is
-    left out.
+    The state dict may lie under one of `CONTAINERS`. The prefixes of torch.compile, FSDP and DataParallel are removed
+    from the names.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is neither, or holds more than tensors; the message names the file and the reason.
+        FileNotFoundError: there is no such file.
+        ValueError: the file has another format or holds more than tensors; the message names the file and the reason.
     """
     path = Path(path)
     if not path.is_file():
@@ -100,7 +100,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> dict:
     try:
         is_zip = _check_torch_file(path)
-        # Mapped: the system reads a page of the file when it is used, and drops it when memory is short.
+        # With a memory map the system reads a page when it is used, and drops it when memory is short.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except _Refused as error:
         raise ValueError(
@@ -111,7 +111,7 @@ def _read_torch(path: Path) -> dict:
     except DAMAGED as error:
         raise ValueError(
             f"Expected a torch file that holds tensors only, but {path} cannot be read ({type(error).__name__}): it "
-            "is damaged or no torch file. Copy or download it again."
+            "is damaged or not a torch file. Copy or download it again."
         ) from error
     return _state_dict_in(content, path)
 
@@ -138,7 +138,7 @@ def _state_dict_in(content, path: Path) -> dict:
 def _check_torch_file(path: Path) -> bool:
     """Whether it is an archive (else torch's older format); raises `_Refused` or one of DAMAGED."""
     size = os.path.getsize(path)
-    # A map reads what is there; a file makes room for all that is asked of it.
+    # A map reads only existing bytes; `file.read(n)` would allocate n bytes.
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:4] != b"PK\x03\x04":
             for _ in range(5):  # a magic number, a version, byte order and sizes, the content, its storages
@@ -157,15 +157,15 @@ def _check_torch_file(path: Path) -> bool:
 
 
 def _check_plan(file, limit: int) -> None:
-    """Follows the stack of a pickle up to its end without making anything of it.
+    """Follows the stack of a pickle to its end without building any object.
 
-    An entry of the stack is the name of a global, or a number: 0 for an empty tuple, 1 for what is no tuple, else how
-    many entries the tuple has, those of tuples inside it included.
+    An entry of the stack is the name of a global, or a number: 0 for an empty tuple, 1 for another object, else the
+    number of the tuple's entries, including those of inner tuples.
 
     Raises:
-        _Refused: it names or calls what no state dict needs, has a tuple of more than `LARGEST_TUPLE` entries, or a
-            storage of more than `limit` numbers.
-        ValueError, IndexError, KeyError: it is no whole pickle.
+        _Refused: the pickle names or calls something that no state dict needs, has a tuple of more than
+            `LARGEST_TUPLE` entries, or a storage of more than `limit` numbers.
+        ValueError, IndexError, KeyError: the pickle is incomplete.
     """
     stack: list[str | int] = []
     marks: list[int] = []
@@ -207,7 +207,7 @@ def _check_plan(file, limit: int) -> None:
 
 
 def _take(stack: list, marks: list[int], opcode) -> list:
-    """Takes from the stack what an instruction takes, and returns it."""
+    """Pops the operands of an instruction from the stack."""
     before = opcode.stack_before
     if pickletools.markobject in before:
         start = marks.pop() - before.index(pickletools.markobject)
@@ -229,7 +229,7 @@ def _check_global(name: str) -> None:
 
 
 class _Refused(ValueError):
-    """What a file holds that no state dict needs."""
+    """The file holds something that no state dict needs; the message names it."""
 
 
 __all__ = ["read_tensors"]

@@ -30,20 +30,20 @@ def convert_original_checkpoint(
     checkpoint: str | Path, out_dir: str | Path, backbone: str | None = None, image_size: int = 224
 ) -> None:
     """Write the `from_pretrained` folder of an original checkpoint: model, configuration, processor, and
-    `conversion.json`, which says what it was made from.
+    `conversion.json`, which names the original file.
 
     Args:
         checkpoint: a `.pth` or `.safetensors` file.
-        out_dir: is made, whole or not at all; left as it is if it has this conversion of this file already.
-        backbone (`str`, *optional*): timm name; found out from the checkpoint if not given.
-        image_size (`int`, defaults to 224): pixels of the processor's frames. The weights do not tell: the released
-            configurations use 224 and 512.
+        out_dir: is created, whole or not at all; stays unchanged if it already holds this conversion.
+        backbone (`str`, *optional*): timm name; detected in the checkpoint if not given.
+        image_size (`int`, defaults to 224): pixels of the processor's frames. The weights do not depend on it: the
+            released configurations use 224 and 512.
 
     Raises:
-        FileNotFoundError: no such checkpoint.
+        FileNotFoundError: there is no such checkpoint.
         FileExistsError: `out_dir` has other content, or another process is converting into it.
-        ValueError: not an original checkpoint, another backbone, or masks that are not finite or not the same after
-            reading the folder again.
+        ValueError: the file is not an original checkpoint or has another backbone, or the masks are not finite or
+            change when the folder is read again.
     """
     checkpoint, out_dir = Path(checkpoint), Path(out_dir)
     if image_size < SMALLEST_IMAGE:
@@ -79,7 +79,7 @@ def convert_original_checkpoint(
         image_processor = AVSegFormerImageProcessor(size={"height": image_size, "width": image_size})
         AVSegFormerProcessor(image_processor, VGGishFeatureExtractor()).save_pretrained(partial)
         (partial / "conversion.json").write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
-        del model, converted, state_dict  # room for the model that is read again
+        del model, converted, state_dict  # frees memory for the model that is read again
         with torch.no_grad():
             again = AVSegFormerForSegmentation.from_pretrained(partial).eval()(**inputs).logits
         difference = (again - logits).abs().max().item()
@@ -100,7 +100,7 @@ def convert_original_checkpoint(
 
 
 def _has_conversion(out_dir: Path, made_from: dict) -> bool:
-    """Whether `out_dir` has what is to be made; False if it is new or empty."""
+    """Whether `out_dir` already holds this conversion; False if it is new or empty."""
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return False
     record = out_dir / "conversion.json"
@@ -112,7 +112,7 @@ def _has_conversion(out_dir: Path, made_from: dict) -> bool:
 
 @contextmanager
 def _new_folder(out_dir: Path) -> Iterator[Path]:
-    """A folder beside `out_dir` that becomes it at the end, unless something fails. A killed run's is used again."""
+    """A folder beside `out_dir` that is renamed to it at the end, unless an error occurs; it survives a killed run."""
     import fcntl
 
     partial = out_dir.parent / f".{out_dir.name}.partial"
@@ -138,7 +138,7 @@ def _new_folder(out_dir: Path) -> Iterator[Path]:
 
 
 def _by_part(names: Collection[str]) -> str:
-    """How many of the original names begin alike, as "backbone.layer1 60, head.fc 5"."""
+    """Counts the names by their first two parts, as in "backbone.layer1 60, head.fc 5"."""
     counts = Counter(".".join(name.split(".")[:2]) for name in names)
     return ", ".join(f"{part} {count}" for part, count in sorted(counts.items())) or "none"
 
@@ -146,8 +146,8 @@ def _by_part(names: Collection[str]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="original .pth file")
-    parser.add_argument("out_dir", help="folder to make")
-    parser.add_argument("--backbone", help="timm name, e.g. pvt_v2_b5; found out from the checkpoint if not given")
+    parser.add_argument("out_dir", help="folder to create")
+    parser.add_argument("--backbone", help="timm name, e.g. pvt_v2_b5; default: detected in the checkpoint")
     parser.add_argument("--image_size", type=int, default=224, help="pixels of the frames: 224 or 512, as in training")
     arguments = parser.parse_args(argv)
     try:

@@ -1,4 +1,4 @@
-"""Pretrained weights of the two encoders, from the files in which others publish them."""
+"""Loads pretrained weights of the two encoders from the files in which other projects publish them."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ BACKBONE_RULES = [
     (r"layer([34])_1\.", r"layer\1."),
     (r"(conv1|bn1|layer1|layer2)\.", r"\1."),
 ]
-# ResNet's second branch in AVSBench and AVSegFormer, which neither uses.
+# ResNet's second branch, which AVSBench and AVSegFormer create but never use.
 SECOND_BRANCH = re.compile(r"layer[34]_2\.")
 PARENTS = re.compile(r"(model\.backbone\.timm_model\.|encoder_backbone\.|backbone\.|model\.)")
 
@@ -56,7 +56,7 @@ def load_backbone_weights(timm_model: nn.Module, path: str | Path) -> dict[str, 
         for name, tensor in own.items()
         if _joined(name) in found and found[_joined(name)].shape != tensor.shape
     ]
-    # A classifier may be left over, but no further block of a stage: that is another backbone's.
+    # An unused classifier is fine, but an additional block of a stage belongs to another backbone.
     parts = {_joined(name).split(".")[0] for name in own}
     left_over = sorted(found.keys() - {_joined(name) for name in own})
     too_many = [name for name in left_over if name.split(".")[0] in parts]
@@ -81,7 +81,7 @@ def timm_backbone_name(name: str) -> str | None:
 
 
 def _joined(name: str) -> str:
-    """The same for timm's whole model (`stages.0.norm`) and its features-only one (`stages_0.norm`)."""
+    """One name for timm's whole model (`stages.0.norm`) and its features-only model (`stages_0.norm`)."""
     return re.sub(r"_(\d+)\.", r".\1.", name)
 
 

@@ -1,7 +1,7 @@
 """The VGGish log-mel front end: a 16 kHz waveform to examples of 96 frames x 64 mel bands.
 
-Every sound of this project passes `log_mel`, whatever its condition; nothing but the waveform tells conditions apart.
-`released_log_mel` is what the released AVSBench-Robust pipeline makes of negative sounds, kept for comparison only.
+Sounds of all conditions pass `log_mel`, so that only the waveform distinguishes the conditions. `released_log_mel`
+reproduces the features that the released AVSBench-Robust pipeline gives to negative sounds, for comparison only.
 
 Source: Hershey et al. 2017, https://arxiv.org/abs/1609.09430, and the constants of AudioSet's `vggish_params`.
 numpy only, except `resample`.

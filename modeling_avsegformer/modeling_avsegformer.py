@@ -409,7 +409,7 @@ class QueryGeneratorLayer(GradientCheckpointingLayer):
     def forward(self, queries: Tensor, audio_tokens: Tensor) -> Tensor:
         queries = laid_out_by_token(queries)
         queries = self.norm1(queries + self.self_attn(queries, queries, queries, need_weights=False)[0])
-        # One key: whatever asks, the answer is the token's value. The token asks once for all queries.
+        # With one key every query gets the token's value, so it is computed once, with the token as the query.
         heard = self.cross_attn(audio_tokens, audio_tokens, audio_tokens, need_weights=False)[0]
         queries = self.norm2(queries + heard)
         return self.norm3(queries + self.ffn(queries))
@@ -694,7 +694,7 @@ class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
     """
 
     _auto_class = "AutoModel"  # checkpoints carry their code, for `trust_remote_code=True`
-    # transformers copies the files that a class's own file imports: so a checkpoint carries its pipeline as well.
+    # transformers saves the files that this file imports, so a checkpoint contains its pipeline too.
     pipeline_class = AudioVisualSegmentationPipeline
 
     def __init__(self, config: AVSegFormerConfig):

@@ -81,7 +81,7 @@ def convert_original_state_dict(
         raise ValueError(
             f"Expected an original checkpoint with the backbone {config.backbone!r}, but this one has "
             f"{repr(found) if found else 'neither PVT-v2-b5 nor ResNet-50'}. "
-            + (f"Use AVSegFormerConfig(backbone={found!r})." if found else "It is no AVSegFormer checkpoint.")
+            + (f"Use AVSegFormerConfig(backbone={found!r})." if found else "It is not an AVSegFormer checkpoint.")
         )
     converted, report = {}, ConversionReport()
     for name, tensor in state_dict.items():

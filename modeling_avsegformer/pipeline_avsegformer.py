@@ -43,7 +43,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # By name: loaded with `trust_remote_code` the class is another one.
+        # Compare names: with `trust_remote_code` the class is a different object.
         found = type(self.processor).__name__
         if found != "AVSegFormerProcessor":
             raise ValueError(

@@ -21,8 +21,8 @@ logger = logging.get_logger(__name__)
 
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
 BATCH = 5  # frames that pass the model together, AVSBench's clip; frames are independent of each other
-CUT_OFF = 0.5  # seconds; a video that ends so much earlier than it says is reported
-NOISE_GAIN = 0.1  # the noise that the model hears is as loud as can be; who watches the result hears a tenth of it
+CUT_OFF = 0.5  # seconds; a warning names a video that ends this much earlier than its header says
+NOISE_GAIN = 0.1  # the model's noise has full scale; the written video contains a tenth of it
 
 
 class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
@@ -152,7 +152,7 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
                 stack.callback(writer.abandon)
 
             if "output" in outputs:
-                # A second reader of the same sound, at its own pace.
+                # A second reader of the same sound: the writer reads at another position than the model.
                 gain = NOISE_GAIN if condition == "noise" else 1.0
                 played = None
                 if condition not in ("positive", "silence"):

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("expected -o out.mp4, --masks masks.webm or both: nothing to write")
     if args.conditions and args.output is None:
         parser.error("expected -o panels.mp4 with --conditions")
-    if arguments is None:  # run as a command: `kill` leaves as little behind as Ctrl-C
+    if arguments is None:  # run as a command: `kill` cleans up like Ctrl-C
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
     try:
@@ -65,8 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Bar(tqdm):
-    """Stops at the next frame where Python dropped the interrupt, as it does with all that is raised while it frees
-    an object."""
+    """Stops at the next frame if Python lost the interrupt, as it loses exceptions raised while it frees an object."""
 
     stopped = False
 

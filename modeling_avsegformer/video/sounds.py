@@ -1,6 +1,6 @@
-"""What a model hears at each moment of a video: the video's own sound, silence, noise, or another recording.
+"""The sounds that a model can hear with a video: the video's own sound, silence, noise, or another recording.
 
-A sound is read forwards, second by second, and forgets what lies behind.
+A sound is read forwards, second by second; earlier samples are dropped.
 """
 
 import os

@@ -84,8 +84,8 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected a video or audio file, but {path} does not exist or is a folder.")
     try:
-        # A playlist among untrusted files must not make FFmpeg open addresses.
-        # The whole path: FFmpeg takes what stands before a colon in a bare name for a protocol.
+        # A playlist in an untrusted file must not make FFmpeg open network addresses.
+        # The path is absolute because FFmpeg reads the part of a bare name before a colon as a protocol.
         name = os.path.abspath(path)
         container = av.open(name, options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
@@ -96,7 +96,7 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
     with container:
         kind = container.format.name
         if kind == "tty":  # FFmpeg draws letters
-            raise ValueError(f"Expected a video or audio file, but {path} is a text.")
+            raise ValueError(f"Expected a video or audio file, but {path} is a text file.")
         if kind in PLAYLISTS:
             raise ValueError(
                 f"Expected a video or audio file, but {path} is a playlist, which names other files. Give the file."

@@ -93,7 +93,7 @@ def test_detect_backbone():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state_dict: {}, "neither PVT-v2-b5 nor ResNet-50. It is no AVSegFormer checkpoint"),
+        (lambda state_dict: {}, "neither PVT-v2-b5 nor ResNet-50. It is not an AVSegFormer checkpoint"),
         (lambda state_dict: original("pvt_v2_b5"), r"'resnet50', but this one has 'pvt_v2_b5'. Use AVSegFormerConfig"),
         (
             lambda s: {k: v for k, v in s.items() if k != "audio_proj.bias"},
@@ -255,7 +255,7 @@ def test_semantic_checkpoints_are_another_task():
 def test_command_refuses_and_leaves_nothing(tmp_path):
     checkpoint = tmp_path / "other.pth"
     torch.save({"weight": torch.zeros(2)}, checkpoint)
-    with pytest.raises(SystemExit, match="error: .*It is no AVSegFormer checkpoint"):
+    with pytest.raises(SystemExit, match="error: .*It is not an AVSegFormer checkpoint"):
         main([str(checkpoint), str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="error: .*missing.pth does not exist"):
         main([str(tmp_path / "missing.pth"), str(tmp_path / "out")])

@@ -53,9 +53,9 @@ def ms_deform_attn(
         float64 `value`), and rounded once. Sizes of 0 (batch, queries, heads, channels, levels, points) are fine.
 
     Raises:
-        TypeError, ValueError: arguments that are no tensors, do not fit each other or have an unknown dtype.
-        RuntimeError: the named backend cannot work here; the message says why and how to build it. Also a second
-            derivative, which the op does not have.
+        TypeError, ValueError: an argument is not a tensor, has an unknown dtype or does not fit the others.
+        RuntimeError: the named backend cannot work here; the message says why and how to build it. A second
+            derivative, which the op does not have, raises its subclass NotImplementedError.
 
     Source: Deformable DETR, eq. 3, https://arxiv.org/abs/2010.04159
     """
@@ -122,7 +122,7 @@ def _reason(backend: str) -> str | None:
 
 @torch.compiler.assume_constant_result
 def _choose(backend: str, device_type: str) -> str:
-    """The backend that runs: for `auto` the device's own, or `reference` with its reason said once."""
+    """The backend to use: for `auto` that of the device, or `reference` with one warning that gives the reason."""
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"Expected `backend` to be one of auto, {', '.join(BACKENDS)}, got {backend!r}.")
     if backend == "reference":

@@ -102,7 +102,7 @@ def _writable(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path, name: str):
-    """Hold the lock on `folder/name`; give it, a scratch folder beside it and the path of a log.
+    """Hold the lock on `folder/name`; yield this folder, a scratch folder beside it and the path of a log.
 
     Of several processes that start at once one builds and the others wait, then find what they came for. Files are
     built in the scratch folder and moved with `os.replace`, so that there is never half a file. `folder` is replaced
