@@ -52,7 +52,7 @@ class Target:
         return f"{self.category}/{self.clip_id}" if self.category else self.clip_id
 
     @property
-    def about(self) -> dict[str, str | None]:
+    def clip_metadata(self) -> dict[str, str | None]:
         return {name: getattr(self, name) for name in ("clip_id", "category", "group", "source_video")}
 
 
@@ -234,7 +234,7 @@ def _score(job: tuple[Target, dict[str, list[Path]]], read_masks, one: int) -> d
     for condition, of_condition in paths.items():
         frames = [(values, one if is_grey else 255) for values, is_grey in map(read_prediction, of_condition)]
         probabilities[condition] = np.stack([values.astype(np.float32) / np.float32(top) for values, top in frames])
-    return clip_row(target.about, _read_target(target, read_masks), probabilities)
+    return clip_row(target.clip_metadata, _read_target(target, read_masks), probabilities)
 
 
 def _end_with_parent() -> None:

@@ -245,7 +245,7 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
         _check_same(path, scores, clips)
     predictions = directory / str(results.get("predictions_dir") or "predictions")
     settings = results.get("settings") or {}
-    details = ("versions", "intervals", "bootstrap", "breakdown", "fpr_curve", "source_videos")
+    details: tuple[str, ...] = ("versions", "intervals", "bootstrap", "breakdown", "fpr_curve", "source_videos")
     details += ("draw", "mute_clips", "weights")
     return Run(
         name=name,

@@ -64,7 +64,7 @@ texts = {
     "page": page.read_text(encoding="utf-8"),
     "markdown": markdown_table([run]),
     "latex": latex_table([run]),
-    "compared": [each.key for _, each, _ in compare_runs([run], [run], resamples=100).rows],
+    "compared": list(compare_runs([run], [run], resamples=100).differences),
 }
 json.dump(texts, open(folder / "texts.json", "w"))
 """

@@ -82,7 +82,7 @@ def expected_rows(targets, change=lambda values: values / np.float32(255)):
             )
             for condition in CONDITIONS
         }
-        rows.append(clip_row(target.about, masks, frames))
+        rows.append(clip_row(target.clip_metadata, masks, frames))
     return rows
 
 
