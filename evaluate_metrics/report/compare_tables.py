@@ -6,17 +6,8 @@ from collections.abc import Sequence
 from .. import uncertainty
 from ..compare import Comparison
 from ..results import Run
-from .tables import (
-    ARROWS,
-    Score,
-    difference_digits,
-    escape_latex,
-    escape_markdown,
-    number,
-    plain_table,
-    sections_of,
-    signed,
-)
+from .table_formats import LATEX, MARKDOWN, TEXT, write_table
+from .tables import Score, difference_digits, number, sections_of, signed
 
 __all__ = ["FORMATS", "comparison_text"]
 
@@ -31,64 +22,37 @@ def _verdict(metric: Score, difference: uncertainty.Difference, names: Sequence[
     return f"yes, {names[better]} is better"
 
 
-def _lines(comparison, runs, names, show=lambda text: text):
-    """Sections of text cells: metric, better, a, b, b - a, interval, verdict."""
-    sections: dict[str, list[list[str]]] = {}
+def _sections(comparison, runs, names, form):
+    """Sections of rows: metric, better, a, b, b - a, interval, p, verdict."""
+    sections = []
     for section in sections_of(runs):
+        rows = []
         for metric in section.rows:
             found = comparison.differences.get(metric.key)
             if found is None:
                 continue
-            cells = [
-                section.full_label(metric),
-                metric.better,
-                number(found.a, metric.digits),
-                number(found.b, metric.digits),
-            ]
             digits = difference_digits(found, metric.digits)
-            difference, low, high = (show(signed(v, digits, "-")) for v in (found.difference, found.low, found.high))
-            cells += [difference, f"[{low}, {high}]", f"{found.adjusted:.4f}"]
-            sections.setdefault(section.title, []).append([*cells, _verdict(metric, found, names)])
-    return list(sections.values())
+            difference, low, high = (
+                form.signed.format(signed(v, digits, "-")) for v in (found.difference, found.low, found.high)
+            )
+            values = [number(found.a, metric.digits), number(found.b, metric.digits), difference]
+            verdict = form.escape(_verdict(metric, found, names))
+            sure = [f"[{low}, {high}]", f"{found.adjusted:.4f}", verdict]
+            rows.append([section.full_label(metric), metric.better, *values, *sure])
+        if rows:
+            sections.append(rows)
+    return sections
 
 
-def _head(comparison, names):
-    a, b = names
-    interval = f"{100 * comparison.settings['level']:g} % interval"
-    return ["metric", "better", a, b, f"{b} - {a}", interval, "p", "stands"]
+def _written(form):
+    def write(comparison, runs, names):
+        a, b = names
+        interval = f"{100 * comparison.settings['level']:g} % interval"
+        head = [a, b, f"{b} - {a}", interval, "p", "stands"]
+        table = write_table(form, head, _sections(comparison, runs, names, form), "rrrrrl")
+        return table + form.notes(comparison.explanation)
 
-
-def _plain(comparison, runs, names):
-    rows: list[list[str] | None] = [_head(comparison, names)]
-    for section in _lines(comparison, runs, names):
-        rows += [None, *section]
-    return plain_table(rows) + "".join(f"\n{line}" for line in comparison.explanation) + "\n"
-
-
-def _markdown(comparison, runs, names):
-    head = _head(comparison, names)
-    del head[1]
-    lines = ["| " + " | ".join(map(escape_markdown, head)) + " |", "| --- |" + " ---: |" * 5 + " --- |"]
-    for section in _lines(comparison, runs, names):
-        for label, better, *cells, verdict in section:
-            cells = [f"{escape_markdown(label)} {ARROWS[better]}".rstrip(), *cells, escape_markdown(verdict)]
-            lines.append("| " + " | ".join(cells) + " |")
-    for line in comparison.explanation:
-        lines += ["", escape_markdown(line)]
-    return "\n".join(lines) + "\n"
-
-
-def _latex(comparison, runs, names):
-    arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
-    head = _head(comparison, names)
-    del head[1]
-    lines = [r"\begin{tabular}{lrrrrrl}", r"\toprule", " & ".join(map(escape_latex, head)) + r" \\"]
-    for section in _lines(comparison, runs, names, lambda text: f"${text}$"):
-        lines.append(r"\midrule")
-        for label, better, *cells, verdict in section:
-            lines.append(" & ".join([escape_latex(label) + arrows[better], *cells, escape_latex(verdict)]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip", r"{\footnotesize"]
-    return "\n".join([*lines, *map(escape_latex, comparison.explanation), "}"]) + "\n"
+    return write
 
 
 def _json(comparison, runs, names):
@@ -112,7 +76,7 @@ def _json(comparison, runs, names):
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-FORMATS = {"text": _plain, "markdown": _markdown, "latex": _latex, "json": _json}
+FORMATS = {"text": _written(TEXT), "markdown": _written(MARKDOWN), "latex": _written(LATEX), "json": _json}
 
 
 def comparison_text(

@@ -21,9 +21,8 @@ from . import overlay
 from .chart_sections import Evidence, categories_html, conditions_html, curves_html, parts_html, thresholds_html
 from .gallery import Clip, gallery_html
 from .markup import render
+from .table_formats import ARROWS, MISSING
 from .tables import (
-    ARROWS,
-    MISSING,
     conditions_of,
     difference_digits,
     group_by_name,

@@ -1,4 +1,4 @@
-"""Scores as tables: which metrics there are, in which order, with which interval; plain text, Markdown and LaTeX."""
+"""Scores as tables: which metrics there are, in which order, with which interval."""
 
 import math
 import re
@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from .. import uncertainty
 from ..avs_robust.avs_robust import CONDITIONS, METRICS, NEGATIVE_CONDITIONS, SELECTIVITY
 from ..results import Run, extra_negatives
+from .table_formats import LATEX, MARKDOWN, MISSING, TEXT, write_table
 
 __all__ = [
-    "ARROWS",
-    "MISSING",
     "SWEEP",
     "Cell",
     "Score",
     "Section",
     "conditions_of",
     "difference_digits",
-    "escape_latex",
-    "escape_markdown",
     "group_by_name",
     "has_seeds",
     "is_negative",
@@ -30,7 +27,6 @@ __all__ = [
     "model_cells",
     "model_intervals",
     "number",
-    "plain_table",
     "results_table",
     "seed_values",
     "sections_of",
@@ -38,9 +34,7 @@ __all__ = [
     "sound_of",
 ]
 
-MISSING = "–"
 SWEEP = re.compile(r"(.+)_snr_(-?\d+(?:\.\d+)?)")  # a condition of a sweep over the signal-to-noise ratio in dB
-ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 
 
 @dataclass(frozen=True)
@@ -180,45 +174,17 @@ def model_intervals(seeds: Sequence[Run]) -> Mapping[str, Sequence[float]]:
 
 def results_table(runs: Iterable[Run]) -> str:
     """The scores as aligned plain ASCII text: metrics by row, models by column, half-ranges over seeds, intervals."""
-    names, sections = _cells(runs, missing="-", spread=" +/- ", bounds=" [{}, {}]")
-    rows: list[list[str] | None] = [["metric", "better", *names]]
-    for lines in sections:
-        rows += [None, *lines]
-    return plain_table(rows)
-
-
-def plain_table(rows: Sequence[Sequence[str] | None]) -> str:
-    """Rows as aligned columns; None is a rule."""
-    widths = [max(map(len, column)) for column in zip(*filter(None, rows), strict=True)]
-    rule = "  ".join("-" * width for width in widths)
-    text = [rule if row is None else "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in text) + "\n"
+    return _scores_table(runs, TEXT)
 
 
 def markdown_table(runs: Iterable[Run]) -> str:
     """The scores as a GitHub Markdown table; arrows say which direction is better."""
-    names, sections = _cells(runs, missing=MISSING, spread=" ± ", bounds=" [{}, {}]")
-    head = " | ".join(map(escape_markdown, names))
-    lines = [f"| metric | {head} |", "| --- |" + " ---: |" * len(names)]
-    for rows in sections:
-        for label, better, *values in rows:
-            label = escape_markdown(label)
-            lines.append(f"| {label} {ARROWS[better]}".rstrip() + " | " + " | ".join(values) + " |")
-    return "\n".join(lines) + "\n"
+    return _scores_table(runs, MARKDOWN)
 
 
 def latex_table(runs: Iterable[Run]) -> str:
     r"""The scores as a LaTeX `tabular`; needs `\usepackage{booktabs}`."""
-    names, sections = _cells(runs, missing="--", spread=r"\,$\pm$\,", bounds=r" {{\scriptsize [{}, {}]}}")
-    arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
-    lines = [r"\begin{tabular}{l" + "r" * len(names) + "}", r"\toprule"]
-    lines.append(" & ".join(["metric", *map(escape_latex, names)]) + r" \\")
-    for rows in sections:
-        lines.append(r"\midrule")
-        for label, better, *values in rows:
-            label = escape_latex(label)
-            lines.append(" & ".join([label + arrows[better], *values]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return _scores_table(runs, LATEX)
 
 
 def model_cells(seeds: Sequence[Run], metrics: Iterable[Score], intervals: Mapping) -> dict[str, Cell]:
@@ -276,15 +242,6 @@ def label_of(condition: str) -> str:
     return condition.replace("_", "-")
 
 
-def escape_markdown(text: str) -> str:
-    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", text).replace("\n", " ")
-
-
-def escape_latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\n": " "}
-    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
-
-
 def _natural(condition):
     sweep = SWEEP.fullmatch(condition)
     return (sweep[1], float(sweep[2])) if sweep else (condition, 0.0)
@@ -295,26 +252,28 @@ def _half_range(values):
     return (max(finite) - min(finite)) / 2 if len(finite) > 1 else math.nan
 
 
-def _cells(runs, missing, spread, bounds):
+def _scores_table(runs, form):
     runs = list(runs)
     models = group_by_name(runs)
     sections = sections_of(runs)
     metrics = [metric for section in sections for metric in section.rows]
     cells = {name: model_cells(seeds, metrics, model_intervals(seeds)) for name, seeds in models.items()}
-    table = []
-    for section in sections:
-        rows = []
-        for metric in section.rows:
-            row = [section.full_label(metric), metric.better]
-            for name in models:
-                cell = cells[name][metric.key]
-                text = number(cell.mean, metric.digits, missing)
-                if math.isfinite(cell.half_range):
-                    text += spread + number(cell.half_range, metric.digits)
-                if cell.interval and math.isfinite(cell.mean):
-                    text += bounds.format(*(number(bound, metric.digits) for bound in cell.interval))
-                row.append(text)
-            rows.append(row)
-        table.append(rows)
+    rows = [
+        [
+            [section.full_label(metric), metric.better]
+            + [_cell_text(cells[name][metric.key], metric.digits, form) for name in models]
+            for metric in section.rows
+        ]
+        for section in sections
+    ]
     names = [name if len(seeds) == 1 else f"{name} ({len(seeds)} seeds)" for name, seeds in models.items()]
-    return names, table
+    return write_table(form, names, rows, "r" * len(names))
+
+
+def _cell_text(cell, digits, form):
+    text = number(cell.mean, digits, form.missing)
+    if math.isfinite(cell.half_range):
+        text += form.half_range.format(number(cell.half_range, digits))
+    if cell.interval and math.isfinite(cell.mean):
+        text += " " + form.interval.format(*(number(bound, digits) for bound in cell.interval))
+    return text
