@@ -7,7 +7,9 @@ The same file runs on one CPU (`--cpu`), one GPU, or several processes (`torchru
 CPU processes; `accelerate launch --cpu --num_processes 2` starts only one), in float32 or mixed precision.
 
 An epoch contains every positive clip once, and negative items that are drawn anew: the same frames with another sound
-and empty masks. `--negative_ratio` is their share of all items.
+and empty masks. `--negative_ratio` is their share of all items. `--compose_share` of the items show two clips in one
+picture, of which one sounds, or neither. `--recipe listen` (the default) sets these for a model that listens,
+`--recipe paper` as the paper has them; an option that is given wins over the recipe.
 
 `--resume_from_checkpoint latest` continues an interrupted run, which ends with the same weights as an uninterrupted
 one, bit for bit (on the CPU; on a GPU as far as its kernels are deterministic). `auto` does the same and starts a new
@@ -39,7 +41,7 @@ from avs_engine import clips, scoring, step
 from avs_engine.accelerator import build_accelerator
 from avs_engine.checkpoints import check_newest, find_checkpoint, put_back_checkpoints, read_checkpoint
 from avs_engine.clips import Splits
-from avs_engine.epochs import TrainingClips, build_clips, build_loader
+from avs_engine.epochs import SCRAMBLED, TrainingClips, build_clips, build_loader
 from avs_engine.hub import publish
 from avs_engine.models import build_model, check_encoders
 from avs_engine.predict import AVSegFormerSegmenter
@@ -48,6 +50,7 @@ from avs_engine.run import LOG, Run, check_output_dir, print_once, run_identity
 from avs_engine.signals import Terminated, Termination
 from avs_engine.sounds import encode_sounds
 from avs_engine.training_arguments import parse_args
+from avsbench_robust_dataset.conditions import CONDITIONS
 from avsbench_robust_dataset.files import only_run_in
 from avsbench_robust_dataset.hub_access import check_hub_access
 from avsbench_robust_dataset.progress import progress_bar
@@ -108,13 +111,25 @@ def find_start(args: argparse.Namespace) -> tuple[Path | None, dict]:
 
 
 def load_data(args: argparse.Namespace, accelerator: Accelerator) -> Data:
+    heard = [name for name in args.negative_conditions if name != SCRAMBLED]
+    # The benchmark's conditions alone: they are what the best model is chosen by.
+    validated = [name for name in heard if name in CONDITIONS] or ["silence", "off_screen"]
     with accelerator.main_process_first():  # one process builds, the others read its cache
-        training, validation = clips.load_splits(
+        (training,) = clips.load_splits(
             args.subset,
             args.data_dir,
             args.data_seed,
-            ["train", "validation"],
-            ["positive", *args.negative_conditions],
+            ["train"],
+            ["positive", *heard],
+            args.num_workers or None,
+            {"negative_dir": args.negative_dir},
+        )
+        (validation,) = clips.load_splits(
+            args.subset,
+            args.data_dir,
+            args.data_seed,
+            ["validation"],
+            ["positive", *validated],
             args.num_workers or None,
         )
     digest = clips_digest(training | {f"validation_{condition}": split for condition, split in validation.items()})

@@ -196,6 +196,17 @@ def check_splits(splits: Splits) -> None:
             )
 
 
+def clip_of(clip_id: str, category: str, subset: Subset) -> Clip:
+    """The clip of a row of the data set; its split is not known."""
+    several = subset.category_column is None
+    labels = tuple(filter(None, category.split("_"))) if several else (category,)
+    return Clip(clip_id, "", category, labels, subset.source_video(clip_id))
+
+
+def clips_of(split: Dataset, subset: Subset) -> list[Clip]:
+    return [clip_of(*row, subset) for row in zip(split["clip_id"][:], split["category"][:], strict=True)]
+
+
 def clip_metadata(clip: Clip, subset: Subset) -> dict[str, Any]:
     """The clip's part of a row of `clips.jsonl`; the group is None if its objects are unknown."""
     return {

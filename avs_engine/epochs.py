@@ -1,4 +1,7 @@
-"""What an epoch consists of: each clip with its own sound, and some of them with a sound that is not theirs."""
+"""What an epoch consists of: each clip with its own sound, and some of them with a sound that is not theirs.
+
+A share of the items may show two clips in one picture (`compositions`), of which one sounds, or neither.
+"""
 
 import argparse
 import math
@@ -10,11 +13,18 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from avsbench_robust_dataset import conditions as audio_conditions
+from avsbench_robust_dataset.conditions import EXTRA_CONDITIONS
+from avsbench_robust_dataset.draw import pairing_rules
+from avsbench_robust_dataset.subsets import SUBSETS, Subset
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
-from .clips import decode_clip
+from .clips import clips_of, decode_clip
+from .compositions import compose
 from .signals import leave_sigterm_to_parent
 from .sounds import encode_sounds, sound_keys
+
+# A negative of training alone: each dimension of the sound's embedding is that of another training clip's sound.
+SCRAMBLED = "scrambled"
 
 
 def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
@@ -23,7 +33,9 @@ def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
     Raises:
         ValueError: an unknown condition, one named twice, or a weight that is no positive number.
     """
-    known = audio_conditions.negative_conditions()
+    held_out = ("unseen",)
+    extra = [name for name in EXTRA_CONDITIONS if name not in held_out]
+    known = (*audio_conditions.negative_conditions(), *extra, SCRAMBLED)
     weights: dict[str, float] = {}
     for text in texts:
         name, _, weight = text.partition("=")
@@ -79,6 +91,11 @@ class TrainingClips(torch.utils.data.Dataset):
         sounds: key -> features of the sound, one row a frame.
         frames_per_clip: frames of an item, drawn among those with a mask first; None: all.
         augment: flip half of the items left to right.
+        compose_share: the share in [0, 1] of the items that show two clips.
+        redraw_sounds: negative items hear a sound that is drawn anew each epoch among those of their condition; off
+            screen, under the benchmark's rule. False: the sound of their clip in `keys`, unless they show two clips.
+        subset: tells which sounds and clips go together, where items are composed or sounds drawn anew.
+        off_screen_sources: clip ids whose sounds `keys["off_screen"]` names, as the split's `audio_source`.
         cache_bytes: keep the decoded frames in memory if they take no more.
     """
 
@@ -93,6 +110,10 @@ class TrainingClips(torch.utils.data.Dataset):
         frames_per_clip: int | None = None,
         augment: bool = False,
         cache_bytes: float = 0,
+        compose_share: float = 0.0,
+        redraw_sounds: bool = False,
+        subset: Subset | None = None,
+        off_screen_sources: Sequence[str] = (),
     ):
         self.clip_ids = split["clip_id"][:]
         self.split = split.select_columns(["frames", "masks"])  # decoding the waveforms as well would cost more
@@ -103,6 +124,14 @@ class TrainingClips(torch.utils.data.Dataset):
         self.seed = seed
         self.frames_per_clip = frames_per_clip
         self.augment = augment
+        self.compose_share = compose_share
+        self.redraw_sounds = redraw_sounds
+        if compose_share or redraw_sounds:
+            if subset is None:
+                raise ValueError("Expected a `subset` for items that are composed or whose sounds are drawn anew.")
+            self.may_hear, self.may_meet = pairing_rules(clips_of(split, subset), subset)
+            places = {clip_id: place for place, clip_id in enumerate(self.clip_ids)}
+            self.off_screen_sources = np.array([places[clip_id] for clip_id in off_screen_sources], dtype=int)
         self.decoded = None
         if sum(array.nbytes for array in decode_clip(self.split, 0)) * len(split) <= cache_bytes:
             self.decoded = [decode_clip(self.split, clip) for clip in range(len(split))]
@@ -117,24 +146,55 @@ class TrainingClips(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict:
         condition, clip = self.plan[index]
-        frames, masks = decode_clip(self.split, clip) if self.decoded is None else self.decoded[clip]
         rng = np.random.default_rng([self.seed, self.epoch, index])
-        chosen = np.arange(len(frames))
-        labelled = len(masks)
-        if self.frames_per_clip is not None and self.frames_per_clip < len(frames):
-            first = rng.permutation(labelled)[: self.frames_per_clip]
-            others = labelled + rng.permutation(len(frames) - labelled)[: self.frames_per_clip - len(first)]
-            chosen, labelled = np.concatenate([np.sort(first), np.sort(others)]), len(first)
+        more = np.random.default_rng([self.seed, self.epoch, index, 1])  # so that `rng` draws what it always has
+        frames, masks = self._decode(clip)
+        chosen, labelled = self._choose(len(frames), len(masks), rng)
         frames, masks = frames[chosen], masks[chosen[:labelled]]
+        visible = [clip]
+        if more.random() < self.compose_share and (partners := np.flatnonzero(self.may_meet[clip])).size:
+            visible.append(int(more.choice(partners)))
+            other_frames, other_masks = self._decode(visible[1])
+            other = other_frames[chosen], other_masks[chosen[:labelled]]
+            frames, masks, _ = compose((frames, masks), other, more)
         if self.augment and rng.random() < 0.5:
             frames, masks = np.flip(frames, 2).copy(), np.flip(masks, 2).copy()
         return {
-            "clip": f"{self.clip_ids[clip]} ({condition})",
+            "clip": f"{' beside '.join(self.clip_ids[place] for place in visible)} ({condition})",
             "frames": frames,  # (T, H, W, 3) uint8
             "masks": masks if condition == "positive" else np.zeros_like(masks),  # (K, H, W)
-            "sound": self.sounds[self.keys[condition][clip]][torch.from_numpy(chosen)],
+            "sound": self._sound(condition, visible, more)[torch.from_numpy(chosen)],
             "audio_label": float(condition == "positive"),
         }
+
+    def _decode(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
+        return decode_clip(self.split, clip) if self.decoded is None else self.decoded[clip]
+
+    def _choose(self, frames: int, labelled: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """Which frames an item shows, and how many of them, the first ones, have a mask."""
+        if self.frames_per_clip is None or self.frames_per_clip >= frames:
+            return np.arange(frames), labelled
+        first = rng.permutation(labelled)[: self.frames_per_clip]
+        others = labelled + rng.permutation(frames - labelled)[: self.frames_per_clip - len(first)]
+        return np.concatenate([np.sort(first), np.sort(others)]), len(first)
+
+    def _sound(self, condition: str, visible: list[int], rng: np.random.Generator) -> torch.Tensor:
+        """The features of what is heard with these clips, of which the first sounds where the item is positive."""
+        if condition == SCRAMBLED:
+            own = self.keys["positive"]
+            width = self.sounds[own[0]].shape[-1]
+            sources = rng.integers(len(own), size=width)
+            return torch.stack([self.sounds[own[k]][:, d] for d, k in enumerate(sources)], -1)
+        keys = self.keys[condition]
+        if condition == "positive" or not (self.redraw_sounds or len(visible) > 1):
+            return self.sounds[keys[visible[0]]]
+        candidates = np.arange(len(keys))
+        if condition == "off_screen":
+            allowed = self.may_hear[visible][:, self.off_screen_sources]
+            # Three groups in a picture of two MS3 clips may leave no sound: then the rule holds for the first one.
+            fitting = np.flatnonzero(allowed.all(0))
+            candidates = fitting if fitting.size else np.flatnonzero(allowed[0])
+        return self.sounds[keys[int(rng.choice(candidates))]]
 
 
 class Collator:
@@ -184,8 +244,17 @@ def build_clips(
     device: torch.device,
     progress: bool,
 ) -> tuple[TrainingClips, Collator]:
-    """The training items. While the audio encoder is frozen, each sound is encoded once for the whole run."""
+    """The training items. While the audio encoder is frozen, each sound is encoded once for the whole run.
+
+    Raises:
+        ValueError: scrambled sounds are asked for, and there are no fixed embeddings.
+    """
     frozen = network.config.freeze_audio_encoder
+    if SCRAMBLED in args.negative_conditions and args.negative_ratio and not frozen:
+        raise ValueError(
+            f"Expected a frozen audio encoder for the negative condition {SCRAMBLED}, which mixes the embeddings of "
+            "sounds, but this model's learns. Give --negative_conditions without it."
+        )
     by_condition = processor.feature_extractor.front_end == "released"
     sounds = encode_sounds(processor, splits, network.get_audio_embeddings if frozen else None, device, progress)
     clips = TrainingClips(
@@ -198,5 +267,9 @@ def build_clips(
         args.frames_per_clip,
         args.augment,
         args.cache_frames_gb * 2**30,
+        args.compose_share,
+        args.redraw_sounds,
+        SUBSETS[args.subset],
+        splits["off_screen"]["audio_source"][:] if "off_screen" in splits else (),
     )
     return clips, Collator(processor, "audio_embeddings" if frozen else "input_features")

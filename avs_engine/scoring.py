@@ -12,25 +12,23 @@ from avsbench_robust_dataset import CONDITIONS, SPLITS, Subset
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.progress import progress_bar
 from avsbench_robust_dataset.sources import media_files, read_clips, read_masks
-from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP, Clip
+from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP
 from evaluate_metrics.avs_robust.avs_robust import METRICS
 from evaluate_metrics.clip_rows import clip_row, scores
 from evaluate_metrics.mask_files import Target, score_predictions
 from evaluate_metrics.uncertainty import shared_source_videos
 
-from .clips import Splits, check_splits, clip_metadata, evenly_spaced
+from .clips import Splits, check_splits, clip_metadata, clip_of, evenly_spaced
 from .journal import Journal
 from .predict import Prediction, Segmenter, predict
 
 
-def clip_of(prediction: Prediction, subset: Subset | None) -> dict[str, Any]:
+def metadata_of(prediction: Prediction, subset: Subset | None) -> dict[str, Any]:
     """The clip's part of a row. Without a subset its group is None and its source video is the clip itself."""
     clip_id, category = prediction.clip_id, prediction.category
     if subset is None:
         return {"clip_id": clip_id, "category": category, "group": None, "source_video": clip_id}
-    several = subset.category_column is None
-    labels = tuple(filter(None, category.split("_"))) if several else (category,)
-    return clip_metadata(Clip(clip_id, "", category, labels, subset.source_video(clip_id)), subset)
+    return clip_metadata(clip_of(clip_id, category, subset), subset)
 
 
 def score(
@@ -56,7 +54,7 @@ def score(
     for batch in batches:
         reduced = [
             clip_row(
-                clip_of(prediction, subset),
+                metadata_of(prediction, subset),
                 prediction.masks,
                 dict(zip(conditions, prediction.probabilities, strict=True)),
                 prediction.similarity,

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from modeling_avsegformer.configuration_avsegformer import LOSS_TYPES
 
@@ -31,6 +32,23 @@ PRESETS = {
     "s4": Preset(30, 5, 2e-5, 2, 224, "pvt_v2_b5"),
     "ms3": Preset(60, 10, 2e-5, 2, 224, "pvt_v2_b5"),
     "demo": Preset(10, 0, 1e-3, 12, 64, "resnet10t"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Defaults of what a model learns to listen from."""
+
+    negative_ratio: float
+    negative_conditions: tuple[str, ...]
+    compose_share: float
+    redraw_sounds: bool
+
+
+# paper: AVSBench-Robust's. listen: docs/listening.md compares it with others.
+RECIPES = {
+    "listen": Recipe(0.5, ("silence=1", "off_screen=4", "timbre=4", "scrambled=3"), 0.5, True),
+    "paper": Recipe(0.1, ("silence=1", "off_screen=1"), 0.0, False),
 }
 
 # The smallest value of each number.
@@ -91,13 +109,29 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--cache_frames_gb", type=float, default=2, help="keep decoded frames in this much memory, GiB")
     data.add_argument("--frames_per_clip", type=int, help="random frames of an item, masked ones first; default: all")
     data.add_argument("--augment", action="store_true", help="flip clips left to right at random; not in the original")
-    data.add_argument("--negative_ratio", type=float, default=0.1, help="share of negative items; 0: the baseline")
+    data.add_argument(
+        "--recipe",
+        choices=list(RECIPES),
+        default="listen",
+        help="defaults of the next four: a model that listens, or as in the paper",
+    )
+    data.add_argument("--negative_ratio", type=float, help="share of negative items; 0: the baseline")
     data.add_argument(
         "--negative_conditions",
         nargs="+",
-        default=["silence=1", "off_screen=1"],
         metavar="NAME[=WEIGHT]",
         help="conditions of negative items; noise is not trained on unless it is named",
+    )
+    data.add_argument(
+        "--compose_share", type=float, metavar="SHARE", help="of the items shows two clips, one sounding"
+    )
+    data.add_argument(
+        "--redraw_sounds",
+        action=argparse.BooleanOptionalAction,
+        help="negative items hear other sounds each epoch, off screen under the benchmark's rule",
+    )
+    data.add_argument(
+        "--negative_dir", type=Path, help="folder of wav files for recorded, one of --negative_conditions"
     )
 
 
@@ -151,7 +185,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _fill_in_presets(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Sets missing arguments to the subset's defaults, except those that `--model` decides."""
+    """Sets missing arguments to the defaults of subset and recipe, except those that `--model` decides."""
     backbone = ("backbone", "pretrained_backbone", "backbone_weights", "random_backbone")
     given = [f"--{name}" for name in backbone if getattr(args, name)]
     if args.model is not None and given:
@@ -166,6 +200,7 @@ def _fill_in_presets(parser: argparse.ArgumentParser, args: argparse.Namespace) 
     preset = dataclasses.asdict(PRESETS[args.subset])
     if args.model is not None:
         preset |= {"backbone": None, "image_size": None}
+    preset |= dataclasses.asdict(RECIPES[args.recipe])
     for name, value in preset.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -177,6 +212,10 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         args.negative_conditions = negative_conditions(args.negative_conditions)
     except ValueError as error:
         parser.error(f"argument --negative_conditions: {error}")
+    if ("recorded" in args.negative_conditions) != (args.negative_dir is not None):
+        parser.error("argument --negative_dir: goes together with recorded, one of --negative_conditions")
+    if not 0 <= args.compose_share <= 1:
+        parser.error(f"argument --compose_share: expected a number in [0, 1], got {args.compose_share}")
     if not 0 <= args.negative_ratio < 1:
         parser.error(f"argument --negative_ratio: expected a number in [0, 1), got {args.negative_ratio}")
     if args.checkpointing_steps != "epoch":

@@ -35,6 +35,7 @@ __all__ = [
     "draw_statistics",
     "explain",
     "manifest",
+    "pairing_rules",
     "read_manifest",
     "summarize",
 ]
@@ -95,6 +96,29 @@ def _allowed_pairs(clips: list[Clip], subset: Subset) -> tuple[list[tuple[str | 
     else:
         levels[0] = (None, other_group)
     return levels, least
+
+
+def pairing_rules(clips: Sequence[Clip], subset: Subset) -> tuple[np.ndarray, np.ndarray]:
+    """Which sounds are off screen for which clips, and which clips may share a picture.
+
+    Args:
+        clips: of one split.
+
+    Returns:
+        (may_hear, may_meet), bool (n, n). `may_hear[i, j]`: the sound of clip j follows the rule for clip i; for a
+        clip with no such sound, the nearest relaxation. `may_meet[i, j]`: the clips are of different source videos,
+        their objects are known, and they have none in common.
+    """
+    clips = list(clips)
+    levels, _ = _allowed_pairs(clips, subset)
+    may_hear = levels[0][1].copy()
+    for _, allowed in levels[1:]:
+        alone = ~may_hear.any(1)
+        may_hear[alone] = allowed[alone]
+    names = [clip.labels for clip in clips]
+    sources = [(clip.source_video,) for clip in clips]
+    known = np.array([bool(clip.labels) for clip in clips])
+    return may_hear, ~_share(names, names) & ~_share(sources, sources) & known & known[:, None]
 
 
 def _permutation(rng: np.random.Generator, n: int) -> np.ndarray:

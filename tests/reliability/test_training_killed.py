@@ -17,6 +17,7 @@ def tiny_run(tmp_path_factory, write_model):
     write_demo(root / "data", seed=3, sizes={"train": 4, "val": 4, "test": 4}, num_proc=1)
     arguments = ["--subset", "demo", "--data_dir", root / "data", "--model", write_model(size=32), "--cpu"]
     arguments += ["--batch_size", 2, "--frames_per_clip", 2, "--epochs", 2, "--negative_ratio", "0.3"]
+    arguments += ["--recipe", "paper"]
     arguments += ["--validation_clips", 1, "--checkpointing_steps", 1, "--logging_steps", 1]
     return [*arguments, "--resume_from_checkpoint", "auto"], {"HF_DATASETS_CACHE": str(root / "cache")}
 

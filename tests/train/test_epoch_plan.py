@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from avs_engine.epochs import TrainingClips, epoch_plan, negative_conditions
-from avs_engine.training_arguments import parse_args
+from avs_engine.training_arguments import RECIPES, parse_args
 
 BOTH = {"silence": 1.0, "off_screen": 1.0}
 
@@ -159,7 +159,7 @@ def test_negative_conditions():
 @pytest.mark.parametrize(
     ("texts", "match"),
     [
-        (["slience"], "one of silence, noise, off_screen, got 'slience'"),
+        (["slience"], "one of silence, noise, off_screen, timbre, recorded, scrambled, got 'slience'"),
         (["positive=1"], "got 'positive=1'"),
         (["silence=0"], "positive number as the weight of silence, got '0'"),
         (["silence=much"], "got 'much'"),
@@ -181,6 +181,10 @@ def test_wrong_negative_conditions(texts, match, capsys):
         (["--subset", "s5"], "invalid choice: 's5'"),
         (["--negative_ratio", "1"], r"expected a number in \[0, 1\), got 1.0"),
         (["--negative_ratio", "-0.1"], "got -0.1"),
+        (["--compose_share", "1.5"], r"--compose_share: expected a number in \[0, 1\], got 1.5"),
+        (["--negative_conditions", "recorded"], "--negative_dir: goes together with recorded"),
+        (["--negative_dir", "wavs"], "--negative_dir: goes together with recorded"),
+        (["--negative_conditions", "unseen"], "got 'unseen'"),
         (["--negative_ratio", "nan"], "got nan"),
         (["--batch_size", "0"], "--batch_size: expected at least 1, got 0"),
         (["--max_steps", "0"], "--max_steps: expected at least 1"),
@@ -212,5 +216,22 @@ def test_presets_follow_the_subset(subset, epochs, frozen, rate, size):
         size,
     )
     assert (args.weight_decay, args.lr_scheduler, args.backbone) == (0.01, "constant", "pvt_v2_b5")
-    assert (args.negative_ratio, args.negative_conditions) == (0.1, BOTH)  # noise is held out
+    paper = parse_args(["--subset", subset, "--output_dir", "x", "--recipe", "paper"])
+    assert (paper.negative_ratio, paper.negative_conditions) == (0.1, BOTH)  # noise is held out
+    assert (paper.compose_share, paper.redraw_sounds) == (0, False)
+    assert {"silence", "off_screen", "timbre"} <= args.negative_conditions.keys()
+    assert not {"noise", "unseen"} & args.negative_conditions.keys() and 0 < args.compose_share < 1
+    given = [
+        "--negative_ratio",
+        "0.25",
+        "--compose_share",
+        "0",
+        "--no-redraw_sounds",
+        "--negative_conditions",
+        "noise",
+    ]
+    for recipe in RECIPES:  # which what is given wins over
+        args = parse_args(["--subset", subset, "--output_dir", "x", "--recipe", recipe, *given])
+        assert (args.negative_ratio, args.compose_share, args.redraw_sounds) == (0.25, 0, False)
+        assert args.negative_conditions == {"noise": 1}
     assert parse_args(["--subset", subset, "--output_dir", "x", "--epochs", "3"]).epochs == 3

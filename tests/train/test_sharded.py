@@ -43,6 +43,7 @@ train_accelerate.main()
 def arguments(demo_tree, tiny_model):
     """Four steps of two micro-batches; the backbone is frozen in the first epoch of two; gradients are clipped."""
     arguments = ["--subset", "demo", "--data_dir", demo_tree, "--model", tiny_model, "--batch_size", "2"]
+    arguments += ["--recipe", "paper"]
     arguments += ["--max_steps", "4", "--gradient_accumulation_steps", "2", "--max_grad_norm", "0.1"]
     arguments += ["--freeze_backbone_epochs", "1", "--weight_decay", "0", "--negative_ratio", "0.3"]
     return [*arguments, "--logging_steps", "1", "--checkpointing_steps", "2", "--keep_checkpoints", "0"]

@@ -22,7 +22,8 @@ from train_accelerate import main
 def tiny(demo_tree, tiny_model):
     """Arguments of a tiny run: 8 clips, 2 at a time."""
     arguments = ["--subset", "demo", "--data_dir", demo_tree, "--model", tiny_model]
-    return [*arguments, "--batch_size", "2", "--frames_per_clip", "2", "--logging_steps", "1"]
+    arguments += ["--batch_size", "2", "--frames_per_clip", "2", "--logging_steps", "1"]
+    return [*arguments, "--recipe", "paper"]
 
 
 def train(arguments, output_dir: Path, *more) -> list[dict]:

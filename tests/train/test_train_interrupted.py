@@ -29,6 +29,7 @@ def train(demo_tree, write_model, tmp_path):
     """train(name, *more): six steps with a validation after the fourth and the last, in tmp_path/name."""
     arguments = ["--subset", "demo", "--data_dir", demo_tree, "--model", write_model(size=32), "--cpu"]
     arguments += ["--batch_size", "2", "--frames_per_clip", "2", "--logging_steps", "1", "--negative_ratio", "0"]
+    arguments += ["--recipe", "paper"]
     arguments += ["--validation_clips", "2", "--max_steps", str(STEPS)]
 
     def train(name, *more):

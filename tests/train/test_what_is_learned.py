@@ -21,7 +21,7 @@ from train_accelerate import main
 def arguments(demo_tree, tiny_model) -> list[str]:
     """Eight clips, two at a time."""
     arguments = ["--subset", "demo", "--data_dir", demo_tree, "--model", tiny_model, "--cpu", "--batch_size", "2"]
-    return [*arguments, "--frames_per_clip", "2", "--logging_steps", "1"]
+    return [*arguments, "--frames_per_clip", "2", "--logging_steps", "1", "--recipe", "paper"]
 
 
 def test_negative_items_hear_their_own_condition_and_have_empty_masks(arguments, demo_tree, tmp_path):
