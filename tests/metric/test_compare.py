@@ -360,3 +360,18 @@ def test_two_significant_digits_by_hand():
             == digits
         )
     assert [tables.signed(v, 3) for v in (-0.0004, 0.0, -0.0006, float("nan"))] == ["+0.000", "+0.000", "-0.001", "–"]
+
+
+def test_a_single_seed_of_a_side_is_said_and_only_then():
+    settings = {"level": 0.95, "clips": 30, "clusters": 30, "resamples": 20, "seed": 0}
+    said = "One side has a single training seed: its variance is taken to be that of the other side."
+    assert said in compare.Comparison({}, settings, (1, 2), ()).explanation
+    assert said not in compare.Comparison({}, settings, (2, 2), ()).explanation
+
+
+def test_unknown_grey_levels_do_not_hide_f_of_eight_bit_masks(tmp_path, capsys):
+    a = write_results(tmp_path / "a", make_rows(), settings={"seed": 42, "prediction_levels": "8-bit"})
+    b = write_results(tmp_path / "b", make_rows(0.1))
+    main(["compare", str(a), str(b), "--resamples", "20"])
+    out = capsys.readouterr().out
+    assert "left out" not in out and "G-F " in out

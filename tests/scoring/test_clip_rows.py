@@ -286,3 +286,12 @@ def test_no_auroc_without_similarities_or_positives():
     rows = rows_of(conditions=("silence",))
     assert similarity_auroc(rows, "silence") is None
     assert "g_miou" not in results(rows)["scores"] and results(rows)["extra_conditions"] == {}
+
+
+def test_the_silent_share_is_of_the_silent_object_not_of_what_is_marked():
+    """Marked are all 4 pixels of the sounding object and 1 of the 2 of the silent one."""
+    sounding, silent, marked = np.zeros((3, 1, 3, 4), dtype=np.uint8)
+    sounding[0, 0], silent[0, 2, :2], marked[0, 0], marked[0, 2, 0] = 1, 1, 1, 1
+    metadata = {"clip_id": "c", "category": "x", "group": None, "source_video": "c"}
+    row = clip_row(metadata, sounding, {"positive": marked.astype(np.float32)}, silent_masks=silent)
+    assert row["selectivity"] == {"sounding_iou": 0.8, "silent_share": 0.5}
