@@ -45,8 +45,8 @@ TRAINING = dict(
 )
 # What differs: the share of items with negative audio, and which.
 MODELS = {
-    "baseline": dict(negative_ratio=0.0),
-    "robust": dict(negative_ratio=0.5, negative_conditions=["silence=1", "off_screen=4"]),
+    "baseline": dict(recipe="paper", negative_ratio=0.0),
+    "robust": dict(recipe="paper", negative_ratio=0.5, negative_conditions=["silence=1", "off_screen=4"]),
 }
 
 SYNTHETIC_NOTE = (

@@ -40,7 +40,7 @@ def test_means_are_over_seeds_and_only_of_what_every_seed_has():
 
 
 def test_both_models_differ_in_the_sounds_alone():
-    assert demo.MODELS["baseline"] == {"negative_ratio": 0.0}
+    assert demo.MODELS["baseline"] == {"recipe": "paper", "negative_ratio": 0.0}
     assert not any("noise" in name for name in demo.MODELS["robust"]["negative_conditions"])  # held out
 
 
