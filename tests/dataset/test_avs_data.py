@@ -18,7 +18,7 @@ from avsbench_robust_dataset import SUBSETS
 from avsbench_robust_dataset.__main__ import main
 from avsbench_robust_dataset.check import mute_clips
 from avsbench_robust_dataset.draw import read_manifest
-from avsbench_robust_dataset.sounds import missing_share
+from avsbench_robust_dataset.sounds import is_mute, missing_share
 from avsbench_robust_dataset.sources import media_files, read_clips
 
 MANIFESTS = Path(sys.modules["avsbench_robust_dataset"].__file__).with_name("manifests")
@@ -215,6 +215,11 @@ def test_check_names_cut_mute_and_short_sounds(write_s4, tmp_path, capsys):
     assert main(["check", "--data_dir", str(tmp_path)]) == 0  # AVSBench itself has mute and short sounds
     out = capsys.readouterr().out
     assert str(cut) not in out and str(mute) in out and str(short) in out
+
+
+@pytest.mark.parametrize("peak, mute", [(0.0, True), (1e-5, True), (-1e-5, True), (0.5, False), (-0.5, False)])
+def test_a_sound_below_zero_is_a_sound(peak, mute):
+    assert is_mute(np.full(16000, peak, dtype=np.float32)) == mute
 
 
 def test_mute_clips_of_the_rows_that_a_model_hears(write_s4, load, tmp_path):

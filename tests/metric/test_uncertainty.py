@@ -347,6 +347,42 @@ def test_students_test_over_seeds_by_hand():
     assert (found.low, found.high) == pytest.approx(expected.confidence_interval(0.95))
 
 
+def test_clips_that_differ_add_their_variance_less_what_is_noise_of_seeds():
+    """Seeds by source videos, a two-way layout: what each seed does with each clip counts between seeds already."""
+    rng = np.random.default_rng(4)
+    clips = rng.uniform(0.3, 0.6, 8) + np.array([[[0.0]], [[0.1]]]) * rng.uniform(0, 1, 8)  # side, seed, clip
+    ious = clips + rng.normal(scale=0.01, size=(2, 3, 8))
+    sides = [
+        [
+            [
+                {"clip_id": str(i), "conditions": {"positive": {"iou": [v], "area": [0.1], "f_score": None}}}
+                for i, v in enumerate(of_seed)
+            ]
+            for of_seed in side
+        ]
+        for side in ious.tolist()
+    ]
+    found = next(d for d in uncertainty.compare(*sides) if d.metric == "miou_positive")
+    seeds = ious.mean(axis=2)
+    between = (2 / 3) * np.sum((seeds - seeds.mean(axis=1, keepdims=True)) ** 2) / 4
+    influence = (ious - ious.mean(axis=2, keepdims=True)) / 9  # of a clip that counts twice
+    common = np.sum((influence[1].mean(axis=0) - influence[0].mean(axis=0)) ** 2)
+    noise = (2 / 3) * np.sum((influence - influence.mean(axis=1, keepdims=True)) ** 2) / 4
+    assert common > 1.2 * noise > 0
+    variance = between + common - noise
+    degrees = variance**2 / (between**2 / 4 + (common - noise) ** 2 / 7)
+    difference = seeds[1].mean() - seeds[0].mean()
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(difference) / np.sqrt(variance), degrees))
+
+
+def test_a_p_value_is_never_below_what_the_swaps_can_tell():
+    a, b = (make_rows(30, seed=1, conditions=("positive",)) for _ in range(2))
+    for row in b:
+        row["conditions"]["positive"] = row["conditions"]["positive"] | {"iou": [1.0]}
+    found = next(d for d in uncertainty.compare([a], [b], resamples=9) if d.metric == "miou_positive")
+    assert found.p == pytest.approx(1 / 10)  # none of 9 swaps
+
+
 def test_swaps_by_hand():
     """Six clips have 2^6 swaps; the share of them that differ as much as the results do is the p-value."""
     rows = {name: make_rows(6, seed=seed, conditions=("positive", "silence")) for name, seed in (("a", 1), ("b", 2))}

@@ -56,6 +56,9 @@ def test_other_settings_are_another_file(tmp_path):
         assert not other.rows and other.path != journal.path
         other.append(ROWS[:1])
     assert Journal(tmp_path, {"seed": 1}).resumed == 3
+    settings = {f"setting {k:02d}": "as usual" for k in range(40)}
+    paths = {Journal(tmp_path, settings | {name: "another"}).path for name in settings}
+    assert len(paths) == 40, "each setting counts, the last one too"
 
 
 def test_a_torn_last_line_is_written_again(tmp_path):
