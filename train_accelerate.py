@@ -41,7 +41,7 @@ from avs_engine import clips, scoring, step
 from avs_engine.accelerator import build_accelerator
 from avs_engine.checkpoints import check_newest, find_checkpoint, put_back_checkpoints, read_checkpoint
 from avs_engine.clips import Splits
-from avs_engine.epochs import SCRAMBLED, TrainingClips, build_clips, build_loader
+from avs_engine.epochs import TrainingClips, build_clips, build_loader
 from avs_engine.hub import publish
 from avs_engine.models import build_model, check_encoders
 from avs_engine.predict import AVSegFormerSegmenter
@@ -111,16 +111,15 @@ def find_start(args: argparse.Namespace) -> tuple[Path | None, dict]:
 
 
 def load_data(args: argparse.Namespace, accelerator: Accelerator) -> Data:
-    heard = [name for name in args.negative_conditions if name != SCRAMBLED]
     # The benchmark's conditions alone: they are what the best model is chosen by.
-    validated = [name for name in heard if name in CONDITIONS] or ["silence", "off_screen"]
+    validated = [name for name in args.negative_conditions if name in CONDITIONS] or ["silence", "off_screen"]
     with accelerator.main_process_first():  # one process builds, the others read its cache
         (training,) = clips.load_splits(
             args.subset,
             args.data_dir,
             args.data_seed,
             ["train"],
-            ["positive", *heard],
+            ["positive", *args.negative_conditions],
             args.num_workers or None,
             {"negative_dir": args.negative_dir},
         )

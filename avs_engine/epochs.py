@@ -23,9 +23,6 @@ from .compositions import compose
 from .signals import leave_sigterm_to_parent
 from .sounds import encode_sounds, sound_keys
 
-# A negative of training alone: each dimension of the sound's embedding is that of another training clip's sound.
-SCRAMBLED = "scrambled"
-
 
 def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
     """{"silence": 1.0, …} from ["silence=1", "off_screen", …], in the data set's order of conditions.
@@ -35,7 +32,7 @@ def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
     """
     held_out = ("unseen",)
     extra = [name for name in EXTRA_CONDITIONS if name not in held_out]
-    known = (*audio_conditions.negative_conditions(), *extra, SCRAMBLED)
+    known = (*audio_conditions.negative_conditions(), *extra)
     weights: dict[str, float] = {}
     for text in texts:
         name, _, weight = text.partition("=")
@@ -180,11 +177,6 @@ class TrainingClips(torch.utils.data.Dataset):
 
     def _sound(self, condition: str, visible: list[int], rng: np.random.Generator) -> torch.Tensor:
         """The features of what is heard with these clips, of which the first sounds where the item is positive."""
-        if condition == SCRAMBLED:
-            own = self.keys["positive"]
-            width = self.sounds[own[0]].shape[-1]
-            sources = rng.integers(len(own), size=width)
-            return torch.stack([self.sounds[own[k]][:, d] for d, k in enumerate(sources)], -1)
         keys = self.keys[condition]
         if condition == "positive" or not (self.redraw_sounds or len(visible) > 1):
             return self.sounds[keys[visible[0]]]
@@ -244,17 +236,8 @@ def build_clips(
     device: torch.device,
     progress: bool,
 ) -> tuple[TrainingClips, Collator]:
-    """The training items. While the audio encoder is frozen, each sound is encoded once for the whole run.
-
-    Raises:
-        ValueError: scrambled sounds are asked for, and there are no fixed embeddings.
-    """
+    """The training items. While the audio encoder is frozen, each sound is encoded once for the whole run."""
     frozen = network.config.freeze_audio_encoder
-    if SCRAMBLED in args.negative_conditions and args.negative_ratio and not frozen:
-        raise ValueError(
-            f"Expected a frozen audio encoder for the negative condition {SCRAMBLED}, which mixes the embeddings of "
-            "sounds, but this model's learns. Give --negative_conditions without it."
-        )
     by_condition = processor.feature_extractor.front_end == "released"
     sounds = encode_sounds(processor, splits, network.get_audio_embeddings if frozen else None, device, progress)
     clips = TrainingClips(
