@@ -2,8 +2,9 @@
 
 Writes a `from_pretrained` folder with the small AVSegFormer that the demo trains: its audio encoder and its backbone
 know the categories of the training clips, everything else is as initialised. No mask is used, and no sound is paired
-with a picture. The audio encoder also hears silence and coloured noise (1/f**0.3 to 1/f**2), which belong to no
-category, as VGGish heard such sounds in its own training; white noise, which the benchmark plays, is not among them.
+with a picture. The audio encoder also hears silence, coloured noise (1/f**0.3 to 1/f**2) and random timbres, which
+belong to no category, as VGGish heard a world of other sounds in its own training; white noise, which the benchmark
+plays, and the kinds of the condition `unseen` are not among them.
 Sounds of no category are drawn to an embedding of zero, the objectosphere loss of Dhamija et al. 2018
 (https://arxiv.org/abs/1811.04110): else each of them has a large embedding in a direction of its own, and a decoder
 that learned to ignore silence does not know that noise is nothing either.
@@ -12,7 +13,7 @@ that learned to ignore silence does not know that noise is nothing either.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from datasets import Dataset, load_dataset
 
 import avsbench_robust_dataset  # noqa: F401  (registers the data set)
 from avsbench_robust_dataset.synthetic import coloured_noise
+from avsbench_robust_dataset.timbres import random_timbre
 from modeling_avsegformer import (
     AVSegFormerConfig,
     AVSegFormerForSegmentation,
@@ -87,6 +89,13 @@ def background_sounds(count: int, seed: int) -> list[np.ndarray]:
     return sounds
 
 
+def log_mel_of(processor: AVSegFormerProcessor, sounds: Iterable[np.ndarray]) -> torch.Tensor:
+    """(seconds of all sounds, 1, 96, 64) from waveforms (80000,)."""
+    extract = processor.feature_extractor
+    examples = [extract(sound, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features[0] for sound in sounds]
+    return torch.cat(examples) if examples else torch.zeros(0, 1, 96, 64)
+
+
 def fit(encode, parameters: Sequence[torch.Tensor], width: int, labels, draws, learning_rate: float, steps: int):
     """Trains `encode(rows) -> (n, width)` and a linear classifier on it by multi-label cross-entropy.
 
@@ -124,14 +133,18 @@ def pretrain(model: AVSegFormerForSegmentation, processor, clips: Dataset, subse
     frames = model.config.num_frames
     labels = labels.repeat_interleave(frames, 0)  # a clip's label holds for each of its seconds
 
-    sounds = [clip["audio"]["array"] for clip in clips.select_columns("audio").with_format("numpy")]
-    sounds += background_sounds(64, args.seed)
-    log_mel = torch.cat(
-        [
-            processor.feature_extractor(sound, sampling_rate=SAMPLE_RATE, return_tensors="pt")["input_features"][0]
-            for sound in sounds
-        ]
-    )
+    rng = np.random.default_rng([args.seed, 1])
+    log_mel = [
+        log_mel_of(processor, sounds)
+        for sounds in (
+            (clip["audio"]["array"] for clip in clips.select_columns("audio").with_format("numpy")),
+            background_sounds(64, args.seed),
+            (random_timbre(rng) for _ in range(args.timbres)),
+        )
+    ]
+    parts = [(len(part), size) for part, size in zip(log_mel, (64, 10, 64), strict=True) if len(part)]
+    usual = len(log_mel[0]) + len(log_mel[1])  # seconds of the clips and of background
+    log_mel = torch.cat(log_mel)
     nothing = torch.zeros(len(log_mel) - len(labels), len(names))
     encoder = model.model.audio_encoder
     encoder.requires_grad_(True).train()
@@ -140,12 +153,13 @@ def pretrain(model: AVSegFormerForSegmentation, processor, clips: Dataset, subse
         list(encoder.parameters()),
         model.config.audio_config.embedding_size,
         torch.cat([labels, nothing]),
-        batches([(len(labels), 64), (len(nothing), 10)], args.audio_steps, args.seed),
+        batches(parts, args.audio_steps, args.seed),
         3e-3,
         args.audio_steps,
     )
     with torch.no_grad():  # a scale that the layers behind it are made for; the classes stay where they are
-        spread = torch.cat([encoder(part).embeddings for part in log_mel.split(256)]).square().mean().sqrt()
+        embeddings = torch.cat([encoder(part).embeddings for part in log_mel[:usual].split(256)])
+        spread = embeddings.square().mean().sqrt()
         encoder.embeddings[-2].weight /= spread
         encoder.embeddings[-2].bias /= spread
     encoder.requires_grad_(not model.config.freeze_audio_encoder).eval()
@@ -183,7 +197,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_dir", default=None)
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--image_size", type=int, default=64)
-    parser.add_argument("--audio_steps", type=int, default=200)
+    parser.add_argument("--audio_steps", type=int, default=300)
+    parser.add_argument("--timbres", type=int, default=1500, help="random sounds that belong to no category")
     parser.add_argument("--image_steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

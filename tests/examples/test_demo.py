@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from avs_engine.training_arguments import RECIPES
 from evaluate_metrics.report import Run
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -40,8 +41,13 @@ def test_means_are_over_seeds_and_only_of_what_every_seed_has():
 
 
 def test_both_models_differ_in_the_sounds_alone():
-    assert demo.MODELS["baseline"] == {"recipe": "paper", "negative_ratio": 0.0}
-    assert not any("noise" in name for name in demo.MODELS["robust"]["negative_conditions"])  # held out
+    assert demo.MODELS["baseline"]["negative_ratio"] == 0
+    assert not any("noise" in name for name in RECIPES[demo.MODELS["robust"]["recipe"]].negative_conditions)
+
+
+def test_both_models_see_as_many_items_with_their_own_sound():
+    assert demo.items_seen("baseline", 700) == {"positive": 8400, "negative": 0}
+    assert demo.items_seen("robust", 700) == {"positive": 8400, "negative": 8400}
 
 
 def test_clips_of_another_seed_or_recipe_have_another_folder(monkeypatch, tmp_path):
