@@ -54,7 +54,8 @@ from avsbench_robust_dataset.unseen import unseen_source
 from evaluate_metrics.avs_robust import avs_robust as metric
 from evaluate_metrics.clip_rows import have_two_values, results, write_rows
 from evaluate_metrics.data_notes import data_notes
-from evaluate_metrics.mask_files import PredictionsError
+from evaluate_metrics.mask_files import PredictionsError, predictions_digest
+from evaluate_metrics.results import read_json
 
 
 class Scored(NamedTuple):
@@ -152,6 +153,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output_dir", required=True, help="receives results.json, clips.jsonl and, if asked for, predictions/"
     )
     parser.add_argument(
+        "--overwrite_output_dir", action="store_true", help="replace another run's results that are there"
+    )
+    parser.add_argument(
         "--front_end",
         choices=("vggish", "released"),
         help="front end of --model; released: that of the released code, which reveals negative sounds to the model; "
@@ -203,6 +207,31 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, e
             )
 
 
+def check_output_dir(args: argparse.Namespace) -> None:
+    """Raises ValueError where `args.output_dir` has another run's finished results; the same command may be repeated.
+
+    With `args.overwrite_output_dir` they stay until those of this run are written in their place.
+    """
+    path = Path(args.output_dir) / "results.json"
+    if args.overwrite_output_dir or not path.is_file():
+        return
+    old = read_json(path)
+    old = old if isinstance(old, dict) else {}
+    settings = old.get("settings") or {}
+    ours = {"model": args.model or args.model_fn or args.predictions, "subset": args.subset, "split": args.split}
+    theirs = {name: old.get(name) for name in ours}
+    for name in ("seed", "conditions", "max_clips"):
+        ours[name], theirs[name] = getattr(args, name), settings.get(name)
+    if args.front_end:
+        ours["front_end"], theirs["front_end"] = args.front_end, settings.get("front_end")
+    differing = [f"{name} {theirs[name]!r} (now {ours[name]!r})" for name in ours if ours[name] != theirs[name]]
+    if differing:
+        raise ValueError(
+            f"Expected an --output_dir without the results of another run, but {path} is of {', '.join(differing)}. "
+            "Replace it with --overwrite_output_dir, or name another folder."
+        )
+
+
 def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     """Scores what `args` name and, in the main process, writes and prints the results."""
     source = args.model or args.model_fn or args.predictions
@@ -247,6 +276,8 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     if weights is not None:
         rest["weights"] = weights
     rest["predictions_dir"] = None if masks is None else os.path.relpath(masks, output_dir)
+    if masks is not None:
+        rest["predictions_digest"] = predictions_digest(Path(masks), args.conditions)
     write_json(output_dir / "results.json", head | rest | found)
     if journal is not None:
         journal.remove()
@@ -290,6 +321,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     alone = only_run_in(args.output_dir) if accelerator.is_main_process else nullcontext()
     try:
         with ends_on_sigterm(f"{again}: repeat the command to go on."), alone:
+            if accelerator.is_main_process:
+                check_output_dir(args)
             evaluate(args, accelerator)
     except PredictionsError as error:
         print(*error.problems, error, sep="\n", file=sys.stderr)

@@ -4,6 +4,7 @@ FOLDER/<condition>/<category>/<clip>/<clip>_<k>.png, as AVSBench codes write the
 category level may be left out. Everything is looked at before anything is scored, so that one run tells every problem.
 """
 
+import hashlib
 import io
 import multiprocessing
 import os
@@ -21,12 +22,12 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from avsbench_robust_dataset.files import BROKEN_IMAGE
+from avsbench_robust_dataset.files import BROKEN_IMAGE, sha256
 
 from .avs_robust.avs_robust import CONDITIONS
 from .clip_rows import clip_row
 
-__all__ = ["PredictionsError", "Target", "read_prediction", "score_predictions"]
+__all__ = ["PredictionsError", "Target", "predictions_digest", "read_prediction", "score_predictions"]
 
 PROGRESS = partial(tqdm, disable=None, leave=False)  # a bar on a terminal
 
@@ -132,6 +133,19 @@ def _place(folder: Path, condition: str, targets: Sequence[Target], kept: Collec
         there -= set(names)
     problems += sorted(f"extra: {root / place / name}" for place, names in found.items() for name in names)
     return paths, problems
+
+
+def predictions_digest(folder: Path, conditions: Sequence[str]) -> str:
+    """SHA-256, in hexadecimal digits, over names and contents of the PNG files of `conditions` in `folder`.
+
+    `results.json` has it, so that the masks of another run are not shown beside its scores.
+    """
+    digest = hashlib.sha256()
+    for condition in sorted(conditions):
+        for path in sorted((folder / condition).rglob("*.png")):
+            if path.is_file():  # no pipe
+                digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 # --- what is in them ---

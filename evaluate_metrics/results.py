@@ -41,6 +41,7 @@ class Run:
         draw: the off-screen draw of the split: its name and `DrawStatistics`.
         mute_clips: condition -> ids of the clips that hear silence under it.
         weights: which weights the model holds, with their SHA-256.
+        predictions_digest: `mask_files.predictions_digest` of the masks that were scored; "" if unknown.
         grey_of_one: grey of probability 1 in the PNGs of `predictions`: 255, or 1 where they hold masks of 0 and 1.
     """
 
@@ -62,6 +63,7 @@ class Run:
     draw: Mapping = field(default_factory=dict)
     mute_clips: Mapping[str, Sequence[str]] = field(default_factory=dict)
     weights: Mapping = field(default_factory=dict)
+    predictions_digest: str = ""
     grey_of_one: int = 255
 
 
@@ -139,6 +141,7 @@ class _Results(_Checked):
     weights: dict | None = None
     clips_file: str | None = None
     predictions_dir: str | None = None
+    predictions_digest: str | None = None
 
     @field_validator("fpr_curve")
     @classmethod
@@ -243,7 +246,9 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
     if results.get("clips_file") and clips_path.is_file():  # `results.json` may have been copied alone
         clips = read_clips(clips_path)
         _check_same(path, scores, clips)
-    predictions = directory / str(results.get("predictions_dir") or "predictions")
+    # None: no masks were saved, and a folder that lies there is another run's.
+    saved = results.get("predictions_dir", "predictions")
+    predictions = None if saved is None else directory / saved
     settings = results.get("settings") or {}
     details: tuple[str, ...] = ("versions", "intervals", "bootstrap", "breakdown", "fpr_curve", "source_videos")
     details += ("draw", "mute_clips", "weights")
@@ -251,7 +256,8 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
         name=name,
         scores=scores,
         log=() if log is None else _read_log(Path(log)),
-        predictions=predictions if predictions.is_dir() else None,
+        predictions=predictions if predictions is not None and predictions.is_dir() else None,
+        predictions_digest=results.get("predictions_digest") or "",
         subset=str(results.get("subset", "")),
         split=str(results.get("split", "")),
         settings=settings,

@@ -16,7 +16,7 @@ from avsbench_robust_dataset.files import BROKEN_IMAGE
 from avsbench_robust_dataset.masks import object_mask
 
 from ..avs_robust.avs_robust import harmonic_mean
-from ..mask_files import read_prediction
+from ..mask_files import predictions_digest, read_prediction
 from ..results import Run, read_json
 from . import overlay
 from .markup import render
@@ -254,6 +254,16 @@ def _iou(predicted, truth):
     return np.count_nonzero(predicted & truth) / np.count_nonzero(predicted | truth)
 
 
+def _check_own_masks(run: Run) -> None:
+    """Raises ValueError where the folder's masks are not those that the run's scores are of, as far as they say."""
+    conditions = run.settings.get("conditions") or ()
+    if run.predictions_digest and predictions_digest(run.predictions, conditions) != run.predictions_digest:
+        raise ValueError(
+            f"{run.predictions}: expected the masks that the scores of {run.name!r} are of, but they are others or "
+            "have changed since. Evaluate again with --save_predictions, or name the folder with --predictions."
+        )
+
+
 class _Predictions:
     """One model's saved masks, read as the evaluator reads them."""
 
@@ -316,6 +326,8 @@ def gallery_html(
         run = next((run for run in seeds if run.predictions is not None), None)
         if run is not None:
             shown[name] = run
+    for run in shown.values():
+        _check_own_masks(run)
     folders = {name: _Predictions(run.predictions, run.grey_of_one) for name, run in shown.items()}
     known = {name: _known_miou(run) for name, run in shown.items()}
     conditions = [c for c in conditions_of(runs) if any(folder.has(c) for folder in folders.values())]

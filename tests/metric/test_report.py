@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from avsbench_robust_dataset.sources import read_masks
 from evaluate_metrics import report, uncertainty
 from evaluate_metrics.__main__ import main
+from evaluate_metrics.mask_files import predictions_digest
 from evaluate_metrics.report import Clip, ClipScore, Run, chart_sections, charts, choose_clips, gallery, overlay
 
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
@@ -1090,3 +1092,26 @@ def test_cells_name_their_column_for_narrow_screens(tmp_path):
     page = read_page(report.write_report(tmp_path, runs))
     labels = [attrs["data-label"] for attrs in page.all("td") if "data-label" in attrs]
     assert labels == ['"><b>', "second", "difference"] * len(make_scores())
+
+
+def test_masks_of_another_run_are_not_shown(two_models, tmp_path):
+    runs, clips = two_models
+    runs = [
+        replace(
+            run,
+            settings={"conditions": list(CONDITIONS)},
+            predictions_digest=predictions_digest(run.predictions, CONDITIONS),
+        )
+        for run in runs
+    ]
+    report.write_report(tmp_path / "page", runs, clips)
+    with pytest.raises(ValueError, match=f"{runs[1].predictions}: expected the masks that the scores of 'baseline'"):
+        report.write_report(tmp_path / "page", [replace(runs[0], predictions=runs[1].predictions)], clips)
+
+
+def test_a_run_without_saved_masks_has_none(tmp_path):
+    new, old = write_run(tmp_path / "new", predictions_dir=None), write_run(tmp_path / "old")
+    for folder in (new, old):
+        (folder / "predictions").mkdir()
+    assert report.read_run("a", new).predictions is None
+    assert report.read_run("a", old).predictions == old / "predictions"  # written when files did not say it

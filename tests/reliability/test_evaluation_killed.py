@@ -175,7 +175,7 @@ def test_a_full_disk_keeps_the_results_before(start, tmp_path, of_predictions):
     code, output = end(start(arguments=of_predictions))
     assert code == 0, output
     old = {name: (tmp_path / "out" / name).read_bytes() for name in ("results.json", "clips.jsonl")}
-    code, output = end(start(before=FULL_DISK.format(limit=5_000)))
+    code, output = end(start("--overwrite_output_dir", before=FULL_DISK.format(limit=5_000)))
     assert code == 2 and "File too large" in output
     assert {name: (tmp_path / "out" / name).read_bytes() for name in old} == old
 

@@ -16,6 +16,7 @@ from avs_engine.predict import load_segmenter
 from avsbench_robust_dataset.conditions import mix
 from avsbench_robust_dataset.unseen import draw_unseen, find_wavs
 from evaluate_accelerate import cli, main
+from evaluate_metrics.mask_files import predictions_digest
 from evaluate_metrics.results import read_run
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
@@ -85,6 +86,22 @@ def loud_means(demo_tree, conditions=CONDITIONS):
                 values.append([(predicted & target).sum() / (predicted | target).sum(), predicted.mean()])
         means[condition] = np.mean(values, axis=0)
     return means
+
+
+def test_the_results_of_another_run_are_replaced_only_if_told_to(evaluate, module, tmp_path):
+    module(LOUD)
+    first, _ = evaluate("fn", "--model-fn", "my_model:loud", "--save_predictions")
+    digest = predictions_digest(tmp_path / "fn/predictions", CONDITIONS)
+    assert first["predictions_digest"] == digest
+    again, _ = evaluate("fn", "--model-fn", "my_model:loud", "--save_predictions")  # the same command
+    assert again["scores"] == first["scores"] and again["predictions_digest"] == digest
+    other = ("fn", "--model-fn", "my_model:loud", "--seed", "7")
+    with pytest.raises(ValueError, match=r"results.json is of seed 42 \(now 7\).*--overwrite_output_dir"):
+        evaluate(*other)
+    assert json.loads((tmp_path / "fn/results.json").read_text()) == again
+    replaced, _ = evaluate(*other, "--overwrite_output_dir")
+    assert replaced["settings"]["seed"] == 7 and replaced["predictions_dir"] is None
+    assert read_run("fn", tmp_path / "fn").predictions is None  # what lies there is the first run's
 
 
 def test_a_callable(evaluate, module, demo_tree, tmp_path, capsys):
