@@ -143,10 +143,13 @@ def writing(path: str | Path) -> Iterator[None]:
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a file, and the folders that it lies in, whole or not at all, also where the power fails.
 
+    What a killed process leaves beside the file has the same name each time, so that the next one replaces it. No two
+    processes write one file at a time: `only_run_in` and `locked` see to that.
+
     Raises:
         OutputError: the disk is full or the like; what was in the file before is still there.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
