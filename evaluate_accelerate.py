@@ -81,7 +81,7 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: di
             args.model, args.front_end, args.batch_size, accelerator.device
         )
         args.front_end = segmenter.identity["front_end"]
-        weights = weights_of(args.model, segmenter.identity["weights"]) | {"encoders": encoders_of(args.model)}
+        weights = weights_of(args.model) | {"encoders": encoders_of(args.model)}
     with accelerator.main_process_first():  # one process builds the data, the others read its cache
         splits, data = load_conditions(
             args.subset,

@@ -57,9 +57,7 @@ def build_model(
         check_model_path(args.model)
         model = AVSegFormerForSegmentation.from_pretrained(args.model, **losses)
         processor = AVSegFormerProcessor.from_pretrained(args.model)
-        weights: dict[str, dict | None] = {
-            "model": weights_of(args.model, getattr(model.config, "_commit_hash", None))
-        }
+        weights: dict[str, dict | None] = {"model": weights_of(args.model)}
     else:
         model = AVSegFormerForSegmentation(AVSegFormerConfig(backbone=args.backbone, **losses))
         processor = AVSegFormerProcessor(AVSegFormerImageProcessor(), VGGishFeatureExtractor())

@@ -27,6 +27,7 @@ from evaluate_metrics.avs_robust.avs_robust import as_numpy
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
 from .clips import DecodedClip, Splits, batches
+from .provenance import weight_files
 from .sounds import encode_sounds, sound_keys, sounds_of
 
 ROUNDING = 1e-6  # probabilities of a callable that lie outside [0, 1] by at most this are clipped
@@ -165,9 +166,8 @@ class AVSegFormerSegmenter:
                 "--front_end out."
             )
         segmenter = cls(network.to(device).eval(), processor, batch_size)
-        files = sorted(path for path in Path(model).glob("*") if path.suffix in (".safetensors", ".bin"))
-        state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        segmenter.identity["weights"] = state or getattr(network.config, "_commit_hash", None)
+        state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(model)]
+        segmenter.identity["weights"] = state
         return segmenter
 
     def hear(self, splits: Splits, wanted: Sequence[int], accelerator: Accelerator) -> None:

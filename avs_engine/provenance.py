@@ -43,18 +43,24 @@ def clips_digest(splits: dict[str, Dataset]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def weights_of(model: str, commit: str | None = None) -> dict:
-    """Which weights a `from_pretrained` folder or Hub id holds: its name and the SHA-256 of each file.
+def weight_files(model: str) -> list[Path]:
+    """The files of weights in a `from_pretrained` folder, or of a Hub id that was loaded, in the cache."""
+    folder = Path(model)
+    if not folder.is_dir():
+        config = try_to_load_from_cache(model, CONFIG_NAME)
+        if not isinstance(config, str):
+            return []
+        folder = Path(config).parent
+    return sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".bin"))
 
-    Args:
-        commit: of a Hub id, whose files of this commit lie in the cache; it is named, too.
-    """
-    is_folder = Path(model).is_dir()
-    config = None if is_folder else try_to_load_from_cache(model, CONFIG_NAME, revision=commit)
-    folder = Path(config).parent if isinstance(config, str) else Path(model)
-    files = sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".bin"))
-    known: dict = {"source": folder.resolve().name} if is_folder else {"source": model, "commit": commit}
-    return known | ({"sha256": {path.name: sha256(path) for path in files}} if files else {})
+
+def weights_of(model: str) -> dict:
+    """Which weights a `from_pretrained` folder or Hub id holds: its name, of a Hub id the commit, SHA-256 of files."""
+    files = weight_files(model)
+    known = {"source": Path(model).resolve().name} if Path(model).is_dir() else {"source": model}
+    if files and not Path(model).is_dir():
+        known["commit"] = files[0].parent.name
+    return known | {"sha256": {path.name: sha256(path) for path in files}}
 
 
 def encoders_of(model: str) -> dict | None:

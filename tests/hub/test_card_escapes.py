@@ -5,7 +5,7 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from avs_engine.model_card import MARKER, with_results
+from avs_engine.model_card import MARKER, evaluation_results, with_results
 
 EVIL = [
     "<script>alert(1)</script>",
@@ -50,3 +50,9 @@ def test_the_card_says_masks_draw_mute_clips_and_weights():
     text = card_with(annotation="semantic", draw=draw, mute_clips={"positive": ["a_b"]}, weights=weights)
     assert "Masks: AVSBench-semantic's; " in text and "AUC of 0.61" in text and "1 in their own sound (a_b)." in text
     assert "Weights that were scored: model: run (SHA-256 ab12)." in text
+
+
+def test_scores_on_the_other_masks_are_marked_as_such():
+    results = {"subset": "s4", "split": "test", "scores": {"g_miou": 0.6}}
+    entries = [evaluation_results(results | {"annotation": whose})[0] for whose in ("object", "semantic")]
+    assert entries[0].dataset_args is None and entries[1].dataset_args == {"annotation": "semantic"}

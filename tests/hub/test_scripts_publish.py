@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from huggingface_hub import ModelCard
 import evaluate_accelerate
 import train_accelerate
 from avs_engine.hub import push_checkpoint
+from avsbench_robust_dataset.files import sha256
 from avsbench_robust_dataset.synthetic import write_demo
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerImageProcessor, AVSegFormerProcessor
 
@@ -88,6 +90,9 @@ def test_train_then_evaluate(client, tiny, demo_tree, tmp_path, capsys):
     evaluate_accelerate.main([*evaluate, "--push_to_hub"])
     card = card_of(client, "me/tiny-run")
     assert {result.dataset_split for result in card.data.eval_results} == {"test", "validation"}
+    weights = json.loads((tmp_path / "validation" / "results.json").read_text())["weights"]
+    assert weights["source"] == "me/tiny-run" and re.fullmatch("[0-9a-f]{40}", weights["commit"])
+    assert weights["sha256"] == {"model.safetensors": sha256(run / "model.safetensors")}
     assert "train_accelerate.py --subset demo" in card.text
 
 
