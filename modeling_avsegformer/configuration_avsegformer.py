@@ -35,11 +35,7 @@ AVSEGFORMER_BOUNDS = {
     "mask_mlp_size": (1, 32768),
     "prediction_channels": (1, 4096),
     "dropout": (0, 1),
-    "bce_weight": (0, 1e6),
-    "mask_weight": (0, 1e6),
-    "mix_weight": (0, 1e6),
-    "similarity_weight": (0, 1e6),
-}
+} | dict.fromkeys(("bce_weight", "mask_weight", "mix_weight", "similarity_weight"), (0, 1e6))
 # The arguments of timm's models that shape the network. Others open files, such as `checkpoint_path`, or set what the
 # model sets itself, such as `pretrained`.
 BACKBONE_BOUNDS = {
@@ -61,20 +57,18 @@ BACKBONE_BOUNDS = {
     "stem_width": (1, 1024),
     "mlp_ratio": (0, 64),
     "mlp_ratios": (0, 64),
-    "drop_rate": (0, 1),
-    "drop_path_rate": (0, 1),
-    "drop_block_rate": (0, 1),
-    "proj_drop_rate": (0, 1),
-    "attn_drop_rate": (0, 1),
-    "pos_drop_rate": (0, 1),
-    "patch_drop_rate": (0, 1),
-    # true or false
-    "qkv_bias": (0, 1),
-    "linear": (0, 1),
-    "strict_img_size": (0, 1),
-    "dynamic_img_size": (0, 1),
-    "always_partition": (0, 1),
 }
+RATES = (
+    "drop_rate",
+    "drop_path_rate",
+    "drop_block_rate",
+    "proj_drop_rate",
+    "attn_drop_rate",
+    "pos_drop_rate",
+    "patch_drop_rate",
+)
+SWITCHES = ("qkv_bias", "linear", "strict_img_size", "dynamic_img_size", "always_partition")  # true or false
+BACKBONE_BOUNDS |= dict.fromkeys((*RATES, *SWITCHES), (0, 1))
 MAX_NUMBERS = 16  # in a list; one for each stage
 
 
