@@ -191,9 +191,13 @@ def test_one_mask_a_clip(tiny, tmp_path, monkeypatch):
     """S4's training clips have one mask: the same path, with K = 1."""
 
     def one_mask(*arguments):
-        training, validation = load_splits(*arguments)
-        cut = {name: part.map(lambda clip: {"masks": clip["masks"][:1]}) for name, part in training.items()}
-        return cut, validation
+        names, loaded = arguments[3], load_splits(*arguments)
+        return [
+            {condition: part.map(lambda clip: {"masks": clip["masks"][:1]}) for condition, part in of_split.items()}
+            if name == "train"
+            else of_split
+            for name, of_split in zip(names, loaded, strict=True)
+        ]
 
     shapes = []
     forward = AVSegFormerForSegmentation.forward
