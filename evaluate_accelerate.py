@@ -44,7 +44,7 @@ from avs_engine.journal import Journal
 from avs_engine.models import check_model_path
 from avs_engine.predict import AVSegFormerSegmenter, Noted, load_segmenter, predict, save_predictions
 from avs_engine.provenance import encoders_of, git_revision, library_versions, weights_of, write_json
-from avs_engine.scoring import count_source_videos, format_scores, score, score_masks
+from avs_engine.scoring import count_source_videos, find_silent_masks, format_scores, score, score_masks
 from avs_engine.signals import ends_on_sigterm
 from avsbench_robust_dataset import CONDITIONS, SUBSETS
 from avsbench_robust_dataset.conditions import get_condition
@@ -93,6 +93,10 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: di
             args.max_clips,
             args.num_workers or None,
         )
+    subset = SUBSETS[args.subset]
+    silent_masks = find_silent_masks(subset, args.data_dir)
+    if silent_masks:
+        settings = settings | {"clips_with_silent_masks": len(silent_masks)}
     output_dir = Path(args.output_dir)
     clip_ids = next(iter(splits.values()))["clip_id"][:]
     identity = settings | segmenter.identity | {"data": data}
@@ -109,7 +113,8 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: di
         if args.save_predictions:
             predictions = save_predictions(predictions, list(splits), output_dir / "predictions")
         with Noted(f"while scoring {args.model or args.model_fn}"):
-            score(predictions, list(splits), accelerator, SUBSETS[args.subset], journal, len(clip_ids) - len(done))
+            left = len(clip_ids) - len(done)
+            score(predictions, list(splits), accelerator, subset, journal, left, silent_masks)
     return Scored([journal.rows[clip_id] for clip_id in clip_ids], journal, splits, weights)
 
 

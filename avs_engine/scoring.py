@@ -1,21 +1,23 @@
 """Turns probabilities into rows, scores and a printed table."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from avsbench_robust_dataset import CONDITIONS, SPLITS, Subset
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.progress import progress_bar
-from avsbench_robust_dataset.sources import media_files, read_clips, read_masks
+from avsbench_robust_dataset.sources import media_files, read_clips, read_masks, silent_mask_files
 from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP
-from evaluate_metrics.avs_robust.avs_robust import METRICS
+from evaluate_metrics.avs_robust.avs_robust import METRICS, SELECTIVITY
 from evaluate_metrics.clip_rows import clip_row, scores
-from evaluate_metrics.mask_files import Target, score_predictions
+from evaluate_metrics.mask_files import Target, read_objects, score_predictions
 from evaluate_metrics.uncertainty import shared_source_videos
 
 from .clips import Splits, check_splits, clip_metadata, clip_of, evenly_spaced
@@ -38,6 +40,7 @@ def score(
     subset: Subset | None = None,
     journal: Journal | None = None,
     total: int | None = None,
+    silent_masks: Mapping[str, Sequence[Path]] = MappingProxyType({}),
 ) -> list[dict]:
     """The rows (see `evaluate_metrics.clip_rows`) of all processes' clips, as `predict` yields them, in every process.
 
@@ -47,9 +50,18 @@ def score(
     Args:
         subset: gives groups and source videos.
         journal: receives the rows of each batch; clips that it has already are left out.
+        silent_masks: clip id -> files of `find_silent_masks`; these clips' rows have a "selectivity".
+
+    Raises:
+        FileNotFoundError, ValueError: one of `silent_masks` is missing, broken or of another size than the masks.
     """
     rows: list[dict] = []
     known_ids = set() if journal is None else set(journal.rows)
+
+    def silent_masks_of(prediction: Prediction) -> np.ndarray | None:
+        files = silent_masks.get(prediction.clip_id)
+        return read_objects(files, read_masks, prediction.masks.shape[1:]) if files else None
+
     bar = progress_bar(total=total, desc="clips", unit="clip", show=accelerator.is_main_process, leave=False)
     for batch in batches:
         reduced = [
@@ -58,6 +70,7 @@ def score(
                 prediction.masks,
                 dict(zip(conditions, prediction.probabilities, strict=True)),
                 prediction.similarity,
+                silent_masks_of(prediction),
             )
             for prediction in batch
             if prediction.clip_id not in known_ids
@@ -69,6 +82,13 @@ def score(
         bar.update(len(reduced))
     bar.close()
     return rows
+
+
+def find_silent_masks(subset: Subset, data_dir: str | None) -> dict[str, list[Path]]:
+    """Clip id -> mask files of the objects that are visible and do not sound, for the clips that have them."""
+    root = locate(subset, data_dir)
+    found = {clip.clip_id: silent_mask_files(subset, root, clip) for clip in read_clips(subset, root)}
+    return {clip_id: files for clip_id, files in found.items() if files}
 
 
 def score_masks(
@@ -95,7 +115,12 @@ def score_masks(
     """
     root = locate(subset, data_dir)
     targets = [
-        Target(**clip_metadata(clip, subset), masks=tuple(media_files(subset, root, clip)[1]), frames=FRAMES_PER_CLIP)
+        Target(
+            **clip_metadata(clip, subset),
+            masks=tuple(media_files(subset, root, clip)[1]),
+            frames=FRAMES_PER_CLIP,
+            silent_masks=tuple(silent_mask_files(subset, root, clip)),
+        )
         for clip in read_clips(subset, root)
         if clip.split == SPLITS[split]
     ]
@@ -138,7 +163,8 @@ def evaluate_model(
 def format_scores(
     scores: dict[str, float], conditions: Sequence[str], extra_conditions: dict[str, dict[str, float]] | None = None
 ) -> str:
-    """An aligned table: a row per condition, then the G-metrics and the score of a model that ignores audio.
+    """An aligned table: a row per condition, then the G-metrics and the score of a model that ignores audio, and last
+    which object is marked where a clip shows several.
 
     Args:
         extra_conditions: condition beyond the four -> its miou, f_score, fpr.
@@ -159,6 +185,9 @@ def format_scores(
         lines += [row(condition, [of_condition.get(metric.key) for metric in shown])]
         if "g_miou" in of_condition:
             lines += [row(f"G {condition}", [of_condition.get(f"g_{metric.key}") for metric in shown])]
+    if "selectivity_clips" in scores:
+        measured = ", ".join(f"{metric.label} {scores[metric.key]:.4f}" for metric in SELECTIVITY)
+        lines += [f"{scores['selectivity_clips']} clips with several labelled objects: {measured}"]
     return "\n".join(lines)
 
 

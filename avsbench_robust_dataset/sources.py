@@ -37,6 +37,7 @@ __all__ = [
     "read_clips",
     "read_frames",
     "read_masks",
+    "silent_mask_files",
 ]
 
 DATA_DIR_VARIABLE = "AVSBENCH_DIR"
@@ -236,6 +237,20 @@ def media_files(subset: Subset, root: Path, clip: Clip) -> tuple[list[Path], lis
     frames = [base / subset.frame.format(**names, number=k) for k in range(1, FRAMES_PER_CLIP + 1)]
     masks = [base / subset.mask.format(**names, number=k) for k in range(1, subset.masks_of(clip.split) + 1)]
     return frames, masks, base / subset.wav.format(**names)
+
+
+def silent_mask_files(subset: Subset, root: Path, clip: Clip) -> list[Path]:
+    """The masks of the objects that a clip shows and that do not sound, one for each of its masks, in their order.
+
+    It is empty for a clip without such a folder. The data set's rows do not have these masks; the evaluator reads
+    them to measure which of several objects a model marks.
+    """
+    if subset.silent_mask is None or subset.layout == "semantic":
+        return []
+    names = {"split": clip.split, "category": clip.category, "clip_id": clip.clip_id}
+    base = media_folder(subset, root)
+    paths = [base / subset.silent_mask.format(**names, number=k) for k in range(1, subset.masks_of(clip.split) + 1)]
+    return paths if paths[0].parent.is_dir() else []
 
 
 def missing_files(subset: Subset, root: Path, clips: list[Clip]) -> list[Path]:

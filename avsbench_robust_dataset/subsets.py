@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .categories import LEAST_SUITABLE_MULTI, LEAST_SUITABLE_SINGLE, OBJECT_GROUPS, SINGLE_SOURCE_GROUPS
 
@@ -45,6 +45,8 @@ class Subset:
         folder: folder of the subset in the download; `table` and `media` lie in it.
         id_column, category_column: columns of `table`; without a category column the labels are AVSS's objects.
         frame, mask, wav: paths below `media` for {split}, {category}, {clip_id} and {number} from 1.
+        silent_mask: such a path of the masks of objects that are visible and do not sound, which some clips have; None
+            if the subset has none.
         train_masks: annotated frames of a training clip, the first ones; elsewhere all five are annotated.
         groups: label -> semantic group; the table of known labels.
         least_suitable: group of the picture -> group whose sounds contrast least with it.
@@ -69,6 +71,7 @@ class Subset:
     clip_suffix: str
     avss_label: str | None = None
     layout: str = "object"
+    silent_mask: str | None = None
 
     def source_video(self, clip_id: str) -> str:
         return re.sub(self.clip_suffix, "", clip_id) or clip_id
@@ -121,6 +124,9 @@ SUBSETS = {
         clip_suffix=r"_\d+$",
         avss_label="v1m",
     ),
-    # Written by `avs-data demo` in S4's layout, with all five masks in train too.
-    "demo": _single_source("demo", train_masks=FRAMES_PER_CLIP),
+    # Written by `avs-data demo` in S4's layout, with all five masks in train too, and with masks of silent objects.
+    "demo": replace(
+        _single_source("demo", train_masks=FRAMES_PER_CLIP),
+        silent_mask="silent_masks/{split}/{category}/{clip_id}/{clip_id}_{number}.png",
+    ),
 }

@@ -6,6 +6,9 @@ silent object is always the other category of the sounding object's own semantic
 - within a group only hearing tells which of two visible objects sounds, and
 - an off-screen sound, which the benchmark draws from another group, is never the sound of anything in the picture.
 
+Masks of the silent object lie beside those of the sounding one, in `silent_masks`. Half of the test clips have one: on
+them `evaluate_accelerate.py` measures which object a model marks.
+
 Eight of S4's categories are imitated, two per group, each with a shape, a hue, a texture and a timbre of its own.
 Nothing here is AVSBench media.
 """
@@ -38,7 +41,7 @@ SAMPLING_RATE = 16000  # Hz
 SECONDS = 5  # a clip: five frames, one a second
 FRAME_SIZE = 64  # pixels, square
 SUPERSAMPLING = 2  # pixels are averages of 2 x 2 samples
-DISTRACTOR_SHARE = 0.1  # of the clips show a second, silent object
+DISTRACTOR_SHARES = {"train": 0.1, "val": 0.1, "test": 0.5}  # of a split's clips show a second, silent object
 DEMO_SIZES = {"train": 800, "val": 80, "test": 160}  # clips
 
 # category -> (silent partner of the same group, hue in turns, shape, texture)
@@ -290,8 +293,8 @@ def _background(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.nd
 
 def draw_scene(
     categories: list[str], rng: np.random.Generator, seconds: int = SECONDS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of a scene with one moving object per category, and the mask of the first one.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames of a scene with one moving object per category, and the masks of the first one and of the others.
 
     Args:
         categories: visible objects; the first is painted last, so that nothing hides it.
@@ -299,7 +302,8 @@ def draw_scene(
         seconds: number of frames, one a second.
 
     Returns:
-        (frames, masks): uint8 arrays (seconds, 64, 64, 3) in 0..255 and (seconds, 64, 64) in {0, 255}.
+        (frames, masks, silent_masks): uint8 arrays (seconds, 64, 64, 3) in 0..255 and twice (seconds, 64, 64) in
+        {0, 255}. `silent_masks` are the visible pixels of all other objects; no pixel is in both masks.
     """
     grid = (np.arange(FRAME_SIZE * SUPERSAMPLING) + 0.5) / (FRAME_SIZE * SUPERSAMPLING)
     x, y = np.meshgrid(grid, grid)
@@ -308,18 +312,25 @@ def draw_scene(
     for other in objects[1:]:  # moved away from the first, so that both are seen
         away = rng.uniform(0.35, 0.5, size=2) * rng.choice([-1, 1], size=2)
         other.position = 0.17 + (objects[0].position + away - 0.17) % 0.66
-    frames, masks = [], []
+    frames, masks, silent_masks = [], [], []
     for second in range(seconds):
         canvas = background.copy()
+        silent = np.zeros(x.shape, dtype=bool)
         for other in objects[:0:-1]:
-            other.paint(canvas, x, y, second)
-        inside = objects[0].paint(canvas, x, y, second)
+            silent |= other.paint(canvas, x, y, second)
+        sounding = objects[0].paint(canvas, x, y, second)
         canvas = canvas.reshape(FRAME_SIZE, SUPERSAMPLING, FRAME_SIZE, SUPERSAMPLING, 3).mean((1, 3))
-        cover = inside.reshape(FRAME_SIZE, SUPERSAMPLING, FRAME_SIZE, SUPERSAMPLING).mean((1, 3))
+        mask = _covers_half(sounding)
         canvas += rng.normal(0, 0.02, size=canvas.shape)  # sensor noise
         frames.append((np.clip(canvas, 0, 1) * 255).astype(np.uint8))
-        masks.append(np.where(cover >= 0.5, 255, 0).astype(np.uint8))
-    return np.stack(frames), np.stack(masks)
+        masks.append(np.where(mask, 255, 0).astype(np.uint8))
+        silent_masks.append(np.where(_covers_half(silent & ~sounding) & ~mask, 255, 0).astype(np.uint8))
+    return np.stack(frames), np.stack(masks), np.stack(silent_masks)
+
+
+def _covers_half(samples: np.ndarray) -> np.ndarray:
+    """bool (64, 64): whether at least half of a pixel's samples are inside."""
+    return samples.reshape(FRAME_SIZE, SUPERSAMPLING, FRAME_SIZE, SUPERSAMPLING).mean((1, 3)) >= 0.5
 
 
 # --- the tree ---
@@ -344,20 +355,34 @@ def _table(tasks: list[tuple[str, str, str]]) -> bytes:
     return file.getvalue().encode()
 
 
-def _files(root: Path, split: str, category: str, clip_id: str) -> tuple[list[Path], list[Path], Path]:
-    """Frames, masks and wav of a clip."""
-    frames, masks = (
-        [root / kind / split / category / clip_id / f"{clip_id}_{number}.png" for number in range(1, SECONDS + 1)]
-        for kind in ("visual_frames", "gt_masks")
-    )
-    return frames, masks, root / "audio_wav" / split / category / f"{clip_id}.wav"
+def _images(root: Path, kind: str, task: tuple[str, str, str]) -> list[Path]:
+    split, category, clip_id = task
+    folder = root / kind / split / category / clip_id
+    return [folder / f"{clip_id}_{number}.png" for number in range(1, SECONDS + 1)]
 
 
-def _check_same(final: Path, table: bytes, tasks: list[tuple[str, str, str]]) -> None:
+def _wav(root: Path, task: tuple[str, str, str]) -> Path:
+    split, category, clip_id = task
+    return root / "audio_wav" / split / category / f"{clip_id}.wav"
+
+
+def _start_clip(seed: int, task: tuple[str, str, str]) -> tuple[list[str], np.random.Generator]:
+    """The categories that a clip shows, the sounding one first, and the generator of all else in it."""
+    split, category, clip_id = task
+    rng = _generator("demo", seed, split, clip_id)
+    return [category] + ([LOOKS[category][0]] if rng.random() < DISTRACTOR_SHARES[split] else []), rng
+
+
+def _files(root: Path, seed: int, task: tuple[str, str, str]) -> list[Path]:
+    visible, _ = _start_clip(seed, task)
+    kinds = ("visual_frames", "gt_masks", "silent_masks")[: 1 + len(visible)]
+    return [path for kind in kinds for path in _images(root, kind, task)] + [_wav(root, task)]
+
+
+def _check_same(final: Path, table: bytes, seed: int, tasks: list[tuple[str, str, str]]) -> None:
     path = final / "s4_meta_data.csv"
     if path.is_file() and path.read_bytes() == table:
-        media = (_files(final / "s4_data", *task) for task in tasks)
-        if all(path.is_file() for frames, masks, wav in media for path in (*frames, *masks, wav)):
+        if all(path.is_file() for task in tasks for path in _files(final / "s4_data", seed, task)):
             return
     raise FileExistsError(
         f"Expected no `Single-source` folder in {final.parent}, or this very demo, but there is another one or a part "
@@ -371,19 +396,21 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _write_clip(root: Path, seed: int, task: tuple[str, str, str]) -> None:
-    split, category, clip_id = task
-    rng = _generator("demo", seed, split, clip_id)
-    visible = [category] + ([LOOKS[category][0]] if rng.random() < DISTRACTOR_SHARE else [])
-    frames, masks = draw_scene(visible, rng)
-    *paths, wav = _files(root, *task)
-    for targets, images in zip(paths, (frames, masks), strict=True):
+    visible, rng = _start_clip(seed, task)
+    frames, masks, silent_masks = draw_scene(visible, rng)
+    images_of = {"visual_frames": frames, "gt_masks": masks}
+    if len(visible) > 1:
+        images_of["silent_masks"] = silent_masks
+    for kind, images in images_of.items():
+        targets = _images(root, kind, task)
         targets[0].parent.mkdir(parents=True)
         for target, image in zip(targets, images, strict=True):
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
             _write(target, buffer.getvalue())
+    wav = _wav(root, task)
     wav.parent.mkdir(parents=True, exist_ok=True)
-    _write(wav, encode_wav(make_sound(category, rng)))
+    _write(wav, encode_wav(make_sound(visible[0], rng)))
 
 
 def available_cpus() -> int:
@@ -414,7 +441,7 @@ def write_demo(
     tasks = _plan(seed, DEMO_SIZES if sizes is None else sizes)
     table = _table(tasks)
     if final.exists():
-        _check_same(final, table, tasks)
+        _check_same(final, table, seed, tasks)
         return False
     out_dir.mkdir(parents=True, exist_ok=True)
     for leftover in out_dir.glob(".demo-*"):
@@ -437,7 +464,7 @@ def write_demo(
         except OSError:
             if not final.is_dir():
                 raise
-            _check_same(final, table, tasks)  # another process was faster
+            _check_same(final, table, seed, tasks)  # another process was faster
             return False
         return True
     finally:

@@ -27,7 +27,14 @@ from avsbench_robust_dataset.files import BROKEN_IMAGE, sha256
 from .avs_robust.avs_robust import CONDITIONS
 from .clip_rows import clip_row
 
-__all__ = ["PredictionsError", "Target", "predictions_digest", "read_prediction", "score_predictions"]
+__all__ = [
+    "PredictionsError",
+    "Target",
+    "predictions_digest",
+    "read_objects",
+    "read_prediction",
+    "score_predictions",
+]
 
 PROGRESS = partial(tqdm, disable=None, leave=False)  # a bar on a terminal
 
@@ -39,6 +46,7 @@ class Target:
     Attributes:
         masks: ground truth of the first frames, in order.
         frames: how many frames the clip has; predictions of frames without a mask may lie there and are not scored.
+        silent_masks: masks of the objects that are visible and do not sound, as many as `masks`; empty if unknown.
     """
 
     clip_id: str
@@ -47,6 +55,7 @@ class Target:
     source_video: str
     masks: tuple[Path, ...]
     frames: int
+    silent_masks: tuple[Path, ...] = ()
 
     @property
     def nested(self) -> str:
@@ -203,15 +212,35 @@ def _tells_nothing(colours: np.ndarray) -> bool:
     return not colours.any() or (not grey and bool(colours.any(axis=1).all()))
 
 
-def _read_target(target: Target, read_masks: Callable[[list[Path]], list[bytes]]) -> np.ndarray:
-    images = [Image.open(io.BytesIO(data)).convert("L") for data in read_masks(list(target.masks))]
-    return np.stack([np.asarray(image) > 0 for image in images])
+def read_objects(
+    paths: Sequence[Path], read_masks: Callable[[list[Path]], list[bytes]], size: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """bool (K, H, W), True inside the object, of K mask files.
+
+    Args:
+        read_masks: as in `score_predictions`.
+        size: (H, W) that the files must have; that of the first one by default.
+
+    Raises:
+        ValueError: a file has another size.
+        FileNotFoundError, ValueError: from `read_masks`.
+    """
+    images = [Image.open(io.BytesIO(data)).convert("L") for data in read_masks(list(paths))]
+    masks = [np.asarray(image) > 0 for image in images]
+    height, width = size or masks[0].shape
+    for path, mask in zip(paths, masks, strict=True):
+        if mask.shape != (height, width):
+            raise ValueError(
+                f"Expected a mask of {width} x {height} pixels at {path}, as the clip's other masks have, got "
+                f"{mask.shape[1]} x {mask.shape[0]}. Write or download the clip's masks again."
+            )
+    return np.stack(masks)
 
 
 def _look(job: tuple[Target, dict[str, list[Path]]], read_masks) -> tuple[list[str], dict[str, int]]:
     """What is wrong with a clip's files, and condition -> the highest grey in them."""
     target, paths = job
-    size = _read_target(target, read_masks).shape[1:]
+    size = read_objects(target.masks, read_masks).shape[1:]
     problems, highest = [], dict.fromkeys(paths, 0)
     for condition, path in ((c, path) for c, of_condition in paths.items() for path in of_condition):
         try:
@@ -248,7 +277,11 @@ def _score(job: tuple[Target, dict[str, list[Path]]], read_masks, one: int) -> d
     for condition, of_condition in paths.items():
         frames = [(values, one if is_grey else 255) for values, is_grey in map(read_prediction, of_condition)]
         probabilities[condition] = np.stack([values.astype(np.float32) / np.float32(top) for values, top in frames])
-    return clip_row(target.clip_metadata, _read_target(target, read_masks), probabilities)
+    masks = read_objects(target.masks, read_masks)
+    silent_masks = None
+    if target.silent_masks:
+        silent_masks = read_objects(target.silent_masks, read_masks, masks.shape[1:])
+    return clip_row(target.clip_metadata, masks, probabilities, silent_masks=silent_masks)
 
 
 def _end_with_parent() -> None:

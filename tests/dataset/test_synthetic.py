@@ -9,7 +9,18 @@ import soundfile
 from PIL import Image
 
 from avsbench_robust_dataset import sounds
-from avsbench_robust_dataset.synthetic import DEMO_CATEGORIES, LOOKS, draw_scene, make_sound, write_demo
+from avsbench_robust_dataset.sources import read_clips, silent_mask_files
+from avsbench_robust_dataset.subsets import SUBSETS
+from avsbench_robust_dataset.synthetic import (
+    DEMO_CATEGORIES,
+    DEMO_SIZES,
+    LOOKS,
+    _plan,
+    _start_clip,
+    draw_scene,
+    make_sound,
+    write_demo,
+)
 
 SIZES = {"train": 9, "val": 2, "test": 3}
 
@@ -63,7 +74,7 @@ def test_a_clip_does_not_depend_on_how_many_there_are(tree, tmp_path):
     write_demo(tmp_path, seed=3, sizes={"train": 3, "val": 0, "test": 0}, num_proc=1)
     small, large = digest(tmp_path), digest(tree)
     media = [name for name in small if not name.endswith(".csv")]
-    assert len(media) == 3 * 11
+    assert len([name for name in media if "silent_masks" not in name]) == 3 * 11
     assert all(small[name] == large[name] for name in media)
 
 
@@ -121,10 +132,74 @@ def test_sound_is_heard_in_every_second_and_never_clips(category):
 
 
 def test_mask_marks_the_first_object_where_it_is_seen():
-    frames, masks = draw_scene(["ambulance_siren", "helicopter"], np.random.default_rng(2))
+    frames, masks, _ = draw_scene(["ambulance_siren", "helicopter"], np.random.default_rng(2))
     assert frames.shape == (5, 64, 64, 3) and masks.shape == (5, 64, 64)
     for frame, mask in zip(frames.astype(int), masks, strict=True):
         inside = mask > 0
         assert 0.03 < inside.mean() < 0.2
         magenta = np.minimum(frame[..., 0], frame[..., 2]) - frame[..., 1]  # the siren's hue
         assert magenta[inside].mean() > 60 > 30 > abs(magenta[~inside].mean())
+
+
+def test_silent_mask_marks_the_other_object_where_it_is_seen():
+    categories = ["ambulance_siren", "helicopter"]
+    for seed in range(20):
+        frames, masks, silent_masks = draw_scene(categories, np.random.default_rng(seed))
+        assert silent_masks.shape == masks.shape and set(np.unique(silent_masks)) == {0, 255}
+        assert not (masks.astype(bool) & silent_masks.astype(bool)).any()
+        blue = (frames[..., 2].astype(int) - frames[..., 0])[silent_masks > 0]  # the helicopter's hue
+        magenta = (frames[..., 2].astype(int) - frames[..., 0])[masks > 0]
+        assert blue.mean() > 80 > 40 > abs(magenta.mean())
+    _, _, none = draw_scene(categories[:1], np.random.default_rng(2))
+    assert none.shape == (5, 64, 64) and not none.any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_half_of_the_test_clips_and_a_tenth_of_the_others_show_two_objects(seed):
+    shows_two = dict.fromkeys(DEMO_SIZES, 0)
+    for task in _plan(seed, DEMO_SIZES):
+        shows_two[task[0]] += len(_start_clip(seed, task)[0]) - 1
+    assert 60 <= shows_two["test"] <= 100  # of 160
+    assert 50 <= shows_two["train"] <= 110 and 1 <= shows_two["val"] <= 18  # of 800 and 80
+
+
+def test_silent_masks_lie_beside_the_masks_of_the_clips_that_show_two(tmp_path):
+    sizes = {"train": 24, "val": 2, "test": 12}
+    write_demo(tmp_path, seed=3, sizes=sizes, num_proc=1)
+    shows_two = {task[2]: len(_start_clip(3, task)[0]) > 1 for task in _plan(3, sizes)}
+    found = {
+        clip.clip_id: silent_mask_files(SUBSETS["demo"], tmp_path, clip)
+        for clip in read_clips(SUBSETS["demo"], tmp_path)
+    }
+    assert {clip_id: bool(files) for clip_id, files in found.items()} == shows_two
+    assert any(shows_two.values()) and not all(shows_two.values())
+    for clip_id, files in found.items():
+        assert [path.name for path in files] == [f"{clip_id}_{k}.png" for k in range(1, 6) if shows_two[clip_id]]
+        for path in files:
+            sounding = str(path).replace("/silent_masks/", "/gt_masks/")
+            with Image.open(path) as silent, Image.open(sounding) as mask:
+                assert not (np.asarray(silent).astype(bool) & np.asarray(mask).astype(bool)).any()
+    assert all(not silent_mask_files(SUBSETS["s4"], tmp_path, clip) for clip in read_clips(SUBSETS["s4"], tmp_path))
+    next(path for files in found.values() for path in files).unlink()
+    with pytest.raises(FileExistsError, match="a part of it"):
+        write_demo(tmp_path, seed=3, sizes=sizes, num_proc=1)
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train", "c089767a51aa9f7b13287e0e548194f02a0048747c314b3cb88e8ae802b852c5"),
+        ("val", "9c3d9c6042a5998a46b1dafbbaf770bee37041eaab86015748b963f7c360316e"),
+    ],
+)
+def test_training_and_validation_clips_are_those_of_earlier_versions(tmp_path, split, expected):
+    write_demo(tmp_path, seed=3, sizes={split: 12}, num_proc=1)
+    content = hashlib.sha256()
+    media = tmp_path / "Single-source" / "s4_data"
+    for kind in ("visual_frames", "gt_masks"):
+        for path in sorted((media / kind).rglob("*.png")):
+            with Image.open(path) as image:
+                content.update(np.asarray(image).tobytes())
+    for path in sorted((media / "audio_wav").rglob("*.wav")):
+        content.update(soundfile.read(path, dtype="int16")[0].tobytes())
+    assert content.hexdigest() == expected

@@ -139,7 +139,7 @@ def test_sounds_and_batches_do_not_depend_on_the_processes(model_folder, demo_tr
 
     def indices(accelerator, done=()):
         left, loaded = batches(splits["positive"], accelerator, 2, 0, done)
-        return left, [[index for index, _, _ in batch] for batch in loaded]
+        return left, [[clip.index for clip in batch] for batch in loaded]
 
     assert indices(Process(0)) == ([0, 1, 2, 3, 4], [[0, 1], [4]])
     assert indices(Process(1)) == ([0, 1, 2, 3, 4], [[2, 3], []])
