@@ -177,4 +177,5 @@ def test_two_builds_at_once_into_one_cache(tree, tmp_path, run_command):
 def test_two_demos_at_once(tmp_path, run_command):
     at_once(run_command, DEMO, [[tmp_path / "out"]] * 3)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["Single-source"]
-    assert len(contents(tmp_path / "out")) == 1 + 8 * 11
+    files = [path for path in contents(tmp_path / "out") if "silent_masks" not in str(path)]
+    assert len(files) == 1 + 8 * 11  # masks of silent objects come on top, for the clips that show one
