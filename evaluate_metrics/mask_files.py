@@ -86,13 +86,23 @@ class PredictionsError(ValueError):
 # --- which files ---
 
 
+LEFT_BEHIND = ("Thumbs.db", "desktop.ini", "__MACOSX")  # by file managers, in any folder
+
+
+def _is_left_behind(name: str) -> bool:
+    return name.startswith(".") or name in LEFT_BEHIND  # .DS_Store and the like
+
+
 def _files(folder: Path) -> dict[str, set[str]]:
-    """Path of a folder below `folder` -> names of the files in it, hidden ones left out, at most three levels deep."""
+    """Path of a folder below `folder` -> names of the files in it, at most three levels deep.
+
+    What file managers leave behind is passed over.
+    """
     found: dict[str, set[str]] = {}
 
     def look(place: str, depth: int) -> None:
         for entry in os.scandir(folder / place):
-            if entry.name.startswith("."):  # .DS_Store and the like
+            if _is_left_behind(entry.name):
                 continue
             if entry.is_dir() and depth < 2:
                 look(f"{place}/{entry.name}" if place else entry.name, depth + 1)
@@ -105,7 +115,8 @@ def _files(folder: Path) -> dict[str, set[str]]:
 
 def _beside(folder: Path, conditions: Sequence[str], is_condition: Callable[[str], bool]) -> tuple[list, list]:
     """(folders of conditions that are not scored, files and folders that are none), directly in `folder`."""
-    others = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    others = [path for path in paths if not _is_left_behind(path.name)]
     others = [path for path in others if not (path.is_dir() and path.name in conditions)]
     unscored = [path for path in others if path.is_dir() and is_condition(path.name)]
     return unscored, [path for path in others if path not in unscored]

@@ -99,6 +99,9 @@ def problems_of(folder, targets, conditions=CONDITIONS, **options):
 def test_layouts_are_scored_alike(write, targets, first, nested):
     folder = write(first, nested)
     (folder / "positive/.DS_Store").write_bytes(b"")
+    (folder / "positive/Thumbs.db").write_bytes(b"")
+    (folder / "desktop.ini").write_bytes(b"")
+    (folder / "__MACOSX").mkdir()
     (folder / ".notes").write_text("")  # beside the conditions
     assert score_predictions(folder, CONDITIONS, targets, read_masks, processes=1) == expected_rows(targets)
 
