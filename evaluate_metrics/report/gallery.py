@@ -256,8 +256,10 @@ def _iou(predicted, truth):
 
 def _check_own_masks(run: Run) -> None:
     """Raises ValueError where the folder's masks are not those that the run's scores are of, as far as they say."""
+    if run.predictions is None or run.predictions_digest is None:
+        return
     conditions = run.settings.get("conditions") or ()
-    if run.predictions_digest and predictions_digest(run.predictions, conditions) != run.predictions_digest:
+    if predictions_digest(run.predictions, conditions) != run.predictions_digest:
         raise ValueError(
             f"{run.predictions}: expected the masks that the scores of {run.name!r} are of, but they are others or "
             "have changed since. Evaluate again with --save_predictions, or name the folder with --predictions."
