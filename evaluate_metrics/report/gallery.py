@@ -256,7 +256,7 @@ def _iou(predicted, truth):
 
 def _check_own_masks(run: Run) -> None:
     """Raises ValueError where the folder's masks are not those that the run's scores are of, as far as they say."""
-    if run.predictions is None or run.predictions_digest is None:
+    if run.predictions is None or not run.predictions_digest:
         return
     conditions = run.settings.get("conditions") or ()
     if predictions_digest(run.predictions, conditions) != run.predictions_digest:
