@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from avsbench_robust_dataset.files import BROKEN_IMAGE, sha256
+from avsbench_robust_dataset.masks import object_mask
 
 from .avs_robust.avs_robust import CONDITIONS
 from .clip_rows import clip_row
@@ -236,8 +237,7 @@ def read_objects(
         ValueError: a file has another size.
         FileNotFoundError, ValueError: from `read_masks`.
     """
-    images = [Image.open(io.BytesIO(data)).convert("L") for data in read_masks(list(paths))]
-    masks = [np.asarray(image) > 0 for image in images]
+    masks = [object_mask(Image.open(io.BytesIO(data))).astype(bool) for data in read_masks(list(paths))]
     height, width = size or masks[0].shape
     for path, mask in zip(paths, masks, strict=True):
         if mask.shape != (height, width):
