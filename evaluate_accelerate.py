@@ -44,7 +44,14 @@ from avs_engine.journal import Journal
 from avs_engine.models import check_model_path
 from avs_engine.predict import AVSegFormerSegmenter, Noted, load_segmenter, predict, save_predictions
 from avs_engine.provenance import encoders_of, git_revision, library_versions, weights_of, write_json
-from avs_engine.scoring import count_source_videos, find_silent_masks, format_scores, score, score_masks
+from avs_engine.scoring import (
+    add_heard_frames,
+    count_source_videos,
+    find_silent_masks,
+    format_scores,
+    score,
+    score_masks,
+)
 from avs_engine.signals import ends_on_sigterm
 from avsbench_robust_dataset import CONDITIONS, SUBSETS
 from avsbench_robust_dataset.conditions import get_condition
@@ -151,7 +158,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=condition_name,
         default=list(CONDITIONS),
         metavar="CONDITION",
-        help=f"{', '.join(CONDITIONS)} (the default); unseen, timbre, mixed_snr_<dB>, noise_snr_<dB>",
+        help=f"{', '.join(CONDITIONS)} (the default); unseen, muted, timbre, mixed_snr_<dB>, noise_snr_<dB>",
     )
     parser.add_argument("--unseen_dir", type=Path, help="folder of wav files for unseen; default: built-in sounds")
     parser.add_argument(
@@ -267,6 +274,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
         return
     output_dir = Path(args.output_dir)
     extra = [name for name in args.conditions if name not in metric.CONDITIONS]
+    add_heard_frames(rows, args.conditions, args.subset, args.split, args.seed)
     found = results(rows, [name for name in extra if get_condition(name).heard == "none"])
     settings["prediction_levels"] = "1-bit" if have_two_values(rows) else "8-bit" if args.predictions else "float"
     found["source_videos"] = count_source_videos(SUBSETS[args.subset], args.data_dir)

@@ -31,7 +31,7 @@ def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
         ValueError: an unknown condition, one named twice, or a weight that is no positive number.
     """
     held_out = ("unseen",)
-    extra = [name for name in EXTRA_CONDITIONS if name not in held_out]
+    extra = [name for name, known in EXTRA_CONDITIONS.items() if known.heard == "none" and name not in held_out]
     known = (*audio_conditions.negative_conditions(), *extra)
     weights: dict[str, float] = {}
     for text in texts:

@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from evaluate_metrics.avs_robust.avs_robust import METRICS, SELECTIVITY
+from evaluate_metrics.avs_robust.avs_robust import METRICS, PARTLY_HEARD, SELECTIVITY, partly_heard_conditions
 from evaluate_metrics.data_notes import data_notes
 
 TASK = "audio-visual-segmentation"
@@ -181,6 +181,9 @@ def evaluation_results(results: dict) -> list[EvalResult]:
     scores = dict(results["scores"])
     for condition, of_condition in (results.get("extra_conditions") or {}).items():
         scores |= {f"{name}_{condition}": value for name, value in of_condition.items()}
+    partly = {
+        row.key.format(c): f"{row.label}, {_sound(c)}" for c in partly_heard_conditions(scores) for row in PARTLY_HEARD
+    }
     return [
         EvalResult(
             task_type=TASK,
@@ -191,7 +194,7 @@ def evaluation_results(results: dict) -> list[EvalResult]:
             dataset_split=split,
             dataset_args=arguments or None,
             metric_type=name,
-            metric_name=_metric_name(name),
+            metric_name=partly.get(name) or _metric_name(name),
             metric_value=value,
         )
         for name, value in scores.items()
@@ -231,8 +234,11 @@ def _block_markers(result: EvalResult) -> tuple[str, str]:
 def _results_section(results: dict) -> str:
     """The scores as a table, and the settings and versions behind them."""
     scores, intervals, settings = results["scores"], results.get("intervals") or {}, results.get("settings", {})
+    partly_heard = partly_heard_conditions(scores)
     rows = {
-        plain(_sound(condition)): _cells(scores, intervals, condition) for condition in settings.get("conditions", [])
+        plain(_sound(condition)): _cells(scores, intervals, condition)
+        for condition in settings.get("conditions", [])
+        if condition not in partly_heard
     }
     extra = results.get("extra_conditions") or {}
     for condition, of_condition in extra.items():
@@ -253,6 +259,10 @@ def _results_section(results: dict) -> str:
             "",
             f"G-mIoU {released} by the released rule, which counts frames without an object as negatives too.",
         ]
+    for condition in partly_heard:
+        keys = {m.label: m.key.format(condition) for m in PARTLY_HEARD}
+        found = [f"{label} {_cell(scores.get(key), intervals.get(key))}" for label, key in keys.items()]
+        lines += ["", f"Own sound silent in some seconds ({plain(_sound(condition))}): {', '.join(found)}."]
     if "selectivity_clips" in scores:
         selectivity = [f"{m.label} {_cell(scores.get(m.key), intervals.get(m.key))}" for m in SELECTIVITY]
         clips = scores["selectivity_clips"]

@@ -1,5 +1,6 @@
 """Turns probabilities into rows, scores and a printed table."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,12 @@ from accelerate.utils import gather_object
 
 from avsbench_robust_dataset import CONDITIONS, SPLITS, Subset
 from avsbench_robust_dataset.builder import locate
+from avsbench_robust_dataset.conditions import get_condition, heard_frames
 from avsbench_robust_dataset.progress import progress_bar
+from avsbench_robust_dataset.recipes import generator_key
 from avsbench_robust_dataset.sources import media_files, read_clips, read_masks, silent_mask_files
 from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP
-from evaluate_metrics.avs_robust.avs_robust import METRICS, SELECTIVITY
+from evaluate_metrics.avs_robust.avs_robust import METRICS, PARTLY_HEARD, SELECTIVITY, partly_heard_conditions
 from evaluate_metrics.clip_rows import clip_row, scores
 from evaluate_metrics.mask_files import Target, read_objects, score_predictions
 from evaluate_metrics.uncertainty import shared_source_videos
@@ -82,6 +85,20 @@ def score(
         bar.update(len(reduced))
     bar.close()
     return rows
+
+
+def add_heard_frames(rows: Iterable[dict], conditions: Iterable[str], subset: str, split: str, seed: int) -> None:
+    """Notes in the rows in which frames the clip's own sound is heard, of the conditions that are heard in some.
+
+    Args:
+        rows: as `score` and `score_masks` return them; changed in place.
+        split, seed: as in `load_dataset`, which draws the same frames.
+    """
+    partly = [name for name in conditions if get_condition(name).heard == "some"]
+    for row in rows:
+        for name in partly:
+            heard = heard_frames(name, generator_key(seed, subset, SPLITS[split], name, row["clip_id"]))
+            row["conditions"][name]["heard"] = heard[: len(row["conditions"][name]["iou"])]
 
 
 def find_silent_masks(subset: Subset, data_dir: str | None) -> dict[str, list[Path]]:
@@ -185,6 +202,9 @@ def format_scores(
         lines += [row(condition, [of_condition.get(metric.key) for metric in shown])]
         if "g_miou" in of_condition:
             lines += [row(f"G {condition}", [of_condition.get(f"g_{metric.key}") for metric in shown])]
+    for condition in partly_heard_conditions(scores):
+        measured = ", ".join(f"{m.label} {scores.get(m.key.format(condition), math.nan):.4f}" for m in PARTLY_HEARD)
+        lines += [f"{condition}: {measured}"]
     if "selectivity_clips" in scores:
         measured = ", ".join(f"{metric.label} {scores[metric.key]:.4f}" for metric in SELECTIVITY)
         lines += [f"{scores['selectivity_clips']} clips with several labelled objects: {measured}"]

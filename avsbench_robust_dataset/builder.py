@@ -20,7 +20,7 @@ import datasets
 import soundfile
 from datasets.exceptions import DatasetGenerationError
 
-from .conditions import CONDITIONS, FOLDERS, SAMPLING_RATE, split_name
+from .conditions import CONDITIONS, FOLDERS, SAMPLING_RATE, get_condition, split_name
 from .draw import DRAWS, draw_off_screen, draw_statistics, explain
 from .files import sha256
 from .recipes import Folders, Row, Sound, check_conditions, make_sound, partners_wanted, plan
@@ -55,10 +55,15 @@ MAX_SHARDS = 64
 
 
 def row_features(conditions: Iterable[str]) -> datasets.Features:
-    """The columns of rows that hold all of their content, as `avs-data export` writes them."""
+    """The columns of rows that hold all of their content, as `avs-data export` writes them.
+
+    `heard`, whether the clip's own sound is heard in each of the five frames, is a column where a condition is heard
+    in some of them.
+    """
+    conditions = list(conditions)
     extra = [name for name in conditions if name not in CONDITIONS]
     audio = {"array": datasets.List(datasets.Value("float32")), "sampling_rate": datasets.Value("int32")}
-    return datasets.Features(
+    columns = datasets.Features(
         {
             "clip_id": datasets.Value("string"),
             "category": datasets.Value("string"),
@@ -70,6 +75,9 @@ def row_features(conditions: Iterable[str]) -> datasets.Features:
             "audio_category": datasets.Value("string"),
         }
     )
+    if any(get_condition(name).heard == "some" for name in conditions):
+        columns["heard"] = datasets.List(datasets.Value("bool"))
+    return columns
 
 
 @dataclass
@@ -283,7 +291,7 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
             own, partner = self._read_sound(recipe["own"]), self._read_sound(recipe["partner"])
             audio = {**recipe, "own": own, "partner": partner}
         source, category = row.source
-        return {
+        example = {
             "clip_id": row.clip.clip_id,
             "category": row.clip.category,
             "condition": row.condition,
@@ -293,6 +301,7 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
             "audio_source": source,
             "audio_category": category,
         }
+        return example | ({"heard": row.heard} if "heard" in self.features else {})
 
     def _read_images(self, clip: Clip, embed: bool) -> tuple[list[dict], list[dict]]:
         """Frames, once they are found to be whole, as bytes or as their paths; masks as bytes, which are few."""

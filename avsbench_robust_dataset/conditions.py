@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from .subsets import SAMPLES, SAMPLING_RATE
+from .subsets import FRAMES_PER_CLIP, SAMPLES, SAMPLING_RATE
 from .timbres import UNSEEN_KINDS, random_timbre, unseen_sound
 
 __all__ = [
@@ -25,10 +25,13 @@ __all__ = [
     "FOLDERS",
     "SAMPLES",
     "SAMPLING_RATE",
+    "STEP",
     "Condition",
     "generator",
     "get_condition",
+    "heard_frames",
     "mix",
+    "muted",
     "negative_conditions",
     "noise",
     "off_screen",
@@ -40,6 +43,8 @@ __all__ = [
 ]
 
 FOLDERS = ("unseen_dir", "negative_dir")  # the arguments that name a folder of wav files
+STEP = 15360  # samples, 0.96 s: from one window of AVSBench's front end (0.975 s) to the next
+MUTED_SECONDS = 2  # of five, under the condition `muted`
 
 
 def generator(*key: object) -> np.random.Generator:
@@ -94,6 +99,25 @@ def unseen(
     return unseen_sound(str(rng.choice(list(UNSEEN_KINDS))), rng)
 
 
+def draw_heard_frames(rng: np.random.Generator) -> np.ndarray:
+    """bool (5,), False in the `MUTED_SECONDS` that `muted` silences: each choice is equally likely."""
+    heard = np.ones(FRAMES_PER_CLIP, dtype=bool)
+    heard[np.argsort(rng.bit_generator.random_raw(FRAMES_PER_CLIP), kind="stable")[:MUTED_SECONDS]] = False
+    return heard
+
+
+def muted(own: np.ndarray, rng: np.random.Generator, partner: np.ndarray | None = None) -> np.ndarray:
+    """The clip's own sound with zeros in the seconds that `draw_heard_frames` draws.
+
+    The zeros of second k begin with the k-th window of AVSBench's front end, at 0.96 k seconds, and end at k + 1
+    seconds: whichever of the two a model takes for frame k is silent. A frame that is heard hears at least 0.8 s.
+    """
+    sound = own.copy()
+    for second in np.flatnonzero(~draw_heard_frames(rng)):
+        sound[second * STEP : (second + 1) * SAMPLING_RATE] = 0
+    return sound
+
+
 def mix(waveform: np.ndarray, other: np.ndarray, snr: float) -> np.ndarray:
     """`waveform` plus `other`, the latter scaled so that its power over the clip is `snr` dB below the waveform's.
 
@@ -129,6 +153,8 @@ class Condition:
         noise_of: the condition that names the generator; None means this one. Conditions of one name hear one noise.
         heard: in which frames the clip's own sound is heard: "all", "none" or "some". Where it is "none", the
             condition is negative.
+        draw_heard: rng -> bool (5,), the frames in which the own sound is heard, where these are "some"; None else.
+            The generator is that of `make`.
     """
 
     name: str
@@ -138,6 +164,7 @@ class Condition:
     is_random: bool = False
     noise_of: str | None = None
     heard: Literal["all", "none", "some"] = "none"
+    draw_heard: Callable[[np.random.Generator], np.ndarray] | None = None
 
 
 # The benchmark's conditions, in the order of the `condition` ClassLabel.
@@ -158,6 +185,7 @@ EXTRA_CONDITIONS: dict[str, Condition] = {
         Condition("unseen", unseen, partner="unseen_dir", is_random=True),
         Condition("timbre", timbre, is_random=True),
         Condition("recorded", off_screen, partner="negative_dir"),
+        Condition("muted", muted, needs_own=True, is_random=True, heard="some", draw_heard=draw_heard_frames),
     )
 }
 
@@ -168,6 +196,7 @@ def get_condition(name: str) -> Condition:
     - `unseen`: held out from every training: a sound of the folder `unseen_dir`, or else of `UNSEEN_KINDS`;
     - `timbre`: a sound drawn at random, to train on;
     - `recorded`: a sound of the folder `negative_dir`, to train on;
+    - `muted`: the clip's own sound, silent in two of its five seconds;
     - `mixed_snr_<dB>`: the clip's own sound and its off-screen sound;
     - `noise_snr_<dB>`: the clip's own sound and its noise, the same noise at each level.
 
@@ -197,6 +226,18 @@ def get_condition(name: str) -> Condition:
 def negative_conditions() -> tuple[str, ...]:
     """The names of `CONDITIONS` in which the clip's own sound is not heard, in order."""
     return tuple(name for name, condition in CONDITIONS.items() if condition.heard == "none")
+
+
+def heard_frames(condition: str, key: str) -> list[bool]:
+    """For each of a clip's five frames, whether its own sound is heard under a condition.
+
+    Args:
+        key: of the generator that makes the sound, see `recipes.generator_key`.
+    """
+    known = get_condition(condition)
+    if known.draw_heard is not None:
+        return known.draw_heard(generator(key)).tolist()
+    return [known.heard == "all"] * FRAMES_PER_CLIP
 
 
 def split_name(split: str, condition: str) -> str:

@@ -12,7 +12,15 @@ from typing import TypedDict
 
 import numpy as np
 
-from .conditions import CONDITIONS, EXTRA_CONDITIONS, FOLDERS, generator, get_condition, split_name
+from .conditions import (
+    CONDITIONS,
+    EXTRA_CONDITIONS,
+    FOLDERS,
+    generator,
+    get_condition,
+    heard_frames,
+    split_name,
+)
 from .draw import Pair
 from .sounds import read_waveform
 from .sources import media_files
@@ -21,7 +29,18 @@ from .unseen import draw_unseen, find_wavs
 
 Folders = Mapping[str, str | os.PathLike | None]  # argument of `FOLDERS` -> the folder, None where it is not given
 
-__all__ = ["Folders", "Partner", "Recipe", "Row", "Sound", "check_conditions", "make_sound", "partners_wanted", "plan"]
+__all__ = [
+    "Folders",
+    "Partner",
+    "Recipe",
+    "Row",
+    "Sound",
+    "check_conditions",
+    "generator_key",
+    "make_sound",
+    "partners_wanted",
+    "plan",
+]
 
 
 class Sound(TypedDict):
@@ -78,6 +97,11 @@ class Row:
             "partner": {"path": str(self.partner.wav), "array": None} if self.partner else None,
             "key": self.key if condition.is_random and self.partner is None else None,
         }
+
+    @property
+    def heard(self) -> list[bool]:
+        """For each of the five frames, whether the clip's own sound is heard."""
+        return heard_frames(self.condition, self.key)
 
     @property
     def source(self) -> tuple[str, str]:
@@ -166,12 +190,17 @@ def plan(
                 clip=clip,
                 wav=wavs[clip.clip_id],
                 partner=partners[condition.partner][clip.clip_id] if condition.partner in partners else None,
-                key=f"{seed}/{subset.name}/{clip.split}/{condition.noise_of or name}/{clip.clip_id}",
+                key=generator_key(seed, subset.name, clip.split, name, clip.clip_id),
             )
             for clip in clips
         ]
         for name, condition in chosen.items()
     }
+
+
+def generator_key(seed: int, subset: str, split: str, condition: str, clip_id: str) -> str:
+    """The key of the generator of a clip's sound; `split` is the CSV's name."""
+    return f"{seed}/{subset}/{split}/{get_condition(condition).noise_of or condition}/{clip_id}"
 
 
 def make_sound(recipe: Recipe) -> np.ndarray:

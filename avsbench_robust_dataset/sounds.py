@@ -9,7 +9,7 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
-from .conditions import SAMPLES, SAMPLING_RATE
+from .conditions import SAMPLES, SAMPLING_RATE, STEP
 from .subsets import FRAMES_PER_CLIP
 
 __all__ = ["encode_wav", "is_mute", "missing_share", "read_waveform"]
@@ -19,7 +19,6 @@ MAX_FILTER = 2**24  # entries of the resampling filter: 70,560 from 44,100 Hz, 7
 MUTE_PEAK = 1e-3  # -60 dB: below the background of any recording, above a decoder's rounding
 OPEN_LENGTH = 0x7FFFF000  # bytes; programs that write a wav into a pipe put this or more into its header
 WINDOW = 15600  # samples, 0.975 s: what one example of VGGish's front end hears
-STEP = 15360  # samples, 0.96 s: from one example to the next
 
 
 def _as_clip(waveform: np.ndarray) -> np.ndarray:

@@ -5,12 +5,15 @@ A row is what a line of `clips.jsonl` holds:
     {"clip_id": str, "category": str, "group": str or None, "source_video": str, "mask_area": [a frame's fraction, …],
      "conditions": {condition: {"iou": [a frame, …], "area": [a frame's fraction predicted at > 0.5, …],
                                 "f_score": float or None, "fpr_curve": [fraction predicted at > each of THRESHOLDS],
-                                "similarity": [a frame, …] or None}},
+                                "similarity": [a frame, …] or None,
+                                "heard": [a frame, …]}},
      "selectivity": {"sounding_iou": float, "silent_share": float}}
 
 Each metric of `avs_robust.METRICS` has its statistic under every condition. Numbers are unrounded; lists over frames
 are in the frames' order, as long as the clip has masks (`similarity`: as it has frames). A clip that does not show
-more than one labelled object has no "selectivity". Rows are what bootstrap intervals and comparisons are made from.
+more than one labelled object has no "selectivity". "heard", a bool a frame, says where the clip's own sound is heard;
+only conditions that are heard in some frames have it, such as `muted`. Rows are what bootstrap intervals and
+comparisons are made from.
 """
 
 import json
@@ -31,6 +34,8 @@ from .avs_robust.avs_robust import (
     clip_statistics,
     condition_scores,
     flat_scores,
+    partly_heard_values,
+    with_partly_heard,
     without_repeats,
 )
 from .uncertainty import auroc_of_clips, bootstrap_settings, intervals, mean_intervals, source_clusters
@@ -116,8 +121,8 @@ def _of(rows: Iterable[Mapping], condition: str) -> list[Mapping]:
 
 
 def _used(rows: Sequence[Mapping]) -> list[str]:
-    """The conditions of the rows, the benchmark's first."""
-    names = list(rows[0]["conditions"]) if rows else []
+    """The conditions of the rows that are heard in all frames or in none, the benchmark's first."""
+    names = [name for name, clip in rows[0]["conditions"].items() if not clip.get("heard")] if rows else []
     return [*(name for name in CONDITIONS if name in names), *(name for name in names if name not in CONDITIONS)]
 
 
@@ -137,7 +142,19 @@ def scores(rows: Sequence[Mapping], negatives: Iterable[str] = ()) -> dict[str, 
         name: condition_scores(_of(rows, name), areas, name in (*NEGATIVE_CONDITIONS, *negatives))
         for name in _used(rows)
     }
-    return without_repeats(flat_scores(by_condition, negatives)) | _selectivity_scores(rows)
+    return (
+        without_repeats(flat_scores(by_condition, negatives)) | _partly_heard_scores(rows) | _selectivity_scores(rows)
+    )
+
+
+def _partly_heard_scores(rows: Sequence[Mapping]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for condition in [name for name, clip in rows[0]["conditions"].items() if clip.get("heard")] if rows else []:
+        values = np.array([partly_heard_values(clip) for clip in _of(rows, condition)])
+        for key, of_clips in zip((f"miou_{condition}_heard", f"fpr_{condition}"), values.T, strict=True):
+            if np.isfinite(of_clips).any():
+                found[key] = float(np.nanmean(of_clips))
+    return with_partly_heard(found)
 
 
 def _selectivity_scores(rows: Sequence[Mapping]) -> dict[str, float]:
@@ -189,7 +206,7 @@ def _area_bins(rows: Sequence[Mapping]) -> dict[str, str]:
 
 def _by_frame(rows: Sequence[Mapping]) -> dict[str, list[Mapping]]:
     """Number of the frame, from 1 -> rows of this frame alone, without what is one number a clip."""
-    per_frame = {metric.statistic: metric.per_frame for metric in METRICS}
+    per_frame = {metric.statistic: metric.per_frame for metric in METRICS} | {"heard": True}
     frames: dict[str, list[Mapping]] = {}
     for k in range(max((len(row["mask_area"]) for row in rows), default=0)):
         frames[str(k + 1)] = [

@@ -157,6 +157,7 @@ class _ClipInCondition(_Checked):
     area: Fractions
     f_score: Fraction | None = None
     similarity: Numbers | None = None
+    heard: list[bool] | None = None
     fpr_curve: Fractions | None = None
 
 
@@ -174,9 +175,9 @@ class _ClipRow(_Checked):
     @model_validator(mode="after")
     def _one_number_a_frame(self) -> Self:
         for clip in self.conditions.values():
-            lengths = {len(clip.iou), len(clip.area), len(self.mask_area or clip.iou)}
+            lengths = {len(values or clip.iou) for values in (clip.iou, clip.area, self.mask_area, clip.heard)}
             if len(lengths) > 1:
-                raise PydanticCustomError("length", "equally many numbers in iou, area and mask_area")
+                raise PydanticCustomError("length", "equally many values in iou, area, mask_area and heard")
         return self
 
 

@@ -27,7 +27,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from .avs_robust.avs_robust import METRICS, NEGATIVE_CONDITIONS, SELECTIVITY, clip_values, flat_scores, without_repeats
+from .avs_robust.avs_robust import (
+    METRICS,
+    NEGATIVE_CONDITIONS,
+    SELECTIVITY,
+    clip_values,
+    flat_scores,
+    partly_heard_values,
+    with_partly_heard,
+    without_repeats,
+)
 
 __all__ = [
     "PRIMARY",
@@ -434,7 +443,7 @@ class _Table:
     def ends(self, weights: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """As `scores`, with an unseen source video that makes each score low, and one that makes it high."""
         low, high = (_weighted_means(self.sums, self.counts, weights, unseen) for unseen in self.unseen)
-        is_heard = np.array([condition == "positive" for condition, _ in self.keys])
+        is_heard = np.array([condition == "positive" or key.endswith("_heard") for condition, key in self.keys])
         # What is good under positive sound is bad under negative: G-scores need both ends at once.
         good, bad = (self.from_means(np.where(is_heard, *pair)) for pair in ((high, low), (low, high)))
         pairs = {key: (good[key], bad[key]) for key in self.metrics}
@@ -558,10 +567,14 @@ def _seeds_test(sides, scores, metrics, level):
 def _columns(rows, extra_negatives):
     """([(condition, metric), …], float64[N, K]) with NaN where a clip does not define a metric.
 
-    The metrics of `SELECTIVITY` have "" for a condition.
+    The metrics of `SELECTIVITY`, and those of conditions that are heard in some frames, have "" for a condition.
     """
     keys, columns = [], []
-    for condition in rows[0]["conditions"]:
+    for condition, first in rows[0]["conditions"].items():
+        if first.get("heard"):
+            keys += [("", f"miou_{condition}_heard"), ("", f"fpr_{condition}")]
+            columns += zip(*(partly_heard_values(row["conditions"][condition]) for row in rows), strict=True)
+            continue
         is_negative = condition in (*NEGATIVE_CONDITIONS, *extra_negatives)
         clips = [clip_values(row["conditions"][condition], row.get("mask_area"), is_negative) for row in rows]
         keys += [(condition, metric.key) for metric in METRICS]
@@ -581,7 +594,7 @@ def _named(keys, means, extra_negatives):
             by_condition.setdefault(condition, {})[metric] = values
         else:
             by_clip[metric] = values
-    return flat_scores(by_condition, extra_negatives) | by_clip
+    return flat_scores(by_condition, extra_negatives) | with_partly_heard(by_clip)
 
 
 def _similarity(row, condition):

@@ -230,6 +230,35 @@ SELECTIVITY = (
 )
 
 
+# Of a condition in which some frames are heard and the others are not, as `muted`: the rows' "heard" says which.
+# "{}" stands for the condition.
+PARTLY_HEARD = (
+    Metric(
+        key="miou_{}_heard",
+        label="mIoU, heard frames",
+        explanation="",
+        statistic="iou",
+        heard="higher",
+    ),
+    Metric(
+        key="fpr_{}",
+        label="FPR, other frames",
+        explanation="",
+        statistic="area",
+        heard="lower",
+        digits=4,
+    ),
+    Metric(
+        key="g_{}",
+        label="harmonic mean of mIoU and 1 − FPR",
+        explanation="",
+        statistic="",
+        heard="higher",
+        is_harmonic=True,
+    ),
+)
+
+
 def harmonic_mean(a, b):
     """Harmonic mean of scores in [0, 1], numbers or arrays of one shape; 0 where both are 0, NaN where one is.
 
@@ -549,6 +578,32 @@ def robust_scores(by_condition, extra_negatives=()):
     if positive is not None:
         scores["audio_blind_floor"] = 2 * positive * (1 - positive)
     return scores
+
+
+def partly_heard_values(clip):
+    """A clip's mean IoU over the frames in which it is heard, and its mean predicted area over the others.
+
+    Args:
+        clip: the statistics of the prediction and "heard", one bool a frame. NaN where there is no such frame.
+    """
+    heard = np.array(clip["heard"], dtype=bool)
+    parts = np.array(clip["iou"])[heard], np.array(clip["area"])[~heard]
+    return tuple(float(part.mean()) if part.size else float("nan") for part in parts)
+
+
+def partly_heard_conditions(scores):
+    """The conditions of which `scores` has a mIoU over heard frames."""
+    return [key[len("miou_") : -len("_heard")] for key in scores if key.startswith("miou_") and key.endswith("_heard")]
+
+
+def with_partly_heard(scores):
+    """`scores` and, of each of `partly_heard_conditions`, the harmonic mean of its mIoU and 1 - FPR, as `g_muted`."""
+    means = {}
+    for condition in partly_heard_conditions(scores):
+        miou, fpr = scores[f"miou_{condition}_heard"], scores.get(f"fpr_{condition}")
+        if fpr is not None:
+            means[f"g_{condition}"] = harmonic_mean(miou, 1 - fpr)
+    return scores | means
 
 
 def flat_scores(by_condition, extra_negatives=()):

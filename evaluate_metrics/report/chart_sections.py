@@ -188,7 +188,9 @@ def _curve_intervals(seeds):
     runs = uncertainty.paired_rows([run.clips for run in seeds])
     clusters = uncertainty.source_clusters(runs[0])
     found = {}
-    for condition in runs[0][0]["conditions"]:
+    for condition, first in runs[0][0]["conditions"].items():
+        if first.get("heard"):  # in some frames: one curve over all of them would say nothing
+            continue
         tables = [[row["conditions"][condition].get("fpr_curve") for row in rows] for rows in runs]
         lengths = {len(curve or ()) for table in tables for curve in table}
         if clusters.max() > 0 and len(lengths) == 1 and lengths != {0}:

@@ -6,7 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import uncertainty
-from ..avs_robust.avs_robust import CONDITIONS, METRICS, NEGATIVE_CONDITIONS, SELECTIVITY
+from ..avs_robust.avs_robust import (
+    CONDITIONS,
+    METRICS,
+    NEGATIVE_CONDITIONS,
+    PARTLY_HEARD,
+    SELECTIVITY,
+    partly_heard_conditions,
+)
 from ..results import Run, extra_negatives
 from .table_formats import LATEX, MARKDOWN, MISSING, TEXT, write_table
 
@@ -80,6 +87,10 @@ _SELECTIVITY = (
     "On clips that show more than one labelled object, under their own sound: does the mask follow the one that "
     "sounds? IoU with it, and the share of the silent objects' area that is marked; means over such clips."
 )
+_PARTLY_HEARD = (
+    "The clip's own sound is silent in some of its seconds: the mask should be the object's in the seconds that are "
+    "heard and empty in the others. mIoU over the former, share of the picture that is marked in the latter."
+)
 _SIMILARITY = (
     "How often the model's own similarity of sound and picture, averaged over the frames, is higher for a clip "
     "with its own sound than for one with negative sound: 0.5 is chance, 1 tells every pair apart."
@@ -139,6 +150,9 @@ def sections_of(runs: Sequence[Run]) -> list[Section]:
     sections.append(Section("Robustness by condition", _BY_CONDITION, by_condition, names_rows=False))
     selective = [Score(m.key, m.label, m.heard, m.digits) for m in SELECTIVITY if m.key in measured]
     sections.append(Section("Selectivity", _SELECTIVITY, selective))
+    for condition in sorted(partly_heard_conditions(measured)):
+        partly = [Score(m.key.format(condition), m.label, m.heard, m.digits) for m in PARTLY_HEARD]
+        sections.append(Section(label_of(condition).capitalize(), _PARTLY_HEARD, partly))
     similar = [Score(f"similarity_auroc_{c}", label_of(c), "higher") for c in conditions]
     similar = [row for row in similar if row.key in measured]
     if not any(math.isfinite(value) for row in similar for value in seed_values(runs, row.key)):

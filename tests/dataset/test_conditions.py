@@ -10,6 +10,7 @@ from avsbench_robust_dataset.conditions import (
     Condition,
     generator,
     get_condition,
+    heard_frames,
     mix,
     negative_conditions,
     noise,
@@ -110,6 +111,25 @@ def test_conditions_with_a_number_in_their_name():
         heard = noisy.make(WAVEFORM, generator(1), None)
         np.testing.assert_array_equal(heard, mix(WAVEFORM, noise(WAVEFORM, generator(1)), -5))
         assert split_name("test", name) == "test_noise_snr_m5"
+
+
+def test_muted_silences_two_seconds_whole():
+    drawn = set()
+    for number in range(200):
+        muted, key = get_condition("muted"), f"42/s4/test/muted/clip{number}"
+        words = np.random.PCG64(int(hashlib.sha256(key.encode()).hexdigest(), 16)).random_raw(5).tolist()
+        silent = sorted(sorted(range(5), key=words.__getitem__)[:2])
+        sound = muted.make(WAVEFORM, generator(key), None)
+        assert heard_frames("muted", key) == [second not in silent for second in range(5)]
+        changed = np.zeros(80000, bool)
+        for second in silent:  # both the second and the window of 0.975 s that VGGish's front end takes for it
+            changed[second * 16000 : (second + 1) * 16000] = True
+            changed[second * 15360 : second * 15360 + 15600] = True
+        np.testing.assert_array_equal(sound, np.where(changed, 0, WAVEFORM))
+        drawn.add(tuple(silent))
+    assert len(drawn) == 10
+    assert heard_frames("positive", "k") == heard_frames("noise_snr_0", "k") == [True] * 5
+    assert heard_frames("off_screen", "k") == [False] * 5
 
 
 def test_the_negatives_are_derived(monkeypatch):

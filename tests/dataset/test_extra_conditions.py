@@ -107,6 +107,22 @@ def test_unseen_without_a_folder_and_timbres_are_made_from_their_keys(write_s4, 
         assert len(set(sound_keys(split))) == len(split)
 
 
+def test_muted_is_a_split_that_says_which_frames_are_heard(write_s4, load, tmp_path):
+    root = write_s4(tmp_path / "tree")
+    loaded = load("s4", root, conditions=("positive", "muted"), seed=7)
+    stream = load("s4", root, conditions=("positive", "muted"), seed=7, streaming=True)
+    assert "heard" not in load("s4", root)["test_positive"].features
+    for row, own, streamed in zip(loaded["test_muted"], loaded["test_positive"], stream["test_muted"], strict=True):
+        rng = generator(7, "s4", "test", "muted", row["clip_id"])
+        expected = get_condition("muted").make(np.array(own["audio"]["array"], np.float32), rng, None)
+        np.testing.assert_array_equal(row["audio"]["array"], expected)
+        np.testing.assert_array_equal(streamed["audio"]["array"], expected)
+        seconds = np.reshape(row["audio"]["array"], (5, 16000))
+        assert row["heard"] == streamed["heard"] == seconds.any(axis=1).tolist() and sum(row["heard"]) == 3
+        assert own["heard"] == [True] * 5 and row["audio_source"] == row["clip_id"]
+    assert len(set(sound_keys(loaded["test_muted"]))) == 3
+
+
 def test_recorded_sounds_come_from_their_own_folder_by_a_draw_of_their_own(write_s4, load, wavs, tmp_path):
     root = write_s4(tmp_path / "tree")
     loaded = load("s4", root, conditions=("unseen", "recorded"), unseen_dir=wavs, negative_dir=wavs)

@@ -17,6 +17,7 @@ from avsbench_robust_dataset.conditions import mix
 from avsbench_robust_dataset.unseen import draw_unseen, find_wavs
 from evaluate_accelerate import cli, main
 from evaluate_metrics.mask_files import predictions_digest
+from evaluate_metrics.report import results_table
 from evaluate_metrics.results import read_run
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
@@ -201,6 +202,40 @@ def test_conditions_beyond_the_four(evaluate, module, demo_tree, tmp_path, capsy
     assert sum(means) / 5 == pytest.approx(results["extra_conditions"]["unseen"]["miou"])
     png, _ = evaluate("png", "--predictions", str(tmp_path / "fn/predictions"), "--conditions", *names)
     assert png["extra_conditions"] == results["extra_conditions"]
+
+
+def test_muted_is_scored_by_frames(evaluate, module, demo_tree, tmp_path, capsys):
+    module(LOUD)
+    options = ["--conditions", "positive", "silence", "muted"]
+    results, rows = evaluate("fn", "--model-fn", "my_model:loud", *options, "--save_predictions")
+    (splits,) = load_splits("demo", demo_tree, 42, ["test"], ["positive", "muted"])
+    heard = [clip["heard"] for clip in splits["muted"]]
+    assert [row["conditions"]["muted"]["heard"] for row in rows] == heard
+    p, n = (
+        np.mean(
+            [
+                np.array(row["conditions"]["muted"][name])[np.array(row["conditions"]["muted"]["heard"]) == kind]
+                for row in rows
+            ]
+        )
+        for name, kind in (("iou", True), ("area", False))
+    )
+    scores = results["scores"]
+    assert scores["miou_muted_heard"] == pytest.approx(p) and scores["fpr_muted"] == pytest.approx(n)
+    assert scores["g_muted"] == pytest.approx(2 * p * (1 - n) / (p + 1 - n)) and 0 < n < 1 and 0 < p < 1
+    assert not {"miou_muted", "f_score_muted", "g_miou_muted"} & scores.keys()
+    assert "muted" not in results["extra_conditions"] and "muted" not in results["fpr_curve"]
+    for key in ("miou_muted_heard", "fpr_muted", "g_muted"):
+        low, high = results["intervals"][key]
+        assert low < scores[key] < high
+    assert f"muted: mIoU, heard frames {p:.4f}, FPR, other frames {n:.4f}" in capsys.readouterr().out
+    first = results["breakdown"]["frame"]["1"]
+    of_first = [row["conditions"]["muted"] for row in rows]
+    assert first["miou_muted_heard"] == pytest.approx(np.mean([of["iou"][0] for of in of_first if of["heard"][0]]))
+    png, _ = evaluate("png", "--predictions", str(tmp_path / "fn/predictions"), *options)
+    assert png["scores"] == pytest.approx(scores)
+    table = results_table([read_run("fn", tmp_path / "fn")])
+    assert "Muted, mIoU, heard frames" in table and f"{scores['g_muted']:.3f}" in table
 
 
 def test_a_model_hears_extra_conditions(evaluate, model_folder, demo_tree, monkeypatch):
