@@ -172,6 +172,19 @@ def test_the_probe_finds_a_weak_direction_and_nothing_in_noise():
     assert found.auc > 0.85 and not found.at_chance
 
 
+def test_the_probe_has_not_seen_the_rows_that_it_scores():
+    """Neither their labels nor their scale: one wild row moves no score of the others in its fold."""
+    rng = np.random.default_rng(1)
+    negative = np.arange(100) % 2 == 0
+    features, fold = rng.normal(size=(100, 4)) + 0.5 * negative[:, None], np.arange(100) % 5
+    before = cross_validated_scores(features, negative, fold)
+    features[0] *= 1000
+    after = cross_validated_scores(features, negative, fold)
+    others = (fold == 0) & (np.arange(100) > 0)
+    np.testing.assert_array_equal(after[others], before[others])
+    assert (after[fold != 0] != before[fold != 0]).any(), "the row is wild enough to be noticed"
+
+
 # On data
 
 

@@ -383,6 +383,15 @@ def test_above_8_kHz_nothing_is_left(tmp_path):
     assert np.abs(waveform[800:-800]).max() < 1e-3  # an alias would stand at 7 kHz
 
 
+@pytest.mark.parametrize("rate", [16000, 22050, 44100, 48000])
+def test_a_tone_that_goes_on_does_not_fade_at_the_clip_s_end(tmp_path, rate):
+    """The filter looks a few milliseconds ahead: a file that was cut before resampling would end in silence there."""
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(6 * rate) / rate + 1)
+    waveform = read_waveform(write_wav(tmp_path / "tone.wav", tone, rate, "DOUBLE"))
+    expected = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(80000) / 16000 + 1)
+    np.testing.assert_allclose(waveform[-2000:], expected[-2000:], rtol=0, atol=1e-3)
+
+
 def test_what_follows_a_long_file_s_five_seconds_does_not_matter(tmp_path):
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, size=8 * 44100)
     first = read_waveform(write_wav(tmp_path / "long.wav", samples, 44100, "FLOAT"))

@@ -641,7 +641,7 @@ def test_combines_with_itself(tmp_path):
 
 
 def score_part(cache_dir, rank, clips):
-    """What one of two processes does."""
+    """What one of two processes does with [(clip, conditions) or clip]."""
     metric = evaluate.load(
         str(METRIC), num_process=2, process_id=rank, experiment_id="two", cache_dir=cache_dir, timeout=60
     )
@@ -651,8 +651,9 @@ def score_part(cache_dir, rank, clips):
 
 def add_random_clips(metric, clips):
     for clip in clips:
+        clip, conditions = clip if isinstance(clip, tuple) else (clip, ("positive", "silence"))
         rng = np.random.default_rng(clip)
-        for condition in ("positive", "silence"):
+        for condition in conditions:
             prediction, mask = (array[0] for array in random_clips(rng, 1, 2, 5, 6))
             metric.add(prediction=prediction, reference=mask, condition=condition, clip_id=str(clip))
 
@@ -677,6 +678,14 @@ def test_a_clip_that_two_processes_added_is_refused(tmp_path):
     first, second = run_two_processes(tmp_path, [[0, 2], [1, 2]])
     assert isinstance(first, ValueError)
     assert "clip '2' in condition 'positive' again" in str(first)
+    assert second is None
+    assert not list(tmp_path.rglob("*.arrow"))
+
+
+def test_a_clip_that_lacks_a_condition_in_another_process_is_refused(tmp_path):
+    first, second = run_two_processes(tmp_path, [[0, 2], [1, (3, ("positive",))]])
+    assert isinstance(first, ValueError)
+    assert "1 of 4 have no 'silence': '3'" in str(first)
     assert second is None
     assert not list(tmp_path.rglob("*.arrow"))
 
