@@ -10,11 +10,12 @@ from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoFile
 from huggingface_hub.errors import EntryNotFoundError
 from transformers.utils import logging
 
-from avsbench_robust_dataset.files import sha256
+from avsbench_robust_dataset.files import sha256, write_whole
 from avsbench_robust_dataset.hub_access import check_hub_access, explained
+from evaluate_metrics.entry import evaluation_results, hub_entry, partial_reasons
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
-from .model_card import evaluation_results, is_own_card, model_card, plain, with_results
+from .model_card import is_own_card, model_card, plain, with_results
 from .predict import Noted
 
 logger = logging.get_logger(__name__)
@@ -81,7 +82,7 @@ def push_checkpoint(
         processor (`AVSegFormerProcessor`, *optional*): if not given, the one beside the weights that the model was
             loaded from; else the repository keeps its processor or receives the default one.
         results (`dict`, *optional*): the content of an evaluation's `results.json`; becomes the card's
-            `model-index` and a table.
+            `model-index` and a table, and, of a whole split, an entry in `.eval_results`.
         private (`bool`, *optional*): True never writes to a public repository.
         token (`str`, *optional*): one that may write; if not given, that of `hf auth login` or `HF_TOKEN`.
         revision (`str`, *optional*): a branch, which is created if it does not exist.
@@ -114,6 +115,7 @@ def push_checkpoint(
             metadata.tags = list(dict.fromkeys([*(metadata.tags or []), *(tags or [])]))
             if results is not None:
                 card = with_results(card, results)
+                _write_hub_entry(results, folder)
             card.save(folder / "README.md")
             return api.upload_folder(
                 repo_id=repo_id,
@@ -124,6 +126,17 @@ def push_checkpoint(
                 create_pr=create_pr,
                 delete_patterns=OUTDATED,
             )
+
+
+def _write_hub_entry(results: dict, folder: Path) -> None:
+    """The file in which the Hub's benchmarks look for scores; of a partial evaluation the card alone tells."""
+    if reasons := partial_reasons(results):
+        logger.warning(
+            f"No entry in .eval_results, where benchmarks look: the evaluation is one {'; '.join(reasons)}."
+        )
+        return
+    path, content = hub_entry(results)
+    write_whole(folder / path, content.encode())
 
 
 def _check_class(name: str, value, expected: str) -> None:

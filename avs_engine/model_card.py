@@ -5,19 +5,16 @@ a card stay.
 """
 
 import html
-import math
 import re
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from evaluate_metrics.avs_robust.avs_robust import METRICS, PARTLY_HEARD, SELECTIVITY, partly_heard_conditions
 from evaluate_metrics.data_notes import data_notes
+from evaluate_metrics.entry import TASK, evaluation_results, sound_name, with_model_index
 
-TASK = "audio-visual-segmentation"
 TAGS = [TASK, "avsegformer", "avsbench-robust", "robustness"]
 MARKER = "<!-- robustness: results are inserted here -->"
-FLOOR = "audio-blind floor of G-mIoU"
 COLUMNS = [metric for metric in METRICS if not metric.variant_of]
 
 TEMPLATE = """---
@@ -144,85 +141,11 @@ def with_results(card: ModelCard, results: dict) -> ModelCard:
         card (`ModelCard`): by `model_card`.
         results (`dict`): an evaluation's `results.json`: subset, split, settings, scores, intervals, versions.
     """
-    new = evaluation_results(results)
-    metadata: Any = card.data
-    kept = [old for old in metadata.eval_results or [] if old.unique_identifier != new[0].unique_identifier]
     text = card.content
-    start, end = _block_markers(new[0])
+    start, end = _block_markers(evaluation_results(results)[0])
     text = re.sub(rf"{re.escape(start)}.*?{re.escape(end)}\n\n", "", text, flags=re.DOTALL)
     text = text.replace(MARKER, f"{start}\n{_results_section(results)}\n{end}\n\n{MARKER}", 1)
-    changed = ModelCard(text, ignore_metadata_errors=True)
-    changed_metadata: Any = changed.data
-    changed_metadata.model_name = metadata.model_name or _title(text)
-    changed_metadata.eval_results = kept + new
-    return ModelCard(str(changed))
-
-
-def evaluation_results(results: dict) -> list[EvalResult]:
-    """One `EvalResult` for each score, fractions in [0, 1]; extra conditions' scores are `miou_unseen` and so on.
-
-    Raises:
-        ValueError: `results` lacks what every `results.json` has.
-    """
-    missing = [name for name in ("subset", "split", "scores") if not results.get(name)]
-    if missing:
-        raise ValueError(
-            "Expected `results` to be the content of an evaluation's results.json (of evaluate_accelerate.py), but it "
-            f"has no {' and no '.join(missing)}."
-        )
-    subset, split, settings = results["subset"], results["split"], results.get("settings", {})
-    # These settings distinguish evaluations of the same clips.
-    names = ("seed", "max_clips", "unseen_sha256")
-    arguments = {name: settings[name] for name in names if settings.get(name) is not None}
-    if settings.get("front_end") == "released":
-        arguments["front_end"] = "released"
-    if results.get("annotation") == "semantic":
-        arguments["annotation"] = "semantic"
-    scores = dict(results["scores"])
-    for condition, of_condition in (results.get("extra_conditions") or {}).items():
-        scores |= {f"{name}_{condition}": value for name, value in of_condition.items()}
-    partly = {
-        row.key.format(c): f"{row.label}, {_sound(c)}" for c in partly_heard_conditions(scores) for row in PARTLY_HEARD
-    }
-    return [
-        EvalResult(
-            task_type=TASK,
-            task_name="Audio-Visual Segmentation",
-            dataset_type="avsbench_robust",
-            dataset_name=f"AVSBench-Robust ({subset})",
-            dataset_config=subset,
-            dataset_split=split,
-            dataset_args=arguments or None,
-            metric_type=name,
-            metric_name=partly.get(name) or _metric_name(name),
-            metric_value=value,
-        )
-        for name, value in scores.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    ]
-
-
-def _metric_name(key: str) -> str:
-    """`g_miou_off_screen` as "G-mIoU, off-screen sound"."""
-    labels = {metric.key: metric.label for metric in SELECTIVITY} | {"audio_blind_floor": FLOOR}
-    for metric in METRICS:
-        labels |= {metric.key: metric.label, f"g_{metric.key}": metric.general}
-    if key in labels:
-        return labels[key]
-    for name in sorted(labels, key=len, reverse=True):  # `miou_released` before `miou`
-        if key.startswith(f"{name}_"):
-            return f"{labels[name]}, {_sound(key.removeprefix(f'{name}_'))}"
-    return key
-
-
-def _sound(condition: str) -> str:
-    if condition.startswith("with_"):
-        return f"with {_sound(condition.removeprefix('with_'))}"
-    return {"positive": "positive sound", "off_screen": "off-screen sound"}.get(condition, condition)
-
-
-def _title(text: str) -> str:
-    return next(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
+    return with_model_index(ModelCard(text, ignore_metadata_errors=True), results)
 
 
 def _block_markers(result: EvalResult) -> tuple[str, str]:
@@ -236,18 +159,20 @@ def _results_section(results: dict) -> str:
     scores, intervals, settings = results["scores"], results.get("intervals") or {}, results.get("settings", {})
     partly_heard = partly_heard_conditions(scores)
     rows = {
-        plain(_sound(condition)): _cells(scores, intervals, condition)
+        plain(sound_name(condition)): _cells(scores, intervals, condition)
         for condition in settings.get("conditions", [])
         if condition not in partly_heard
     }
     extra = results.get("extra_conditions") or {}
     for condition, of_condition in extra.items():
         flat = {f"{name}_{condition}": value for name, value in of_condition.items()}
-        rows[plain(_sound(condition))] = _cells(flat, intervals, condition)
+        rows[plain(sound_name(condition))] = _cells(flat, intervals, condition)
     rows["**G**, all negatives"] = _general_cells(scores, intervals, "")
     for condition in extra:
         if f"g_miou_with_{condition}" in scores:
-            rows[f"**G**, {plain(_sound(condition))} too"] = _general_cells(scores, intervals, f"_with_{condition}")
+            rows[f"**G**, {plain(sound_name(condition))} too"] = _general_cells(
+                scores, intervals, f"_with_{condition}"
+            )
     rows["audio-blind floor"] = [_cell(scores.get("audio_blind_floor")), *[""] * (len(COLUMNS) - 1)]
     clips = f", {results['clips']} clips" if "clips" in results else ""
     lines = [f"### {plain(results['subset'])}, {plain(results['split'])} split{clips}", ""]
@@ -262,7 +187,7 @@ def _results_section(results: dict) -> str:
     for condition in partly_heard:
         keys = {m.label: m.key.format(condition) for m in PARTLY_HEARD}
         found = [f"{label} {_cell(scores.get(key), intervals.get(key))}" for label, key in keys.items()]
-        lines += ["", f"Own sound silent in some seconds ({plain(_sound(condition))}): {', '.join(found)}."]
+        lines += ["", f"Own sound silent in some seconds ({plain(sound_name(condition))}): {', '.join(found)}."]
     if "selectivity_clips" in scores:
         selectivity = [f"{m.label} {_cell(scores.get(m.key), intervals.get(m.key))}" for m in SELECTIVITY]
         clips = scores["selectivity_clips"]

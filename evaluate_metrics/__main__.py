@@ -2,9 +2,11 @@
 
     avs-report --run baseline=runs/a/eval --run robust=runs/b/eval --out report
     avs-report compare runs/a/eval/results.json runs/b/eval/results.json
+    avs-report entry runs/a/eval/results.json --out runs/a
 
 The first reads each folder's `results.json` and `clips.jsonl`, prints the table and writes `index.html`, `table.md`
-and `table.tex`; runs of one name are the training seeds of one model. The second is `compare.py`.
+and `table.tex`; runs of one name are the training seeds of one model. The second is `compare.py`,
+the third, which writes the Hub's `.eval_results/*.yaml` and `model-index`, `entry.py`.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from avsbench_robust_dataset.files import OutputError, write_whole
 
 from . import uncertainty
 from .compare import compare_runs
+from .entry import entry_main
 from .report import Clip, latex_table, markdown_table, read_download, read_gallery, results_table, write_report
 from .report.compare_tables import FORMATS, comparison_text
 from .results import read_run
@@ -25,13 +28,15 @@ from .results import read_run
 def main(argv: Sequence[str] | None = None) -> None:
     """`avs-report`: prints the table, writes `index.html`, `table.md` and `table.tex`; or `avs-report compare`."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv[:1] == ["compare"]:
-        compare_main(argv[1:])
+    commands = {"compare": compare_main, "entry": entry_main}
+    if argv[:1] and argv[0] in commands:
+        commands[argv[0]](argv[1:])
         return
     parser = argparse.ArgumentParser(
         prog="avs-report",
         description="Scores of one or several models, as a page and tables.",
-        epilog="avs-report compare A B: which differences between two results stand; see avs-report compare --help.",
+        epilog="avs-report compare A B: which differences between two results stand; avs-report entry RESULTS: the "
+        "Hub's evaluation results and the row of a table. Each has a --help.",
     )
     parser.add_argument(
         "--run",
