@@ -149,7 +149,7 @@ def train_and_evaluate(args: argparse.Namespace, out: Path, data_dir: Path, name
     data = dict(subset=args.subset, data_dir=data_dir)
     folder = out / f"{name}_seed{seed}"
     train = command(
-        "-m accelerate.commands.launch --num_processes 1 train_accelerate.py",
+        "train_accelerate.py",
         **data,
         model=out / "init",
         output_dir=folder,
@@ -164,8 +164,7 @@ def train_and_evaluate(args: argparse.Namespace, out: Path, data_dir: Path, name
     if args.unseen_dir is not None:
         scored[RECORDINGS] = dict(conditions=("positive", "unseen"), unseen_dir=args.unseen_dir.resolve())
     for place, options in scored.items():
-        program = "-m accelerate.commands.launch --num_processes 1 evaluate_accelerate.py"
-        words = command(program, **evaluate, output_dir=folder / place, **options)
+        words = command("evaluate_accelerate.py", **evaluate, output_dir=folder / place, **options)
         run(words, out / "logs" / f"{place}_{name}_seed{seed}.log", 1)
 
 

@@ -53,8 +53,6 @@ SMALL_MODEL = dict(
     dropout=0.0,
 )
 
-NOTHING_WEIGHT = 0.1  # of the objectosphere term beside the cross-entropy
-
 
 def objects(subset: str, category: str) -> list[str]:
     """Names of what sounds in a clip: S4's category is one name, MS3's is several joined by `_`, or nothing known."""
@@ -96,10 +94,11 @@ def log_mel_of(processor: AVSegFormerProcessor, sounds: Iterable[np.ndarray]) ->
     return torch.cat(examples) if examples else torch.zeros(0, 1, 96, 64)
 
 
-def fit(encode, parameters: Sequence[torch.Tensor], width: int, labels, draws, learning_rate: float, steps: int):
+def fit(encode, parameters, width: int, labels, draws, learning_rate: float, steps: int, nothing_weight: float = 0):
     """Trains `encode(rows) -> (n, width)` and a linear classifier on it by multi-label cross-entropy.
 
-    The mean square of the embeddings of rows without any label is kept small (objectosphere loss).
+    `nothing_weight` is that of the objectosphere term, which keeps the mean square of the embeddings of rows without
+    any label small.
 
     Returns the mean of the last tenth of the losses.
     """
@@ -113,7 +112,7 @@ def fit(encode, parameters: Sequence[torch.Tensor], width: int, labels, draws, l
         loss = F.binary_cross_entropy_with_logits(classifier(embeddings), target)
         unlabelled = target.sum(1) == 0
         if unlabelled.any():
-            loss = loss + NOTHING_WEIGHT * embeddings[unlabelled].square().mean()
+            loss = loss + nothing_weight * embeddings[unlabelled].square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -156,6 +155,7 @@ def pretrain(model: AVSegFormerForSegmentation, processor, clips: Dataset, subse
         batches(parts, args.audio_steps, args.seed),
         3e-3,
         args.audio_steps,
+        args.nothing_weight,
     )
     with torch.no_grad():  # a scale that the layers behind it are made for; the classes stay where they are
         embeddings = torch.cat([encoder(part).embeddings for part in log_mel[:usual].split(256)])
@@ -199,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--audio_steps", type=int, default=300)
     parser.add_argument("--timbres", type=int, default=1500, help="random sounds that belong to no category")
+    parser.add_argument("--nothing_weight", type=float, default=0.1, help="of the objectosphere term")
     parser.add_argument("--image_steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

@@ -75,7 +75,7 @@ def test_sounds_of_no_category_end_at_zero():
     labels = torch.cat([torch.eye(4), torch.zeros(4, 4)])
     layer = torch.nn.Linear(8, 6)
     draws = [torch.arange(8)] * 200
-    pretraining.fit(lambda rows: layer(inputs[rows]), list(layer.parameters()), 6, labels, draws, 0.05, 200)
+    pretraining.fit(lambda rows: layer(inputs[rows]), list(layer.parameters()), 6, labels, draws, 0.05, 200, 0.1)
     size = layer(inputs).square().mean(1)
     assert size[4:].max() < 0.2 * size[:4].min()
 
