@@ -1,5 +1,6 @@
 """`pipeline("audio-visual-segmentation")` on videos: masks at the video's own size and rate."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -47,6 +48,7 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         audio (path, *optional*): the off-screen sound, repeated until the video ends. Without it, it is a siren.
         threshold (`float`, defaults to 0.5): a pixel belongs to the mask above this probability.
         masks_per_second (`float`, defaults to 4): how often the model looks; above the video's rate, at every frame.
+        max_seconds (`float`, *optional*): a longer video is refused.
         batch_size (`int`, defaults to 5): frames of a video that pass the model together.
         progress (`bool` or a class like `tqdm`, defaults to False): shows a progress bar, of that class.
 
@@ -77,6 +79,7 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         audio: str | os.PathLike | None = None,
         threshold: float | None = None,
         masks_per_second: float = 4.0,
+        max_seconds: float = math.inf,
         batch_size: int | None = None,
         num_workers: int | None = None,
         progress: bool | type[tqdm] = False,
@@ -90,6 +93,7 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
             "audio": audio,
             "threshold": threshold,
             "masks_per_second": masks_per_second,
+            "max_seconds": max_seconds,
             "batch_size": batch_size,
             "progress": progress,
         }
@@ -186,6 +190,7 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         sounds: Sequence,
         threshold: float | None = None,
         masks_per_second: float = 4.0,
+        max_seconds: float = math.inf,
         batch_size: int | None = None,
         progress: bool | type[tqdm] = False,
     ) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
@@ -202,11 +207,11 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         if batch_size < 1:
             raise ValueError(f"Expected a `batch_size` of at least 1, got {batch_size}.")
         info = read_info(video)
-        samples = self._sampled_logits(info, sounds, masks_per_second, batch_size)
+        samples = self._sampled_logits(info, sounds, masks_per_second, max_seconds, batch_size)
         before = after = next(samples)
         show = progress if isinstance(progress, type) else tqdm
         with show(desc=Path(video).name, total=info.num_frames, unit=" frames", disable=not progress) as bar:
-            for time, frame in read_frames(info):
+            for time, frame in read_frames(info, max_seconds):
                 while after[0] < time and (following := next(samples, None)) is not None:
                     before, after = after, following
                 if after[0] < time:
@@ -223,7 +228,7 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
             logger.warning(f"{video} ends after {over:.1f} s but says {info.end:.1f} s: it may be cut off.")
 
     def _sampled_logits(
-        self, info, sounds: Sequence, rate: float, batch_size: int
+        self, info, sounds: Sequence, rate: float, max_seconds: float, batch_size: int
     ) -> Iterator[tuple[float, torch.Tensor]]:
         """Time and logits `(sounds, height, width)` of the first frame of each `1 / rate` seconds."""
         times, frames, features = [], [], []
@@ -236,7 +241,7 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
             yield from zip(times, logits.transpose(0, 1), strict=True)
 
         due = 0.0
-        for time, frame in read_frames(info):
+        for time, frame in read_frames(info, max_seconds):
             if time < due - 1e-6:
                 continue
             due = (np.floor(time * rate + 1e-6) + 1) / rate

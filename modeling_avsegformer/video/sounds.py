@@ -110,6 +110,11 @@ class Recording:
             if end == begin:
                 raise ValueError(f"Expected a file with sound, but the audio track of {self.path} is empty.")
             begin = end
+            if begin < SAMPLE_RATE:  # `_buffer` holds it all; a file of one sample, opened for each, takes minutes
+                repeated = np.tile(self._buffer, SAMPLE_RATE // begin + 1)
+                while True:
+                    yield begin, repeated
+                    begin += len(repeated)
 
     def _decode_once(self) -> Iterator[tuple[int, np.ndarray]]:
         with open_media(self.path) as container:

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
 import numpy as np
+from av.format import ContainerFormat
 from av.stream import Disposition
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
@@ -38,8 +40,24 @@ CODEC_OPTIONS = {
     "libx264": {"crf": "18", "preset": "veryfast", "bf": "0"},
     "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"},
 }
-PLAYLISTS = {"hls", "dash", "concat", "sdp", "imf", "webm_dash_manifest"}  # FFmpeg's names
+# FFmpeg's names of formats that name other files, addresses or devices; their readers are never run.
+PLAYLISTS = {
+    "hls",
+    "dash",
+    "concat",
+    "sdp",
+    "imf",
+    "webm_dash_manifest",
+    "vobsub",
+    "mlv",
+    "rtp",
+    "rtsp",
+    "sap",
+    "lavfi",
+}
+MAX_PIXELS = 2**25  # of a picture, as for the data set: 8K has 33,177,600
 MAX_GAP = 0.1  # seconds; a longer hole between the times of two audio frames becomes silence
+MAX_JUMP = 86400.0  # seconds; times that go forward further are damage: years of sound would have to be written
 STEP_BACK = 1.0  # seconds; times that go back further begin anew, as in joined files
 DEFAULT_RATE = Fraction(25)  # frames per second, where a file names neither a rate nor times
 
@@ -84,10 +102,14 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected a video or audio file, but {path} does not exist or is a folder.")
     try:
-        # A playlist in an untrusted file must not make FFmpeg open network addresses.
+        # `max_pixels` holds for the frames that FFmpeg decodes to learn about a stream.
+        options = {"protocol_whitelist": "file", "format_whitelist": _formats(), "max_pixels": str(MAX_PIXELS)}
         # The path is absolute because FFmpeg reads the part of a bare name before a colon as a protocol.
-        name = os.path.abspath(path)
-        container = av.open(name, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        container = av.open(os.path.abspath(path), options=options, metadata_errors="replace")
+    except av.ArgumentError as error:  # not on the list of formats
+        raise ValueError(
+            f"Expected a video or audio file, but {path} is a playlist, which names other files. Give the file."
+        ) from error
     except (av.FFmpegError, OSError) as error:
         raise ValueError(
             f"Expected a video or audio file, but FFmpeg cannot open {path} ({_reason(error)}). It may be damaged, "
@@ -97,10 +119,6 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
         kind = container.format.name
         if kind == "tty":  # FFmpeg draws letters
             raise ValueError(f"Expected a video or audio file, but {path} is a text file.")
-        if kind in PLAYLISTS:
-            raise ValueError(
-                f"Expected a video or audio file, but {path} is a playlist, which names other files. Give the file."
-            )
         if kind == "image2" or kind.endswith("_pipe"):  # FFmpeg shows it for 40 ms
             raise ValueError(
                 f"Expected a video or audio file, but {path} is a still picture. The pipeline takes pictures as a "
@@ -113,9 +131,9 @@ def decode(container, stream, path: str | os.PathLike) -> Iterator[av.VideoFrame
     """The frames of a stream, in the order in which they are shown.
 
     Raises:
-        ValueError: damaged data, with the time of the last good frame.
+        ValueError: damaged data, with the time of the last good frame; a time over a day after the one before.
     """
-    time = 0.0
+    time = None
     frames = container.decode(stream)
     while True:
         try:
@@ -124,12 +142,28 @@ def decode(container, stream, path: str | os.PathLike) -> Iterator[av.VideoFrame
             return
         except (av.FFmpegError, OSError) as error:
             raise ValueError(
-                f"Expected readable {stream.type} in {path}, but its data are damaged after {time:.2f} s "
+                f"Expected readable {stream.type} in {path}, but its data are damaged after {time or 0:.2f} s "
                 f"({_reason(error)}). Copy it again, or leave out what cannot be read: "
                 f"ffmpeg -i {Path(path).name} repaired.mp4"
             ) from error
-        time = frame.time or time
+        if frame.time is not None:
+            _check_jump(path, time, frame.time)
+            time = frame.time
         yield frame
+
+
+def _check_jump(path: str | os.PathLike, before: float | None, time: float) -> None:
+    if before is not None and time - before > MAX_JUMP:
+        raise ValueError(
+            f"Expected the times of {path} to be less than a day apart, but {time:.1f} s follows {before:.1f} s. "
+            "They are damaged; record the file again, or cut it where it breaks off."
+        )
+
+
+@cache
+def _formats() -> str:
+    names = {name for known in av.formats_available for name in ContainerFormat(known).name.split(",")}
+    return ",".join(names - PLAYLISTS)
 
 
 def resampled(
@@ -184,12 +218,16 @@ def read_info(path: str | os.PathLike) -> VideoInfo:
         )
 
 
-def read_frames(info: VideoInfo) -> Iterator[tuple[float, av.VideoFrame]]:
+def read_frames(info: VideoInfo, max_seconds: float = math.inf) -> Iterator[tuple[float, av.VideoFrame]]:
     """Each frame and its time in seconds, from 0 and strictly increasing.
 
     Frames that say no time follow their predecessor at the mean rate; frames that do not go forward are left out.
     Where times begin anew, as in joined files, they go on at the mean rate.
+
+    Raises:
+        ValueError: damaged data, or the video lasts longer than `max_seconds`.
     """
+    _check_length(info, info.end or 0, max_seconds)
     last, start = -1.0, info.start
     with open_media(info.path) as container:
         for frame in decode(container, _video_stream(container, info.path), info.path):
@@ -198,8 +236,17 @@ def read_frames(info: VideoInfo) -> Iterator[tuple[float, av.VideoFrame]]:
             if time < last - STEP_BACK:
                 start, time = frame.time - following, following
             if time > last:
+                _check_length(info, time, max_seconds)
                 yield time, frame
                 last = time
+
+
+def _check_length(info: VideoInfo, seconds: float, max_seconds: float) -> None:
+    if seconds > max_seconds:
+        raise ValueError(
+            f"Expected a clip of at most {max_seconds} s, but {info.path} lasts {seconds:.1f} s. Cut it: "
+            f"ffmpeg -i {info.path.name} -t {max_seconds} short.mp4"
+        )
 
 
 def to_rgb(frame: av.VideoFrame, info: VideoInfo) -> np.ndarray:
@@ -343,6 +390,8 @@ class VideoWriter:
                 continue  # a time that does not go forward
             packet.pts = packet.pts - offset if packet.pts is not None else packet.dts - offset
             packet.dts -= offset
+            if math.isfinite(last):
+                _check_jump(self._info.path, *(float(time * stream.time_base) for time in (last, packet.dts)))
             last = packet.dts
             if packet.pts + (packet.duration or 0) <= 0 and self.path.suffix.lower() not in EDIT_LISTS:
                 continue  # what only prepares AAC's decoder would move all times, since none may lie before 0
@@ -470,6 +519,12 @@ def _video_stream(container, path: str | os.PathLike):
             f"Expected a video, but {path} has neither picture nor sound. It may be cut off; copy or record it again."
         )
     stream = streams[0]
+    if stream.width * stream.height > MAX_PIXELS:
+        raise ValueError(
+            f"Expected pictures of usual size, but {path} has {stream.width} x {stream.height} pixels, more than "
+            f"{MAX_PIXELS}. Scale it down: ffmpeg -i {Path(path).name} -vf scale=1920:-2 smaller.mp4"
+        )
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a later picture may have another size
     stream.thread_type = "AUTO"
     return stream
 
