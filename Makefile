@@ -51,7 +51,7 @@ test-peers: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy avsbench_robust_dataset evaluate_metrics avs_engine train_accelerate.py
+	$(BIN)/mypy avsbench_robust_dataset evaluate_metrics avs_engine
 
 clean:
 	rm -rf outputs build *.egg-info .pytest_cache .ruff_cache

@@ -12,8 +12,6 @@ import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from avsbench_robust_dataset import conditions as audio_conditions
-from avsbench_robust_dataset.conditions import EXTRA_CONDITIONS
 from avsbench_robust_dataset.draw import pairing_rules
 from avsbench_robust_dataset.subsets import SUBSETS, Subset
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
@@ -22,31 +20,6 @@ from .clips import clips_of, decode_clip
 from .compositions import compose
 from .signals import leave_sigterm_to_parent
 from .sounds import encode_sounds, sound_keys
-
-
-def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
-    """{"silence": 1.0, …} from ["silence=1", "off_screen", …], in the data set's order of conditions.
-
-    Raises:
-        ValueError: an unknown condition, one named twice, or a weight that is no positive number.
-    """
-    held_out = ("unseen",)
-    extra = [name for name, known in EXTRA_CONDITIONS.items() if known.heard == "none" and name not in held_out]
-    known = (*audio_conditions.negative_conditions(), *extra)
-    weights: dict[str, float] = {}
-    for text in texts:
-        name, _, weight = text.partition("=")
-        if name not in known:
-            raise ValueError(f"expected NAME or NAME=WEIGHT with NAME one of {', '.join(known)}, got {text!r}")
-        if name in weights:
-            raise ValueError(f"expected each condition once, got {name!r} twice")
-        try:
-            weights[name] = float(weight or 1)
-        except ValueError:
-            weights[name] = math.nan
-        if not 0 < weights[name] < math.inf:
-            raise ValueError(f"expected a positive number as the weight of {name}, got {weight!r}")
-    return {name: weights[name] for name in known if name in weights}
 
 
 def epoch_plan(

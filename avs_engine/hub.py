@@ -1,4 +1,4 @@
-"""The Hub's arguments, which both scripts share, and the upload of a trained or scored model."""
+"""Publishes a trained or scored model on the Hub."""
 
 import argparse
 import json
@@ -22,14 +22,6 @@ logger = logging.get_logger(__name__)
 
 # Files of an earlier upload with other shards or other code, which from_pretrained would read.
 OUTDATED = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "*.py"]
-
-
-def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
-    hub = parser.add_argument_group("Hub")
-    hub.add_argument("--push_to_hub", action="store_true", help="publish model, processor, card, code")
-    hub.add_argument("--hub_model_id", help="user/name; default: your user name and the model's folder")
-    hub.add_argument("--hub_private", action="store_true", help="refuse to publish to a public repository")
-    hub.add_argument("--hub_token", help="token that may write; default: HF_TOKEN, or that of `hf auth login`")
 
 
 def publish(model: str | Path, repo_id: str, args: argparse.Namespace, results_file: Path | None = None) -> None:

@@ -15,9 +15,9 @@ from modeling_avsegformer import (
 )
 
 from .provenance import tensors_digest, weights_of
+from .training_arguments import LOSS_SETTINGS
 
 RANDOM = {"source": "random"}
-LOSS_SETTINGS = ("loss_type", "bce_weight", "mask_weight", "mix_weight", "similarity_weight")
 
 
 def check_encoders(args: argparse.Namespace) -> None:

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import platform
-import shlex
 import subprocess
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -76,17 +74,6 @@ def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def command_line(argv: Sequence[str], secret: str | None) -> str:
-    """The command for a model card, without the token and with absolute paths shortened to their names."""
-    words = []
-    for word in argv:
-        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        if secret:
-            value = value.replace(secret, "HF_TOKEN")
-        words.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
-    return shlex.join(["train_accelerate.py", *words])
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -1,18 +1,38 @@
-"""The arguments of the trainer: their definitions, the defaults of each subset, and their checks."""
+"""Trains AVSegFormer on AVSBench-Robust, with matching sounds and a share of sounds that do not match the frames.
+
+    accelerate launch train_accelerate.py --subset s4 --data_dir data --backbone pvt_v2_b5 \\
+        --backbone_weights pvt_v2_b5.pth --vggish_weights vggish-10086976.pth --output_dir runs/s4
+
+The same file runs on one CPU (`--cpu`), one GPU, or several processes (`torchrun --nproc_per_node N`, with `--cpu` for
+CPU processes; `accelerate launch --cpu --num_processes 2` starts only one), in float32 or mixed precision.
+
+An epoch contains every positive clip once, and negative items that are drawn anew: the same frames with another sound
+and empty masks. `--negative_ratio` is their share of all items. `--compose_share` of the items show two clips in one
+picture, of which one sounds, or neither. `--recipe listen` (the default) sets these for a model that listens,
+`--recipe paper` as the paper has them; an option that is given wins over the recipe.
+
+`--resume_from_checkpoint latest` continues an interrupted run, which ends with the same weights as an uninterrupted
+one, bit for bit (on the CPU; on a GPU as far as its kernels are deterministic). `auto` does the same and starts a new
+run if there is no checkpoint, so that a job can be submitted again with the same command. SIGTERM saves a checkpoint
+and ends the run with exit code 0. Only one run at a time may use an `--output_dir`.
+
+`--output_dir` receives the model with the best validation G-mIoU as a `from_pretrained` folder, `last/` (the model
+after the last step), `train_log.jsonl`, `trainer_state.json` and `checkpoints/`. `--push_to_hub` publishes the best
+model at the end, with its processor, its card and its code; the token's permission is checked before the training.
+"""
 
 import argparse
 import dataclasses
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modeling_avsegformer.configuration_avsegformer import LOSS_TYPES
+from avsbench_robust_dataset import conditions as audio_conditions
+from avsbench_robust_dataset.conditions import EXTRA_CONDITIONS
 
-from .epochs import negative_conditions
-from .hub import add_hub_arguments
-from .models import LOSS_SETTINGS
-from .provenance import command_line
+from .arguments import HelpFormatter, add_hub_arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +71,10 @@ RECIPES = {
     "paper": Recipe(0.1, ("silence=1", "off_screen=1"), 0.0, False),
 }
 
+# The options that a new model's configuration takes over.
+LOSS_SETTINGS = ("loss_type", "bce_weight", "mask_weight", "mix_weight", "similarity_weight")
+LOSS_TYPES = ("bce_dice", "dice", "bce")  # those of AVSegFormerConfig, whose import takes seconds
+
 # The smallest value of each number.
 LEAST = dict.fromkeys(
     (
@@ -81,13 +105,49 @@ LEAST = dict.fromkeys(
 )
 
 
-def parse_args(argv: Sequence[str] | None, description: str | None = None) -> argparse.Namespace:
+def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
+    """{"silence": 1.0, …} from ["silence=1", "off_screen", …], in the data set's order of conditions.
+
+    Raises:
+        ValueError: an unknown condition, one named twice, or a weight that is no positive number.
+    """
+    held_out = ("unseen",)
+    extra = [name for name, known in EXTRA_CONDITIONS.items() if known.heard == "none" and name not in held_out]
+    known = (*audio_conditions.negative_conditions(), *extra)
+    weights: dict[str, float] = {}
+    for text in texts:
+        name, _, weight = text.partition("=")
+        if name not in known:
+            raise ValueError(f"expected NAME or NAME=WEIGHT with NAME one of {', '.join(known)}, got {text!r}")
+        if name in weights:
+            raise ValueError(f"expected each condition once, got {name!r} twice")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            weights[name] = math.nan
+        if not 0 < weights[name] < math.inf:
+            raise ValueError(f"expected a positive number as the weight of {name}, got {weight!r}")
+    return {name: weights[name] for name in known if name in weights}
+
+
+def command_line(argv: Sequence[str], secret: str | None) -> str:
+    """The command for a model card, without the token and with absolute paths shortened to their names."""
+    words = []
+    for word in argv:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if secret:
+            value = value.replace(secret, "HF_TOKEN")
+        words.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
+    return shlex.join(["train_accelerate.py", *words])
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The trainer's arguments, checked, with the subset's defaults; None reads the command line.
 
     Raises:
         SystemExit: an argument is refused; the message names it.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     _add_data(parser)
     _add_model(parser)
     _add_training(parser)
@@ -100,9 +160,22 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> ar
     return args
 
 
+def _by_subset(name: str) -> str:
+    """For the help of an option: its default of each subset."""
+    values = {subset: getattr(preset, name) for subset, preset in PRESETS.items()}
+    return "default: " + ", ".join(f"{value} ({subset})" for subset, value in values.items())
+
+
+def _by_recipe(name: str) -> str:
+    """For the help of an option: its default of each recipe."""
+    values = {recipe: getattr(defaults, name) for recipe, defaults in RECIPES.items()}
+    values = {recipe: " ".join(value) if isinstance(value, tuple) else value for recipe, value in values.items()}
+    return "default: " + ", ".join(f"{value} ({recipe})" for recipe, value in values.items())
+
+
 def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
-    data.add_argument("--subset", required=True, choices=list(PRESETS))
+    data.add_argument("--subset", required=True, choices=list(PRESETS), help="demo is what `avs-data demo` writes")
     data.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
     data.add_argument("--data_seed", type=int, default=42, help="seed of the negative sounds; avs-evaluate's --seed")
     data.add_argument("--num_workers", type=int, default=0, help="processes that read the data")
@@ -115,20 +188,29 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         default="listen",
         help="defaults of the next four: a model that listens, or as in the paper",
     )
-    data.add_argument("--negative_ratio", type=float, help="share of negative items; 0: the baseline")
+    data.add_argument(
+        "--negative_ratio",
+        type=float,
+        help=f"share of negative items; 0: the baseline; {_by_recipe('negative_ratio')}",
+    )
     data.add_argument(
         "--negative_conditions",
         nargs="+",
         metavar="NAME[=WEIGHT]",
-        help="conditions of negative items; noise is not trained on unless it is named",
+        help="conditions of negative items; noise is not trained on unless it is named; "
+        + _by_recipe("negative_conditions"),
     )
     data.add_argument(
-        "--compose_share", type=float, metavar="SHARE", help="of the items shows two clips, one sounding"
+        "--compose_share",
+        type=float,
+        metavar="SHARE",
+        help=f"of the items shows two clips, one sounding; {_by_recipe('compose_share')}",
     )
     data.add_argument(
         "--redraw_sounds",
         action=argparse.BooleanOptionalAction,
-        help="negative items hear other sounds each epoch, off screen under the benchmark's rule",
+        help="negative items hear other sounds each epoch, off screen under the benchmark's rule; "
+        + _by_recipe("redraw_sounds"),
     )
     data.add_argument(
         "--negative_dir", type=Path, help="folder of wav files for recorded, one of --negative_conditions"
@@ -138,31 +220,40 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--model", help="from_pretrained folder or Hub id to start from; default: a new model")
-    model.add_argument("--backbone", help="timm name of a new model's backbone")
+    model.add_argument("--backbone", help=f"timm name of a new model's backbone; {_by_subset('backbone')}")
     model.add_argument("--pretrained_backbone", action="store_true", help="download timm's ImageNet weights")
     model.add_argument("--backbone_weights", metavar="FILE", help=".pth or .safetensors file for --backbone")
     model.add_argument("--random_backbone", action="store_true", help="random weights for a new model's backbone")
     model.add_argument("--vggish_weights", help="file, folder or Hub id; default: those of --model")
     model.add_argument("--random_vggish", action="store_true", help="random weights for a new model's audio encoder")
-    model.add_argument("--image_size", type=int, help="pixels; default: by subset, or that of --model")
-    model.add_argument("--loss_type", choices=LOSS_TYPES)
+    model.add_argument("--image_size", type=int, help=f"pixels; {_by_subset('image_size')}, or that of --model")
+    model.add_argument("--loss_type", choices=LOSS_TYPES, help="default: bce_dice, or that of --model")
     for name in LOSS_SETTINGS[1:]:
-        model.add_argument(f"--{name}", type=float, help="see AVSegFormerConfig")
+        model.add_argument(f"--{name}", type=float, help="see AVSegFormerConfig; default: its own, or that of --model")
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
-    run = parser.add_argument_group("training (defaults by subset where none is given)")
+    run = parser.add_argument_group("training")
     run.add_argument("--seed", type=int, default=42, help="seed of new weights, the order of clips and dropout")
-    run.add_argument("--epochs", type=int)
-    run.add_argument("--max_steps", type=int, help="optimizer steps, instead of --epochs")
-    run.add_argument("--batch_size", type=int, help="clips per process and step")
-    run.add_argument("--gradient_accumulation_steps", type=int, default=1)
-    run.add_argument("--learning_rate", type=float)
-    run.add_argument("--weight_decay", type=float, default=0.01)
-    run.add_argument("--lr_scheduler", default="constant", choices=("constant", "linear", "cosine", "onecycle"))
-    run.add_argument("--warmup_steps", type=int, default=0)
+    run.add_argument("--epochs", type=int, help=_by_subset("epochs"))
+    run.add_argument("--max_steps", type=int, help="optimizer steps, instead of --epochs; default: --epochs decides")
+    run.add_argument("--batch_size", type=int, help=f"clips per process and step; {_by_subset('batch_size')}")
+    run.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches of an optimizer step")
+    run.add_argument("--learning_rate", type=float, help=_by_subset("learning_rate"))
+    run.add_argument("--weight_decay", type=float, default=0.01, help="of AdamW")
+    run.add_argument(
+        "--lr_scheduler",
+        default="constant",
+        choices=("constant", "linear", "cosine", "onecycle"),
+        help="how the learning rate changes",
+    )
+    run.add_argument("--warmup_steps", type=int, default=0, help="steps in which the learning rate rises")
     run.add_argument("--max_grad_norm", type=float, default=0.0, help="0: no clipping")
-    run.add_argument("--freeze_backbone_epochs", type=int, help="the first epochs, in which the backbone is frozen")
+    run.add_argument(
+        "--freeze_backbone_epochs",
+        type=int,
+        help=f"the first epochs, in which the backbone is frozen; {_by_subset('freeze_backbone_epochs')}",
+    )
     run.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: accelerate's own setting")
     run.add_argument("--cpu", action="store_true", help="stay on the CPU")
     run.add_argument("--validation_every", type=int, default=1, help="epochs; 0: never")
@@ -171,7 +262,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     out = parser.add_argument_group("output")
-    out.add_argument("--output_dir", required=True)
+    out.add_argument("--output_dir", required=True, help="receives the model, its log and checkpoints")
     out.add_argument("--overwrite_output_dir", action="store_true", help="replace the run that is there")
     out.add_argument("--checkpointing_steps", default="epoch", help="a number of steps, or 'epoch'")
     out.add_argument("--keep_checkpoints", type=int, default=2, help="the newest ones; 0: all")
@@ -179,8 +270,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--resume_from_checkpoint",
         help="a checkpoint folder, 'latest' in --output_dir, or 'auto': the latest if there is one, else a new run",
     )
-    out.add_argument("--logging_steps", type=int, default=10)
-    out.add_argument("--with_tracking", action="store_true")
+    out.add_argument("--logging_steps", type=int, default=10, help="steps from one line of the log to the next")
+    out.add_argument("--with_tracking", action="store_true", help="send the log to the tracker of --report_to")
     out.add_argument("--report_to", default="all", help="a tracker that accelerate knows")
 
 

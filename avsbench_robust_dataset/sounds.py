@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
-from torchaudio.functional import resample
 
 from .conditions import SAMPLES, SAMPLING_RATE, STEP
 from .subsets import FRAMES_PER_CLIP
@@ -88,6 +86,10 @@ def _resample(waveform: np.ndarray, rate: int) -> np.ndarray:
 
     Source: https://docs.pytorch.org/audio/stable/tutorials/audio_resampling_tutorial.html
     """
+    # Here, because torch takes seconds to import and recordings at 16 kHz do not need it.
+    import torch
+    from torchaudio.functional import resample
+
     resampled = resample(
         torch.from_numpy(waveform.astype(np.float32)),
         rate,

@@ -18,7 +18,7 @@ TESTS_HOME = "AVS_TESTS_HOME"  # names the folder to the processes that pytest-x
 PREFIXES = ("AVSBENCH_", "HF_", "HUGGING", "TRANSFORMERS_", "XDG_", "TORCH_HOME", "MPLCONFIGDIR", "MS_DEFORM_ATTN_")
 
 PRELOADED = ["torch", "datasets", "transformers", "accelerate", "timm", "soundfile", "safetensors.torch"]
-PRELOADED += ["train_accelerate", "evaluate_accelerate"]
+PRELOADED += ["avs_engine.training", "avs_engine.evaluation"]
 
 
 def move_home(home: Path) -> None:

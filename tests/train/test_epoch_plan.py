@@ -8,8 +8,8 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from avs_engine.epochs import TrainingClips, epoch_plan, negative_conditions
-from avs_engine.training_arguments import RECIPES, parse_args
+from avs_engine.epochs import TrainingClips, epoch_plan
+from avs_engine.training_arguments import RECIPES, negative_conditions, parse_args
 
 BOTH = {"silence": 1.0, "off_screen": 1.0}
 

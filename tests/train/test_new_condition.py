@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from avs_engine.clips import load_splits
-from avs_engine.epochs import TrainingClips, negative_conditions
+from avs_engine.epochs import TrainingClips
 from avs_engine.sounds import encode_sounds, sound_keys
+from avs_engine.training_arguments import negative_conditions
 from avsbench_robust_dataset.conditions import CONDITIONS, Condition, generator
 from evaluate_accelerate import main
 from modeling_avsegformer import AVSegFormerProcessor

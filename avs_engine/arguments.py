@@ -1,0 +1,23 @@
+"""What the arguments of both scripts share. Neither this file nor those that parse them import torch: `--help` is
+answered at once."""
+
+import argparse
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the description's lines and shows each option's default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if default is None or default is False or default is argparse.SUPPRESS or "default:" in text:
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+        return f"{text} (default: {shown.replace('%', '%%')})"
+
+
+def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
+    hub = parser.add_argument_group("Hub")
+    hub.add_argument("--push_to_hub", action="store_true", help="publish model, processor, card, code")
+    hub.add_argument("--hub_model_id", help="user/name; default: your user name and the model's folder")
+    hub.add_argument("--hub_private", action="store_true", help="refuse to publish to a public repository")
+    hub.add_argument("--hub_token", help="token that may write; default: HF_TOKEN, or that of `hf auth login`")
