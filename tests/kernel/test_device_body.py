@@ -4,6 +4,7 @@ What a GPU adds (races, barriers, alignment faults, speed) is not seen here; ali
 """
 
 import ctypes
+import itertools
 import subprocess
 from pathlib import Path
 
@@ -62,44 +63,52 @@ def host(tmp_path_factory):
         pytest.skip("no C++ compiler (g++ or clang++)")
     target = tmp_path_factory.mktemp("host") / "host_device_body.so"
     library = ctypes.CDLL(str(compile_cxx(cxx, [HERE / "host_device_body.cpp"], target, ["-O1", "-shared", "-fPIC"])))
-    library.host_blocks.restype = library.host_size_of_params.restype = ctypes.c_longlong
+    for function in (library.host_blocks, library.host_owner_blocks, library.host_size_of_params):
+        function.restype = ctypes.c_longlong
+    library.host_launch_problem.restype = ctypes.c_char_p
+    library.host_fits_vectors.restype = ctypes.c_bool
     return library
 
 
-def run_on_host(host, inputs, grad_output, suffix, deterministic=False):
-    """Forward and backward as cuda.py would launch them."""
+@pytest.fixture
+def kernels(host, monkeypatch):
+    """cuda.py's functions with kernels that run on the host; its list has the names of what was launched."""
+    launched = []
+
+    class HostKernels:
+        def launch(self, name, blocks, params, stream):
+            launched.append(name)
+            assert host.host_launch(name.encode(), ctypes.c_longlong(blocks), ctypes.byref(params)) == 0
+
+    monkeypatch.setattr(cuda, "load", lambda device: HostKernels())
+    monkeypatch.setattr(cuda, "_stream", lambda tensor: 0)
+    return launched
+
+
+def run_on_host(inputs, grad_output, deterministic=False):
+    """Forward and backward of prepared tensors, through cuda.py."""
     value, spatial_shapes, locations, weights = inputs
-    sizes = spatial_shapes.flatten().tolist()
-    output = torch.full_like(grad_output, float("nan"))
-    grads = [
-        torch.zeros_like(value, dtype=locations.dtype),
-        torch.full_like(locations, float("nan")),
-        torch.full_like(weights, float("nan")),
-    ]
-    params = cuda.parameters(
-        value,
-        sizes,
-        locations,
-        weights=weights,
-        output=output,
-        grad_output=grad_output,
-        grad_value=grads[0],
-        grad_locations=grads[1],
-        grad_weights=grads[2],
-    )
-    params.adds = not deterministic
-    name = suffix.encode()
-    assert host.host_forward(name, ctypes.byref(params)) == 0
-    assert host.host_backward(name, ctypes.byref(params)) == 0
-    if deterministic:
-        assert not grads[0].any()
-        assert host.host_owners(name, ctypes.byref(params)) == 0
-    return output, grads
+    prepared = (value, spatial_shapes.flatten().tolist(), locations, weights)
+    output = cuda.compiled_forward(*prepared)
+    return output, cuda.compiled_backward(grad_output, *prepared, deterministic)
+
+
+def compare_with_reference(inputs, grad, assert_close, tolerance):
+    dtype = grad.dtype
+    leaves = [tensor.double().requires_grad_() for tensor in (inputs[0], *inputs[2:])]
+    expected = ms_deform_attn(leaves[0], inputs[1], *leaves[1:], backend="reference")
+    expected_grads = torch.autograd.grad(expected, leaves, grad.double())
+    sums = tolerance[torch.float64 if dtype == torch.float64 else torch.float32][1]
+    for deterministic in (False, True):
+        output, grads = run_on_host(inputs, grad, deterministic)
+        assert_close(output, expected, tolerance[dtype][0])
+        for a, b in zip(grads, expected_grads, strict=True):
+            assert_close(a, b, sums)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_the_cuda_body_for_any_shape(data, host, make_inputs, assert_close, tolerance):
+def test_the_cuda_body_for_any_shape(data, kernels, make_inputs, assert_close, tolerance):
     dtype = data.draw(st.sampled_from(list(NAMES)), label="dtype")
     sizes = {name: data.draw(st.integers(1, 3), label=name) for name in ("batch", "heads", "points")}
     sizes["queries"] = data.draw(st.sampled_from([1, 5, 31, 32, 33, 64, 65]), label="queries")
@@ -110,29 +119,49 @@ def test_the_cuda_body_for_any_shape(data, host, make_inputs, assert_close, tole
     grad = torch.randn(sizes["batch"], sizes["queries"], sizes["heads"] * sizes["channels"], dtype=torch.float64).to(
         dtype
     )
-    suffix = cuda.variant(dtype, sizes["channels"], [])
     if data.draw(st.booleans(), label="scalar"):
-        suffix = f"{NAMES[dtype]}_scalar"
+        # Not at the start of its memory, so that 16 bytes do not fit.
+        inputs = (torch.cat([inputs[0].flatten()[:1], inputs[0].flatten()])[1:].view_as(inputs[0]), *inputs[1:])
 
-    leaves = [tensor.double().requires_grad_() for tensor in (inputs[0], *inputs[2:])]
-    expected = ms_deform_attn(leaves[0], inputs[1], *leaves[1:], backend="reference")
-    expected_grads = torch.autograd.grad(expected, leaves, grad.double())
-    sums = tolerance[torch.float64 if dtype == torch.float64 else torch.float32][1]
-    for deterministic in (False, True):
-        output, grads = run_on_host(host, inputs, grad, suffix, deterministic)
-        assert_close(output, expected, tolerance[dtype][0])
-        for a, b in zip(grads, expected_grads, strict=True):
-            assert_close(a, b, sums)
+    compare_with_reference(inputs, grad, assert_close, tolerance)
 
 
-def test_a_location_that_is_no_number_reaches_the_output(host, make_inputs):
+@pytest.mark.parametrize("dtype", list(NAMES), ids=NAMES.get)
+def test_several_blocks_of_the_vector_kernels(dtype, kernels, make_inputs, assert_close, tolerance):
+    inputs = make_inputs(dtype, queries=65, heads=2, channels=32, points=4)
+    grad = torch.randn(2, 65, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    compare_with_reference(inputs, grad, assert_close, tolerance)
+    name = NAMES[dtype]
+    assert set(kernels) == {f"forward_{name}_vector", f"backward_{name}_vector", f"backward_owners_{name}"}
+
+
+def test_a_location_that_is_no_number_reaches_the_output(kernels, make_inputs):
     inputs = make_inputs(channels=32)
     inputs[2][1, 4, 2, 0, 1, 0] = float("nan")
-    output, grads = run_on_host(host, inputs, torch.ones(2, 7, 96), "float32_vector")
+    output, grads = run_on_host(inputs, torch.ones(2, 7, 96))
+    assert kernels[0] == "forward_float32_vector"
     output = output.view(2, 7, 3, 32)
     assert output[1, 4, 2].isnan().all()
     output[1, 4, 2] = 0
     assert output.isfinite().all() and grads[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", list(NAMES), ids=NAMES.get)
+def test_any_size_may_be_zero(dtype, kernels, make_inputs, assert_close):
+    names = ("batch", "queries", "heads", "channels", "points")
+    for *sizes, levels in itertools.product((0, 1, 8), (0, 1, 33), (0, 1, 2), (0, 1, 8), (0, 1, 4), (0, 1, 2)):
+        if 0 not in (*sizes, levels):
+            continue
+        sizes = dict(zip(names, sizes, strict=True))
+        inputs = make_inputs(dtype, **sizes, shapes=((2, 3), (1, 1))[:levels])
+        grad = torch.ones(sizes["batch"], sizes["queries"], sizes["heads"] * sizes["channels"], dtype=dtype)
+        expected = ms_deform_attn(*inputs, backend="reference")
+        for deterministic in (False, True):
+            output, grads = run_on_host(inputs, grad, deterministic)
+            assert_close(output, expected, 0)
+            for got, tensor in zip(grads, (inputs[0], *inputs[2:]), strict=True):
+                assert got.shape == tensor.shape and not got.any()
+    assert set(kernels) <= set(cuda.KERNEL_NAMES)
 
 
 @pytest.mark.parametrize("suffix", ["_".join(key) for key in cuda.GROUPS])
@@ -140,22 +169,54 @@ def test_a_location_that_is_no_number_reaches_the_output(host, make_inputs):
 def test_the_grid_visits_every_query_once(suffix, batch, heads, queries, host, make_inputs):
     inputs = make_inputs(batch=batch, heads=heads, queries=queries, points=1, shapes=((2, 2),))
     params = cuda.parameters(inputs[0], [2, 2], inputs[2])
-    counts = torch.zeros(batch * queries * heads, dtype=torch.int32)
-    assert host.host_visits(suffix.encode(), ctypes.byref(params), ctypes.c_void_p(counts.data_ptr())) == 0
-    assert (counts == 1).all()
-    # ... and cuda.py launches as many blocks as the C++ says.
-    group = cuda.GROUPS[tuple(suffix.split("_"))][0]
-    assert cuda.blocks(params, suffix) == host.host_blocks(group, ctypes.byref(params))
+    for backward, groups in ((False, cuda.GROUPS), (True, cuda.BACKWARD_GROUPS)):
+        counts = torch.zeros(batch * queries * heads, dtype=torch.int32)
+        pointer = ctypes.c_void_p(counts.data_ptr())
+        assert host.host_visits(suffix.encode(), backward, ctypes.byref(params), pointer) == 0
+        assert (counts == 1).all()
+        # ... and cuda.py launches as many blocks as the C++ says.
+        group = groups[tuple(suffix.split("_"))][0]
+        assert cuda.blocks(params, suffix, groups) == host.host_blocks(group, ctypes.byref(params))
 
 
-def test_the_parameters_have_one_layout(host, make_inputs):
+@pytest.mark.parametrize("sides", [(1, 1), (4, 4), (17, 1), (28, 28), (0, 0)])
+def test_the_owners_have_every_pixel(sides, host, make_inputs):
+    shapes = (sides,) if all(sides) else ()
+    inputs = make_inputs(batch=3, heads=2, points=1, shapes=shapes)
+    params = cuda.parameters(inputs[0], [side for pair in shapes for side in pair], inputs[2])
+    assert cuda.owner_blocks(params) == host.host_owner_blocks(ctypes.byref(params))
+
+
+def test_deterministic_gradients_of_one_order(kernels, make_inputs):
+    # All queries meet one pixel, whose gradient is then the sum of float32 numbers in their order.
+    value, spatial_shapes, locations, weights = make_inputs(batch=1, queries=70, heads=1, channels=32, points=3)
+    locations = torch.full_like(locations, 0.5)
+    locations[:, :, :, 0] = torch.tensor([0.5 / 6, 0.5 / 5])  # the centre of pixel (0, 0) of the first level
+    grad = torch.randn(1, 70, 32, generator=torch.Generator().manual_seed(1))
+    _, grads = run_on_host((value, spatial_shapes, locations, weights), grad, deterministic=True)
+    expected = torch.zeros(32)
+    for query, point in itertools.product(range(70), range(3)):
+        expected += weights[0, query, 0, 0, point] * grad[0, query]
+    torch.testing.assert_close(grads[0][0, 0, 0], expected, rtol=0, atol=1e-6)
+    assert kernels[-1] == "backward_owners_float32"
+
+
+def test_the_parameters_have_one_layout(host):
     assert ctypes.sizeof(cuda.Params) == host.host_size_of_params()
     text = (SOURCES / "device_body.h").read_text()
     assert f"kMaxLevels = {cuda.MAX_LEVELS};" in text and f"kThreads = {cuda.THREADS};" in text
+    assert f"kOwnerLanes = 32, kOwnedPixels = {cuda.OWNED_PIXELS};" in text
     kernels = (SOURCES / "cuda_kernels.cuh").read_text()
     types = {"float32": "float", "float64": "double", "bfloat16": "BFloat16", "float16": "Float16"}
-    for (name, access), (group, vector) in cuda.GROUPS.items():
-        assert f"MSDA_KERNELS({name}_{access}, {types[name]}, {group}, {vector})" in kernels
+    for (name, access), forward in cuda.GROUPS.items():
+        numbers = ", ".join(map(str, (*forward, *cuda.BACKWARD_GROUPS[name, access])))
+        assert f"MSDA_KERNELS({name}_{access}, {types[name]}, {numbers})" in kernels
+    # The C++ that launches them has the groups once more.
+    launch = (SOURCES / "cuda_launch.cu").read_text()
+    for name in types:
+        groups = [of[name, "vector"][0] for of in (cuda.GROUPS, cuda.BACKWARD_GROUPS)]
+        assert f"MSDA_LIST({name}, {groups[0]}, {groups[1]})" in launch
+        assert {of[name, "scalar"][0] for of in (cuda.GROUPS, cuda.BACKWARD_GROUPS)} == {8}
 
 
 def test_narrowing_and_widening_are_exact(host):
@@ -182,12 +243,43 @@ def test_narrowing_and_widening_are_exact(host):
         assert narrowed[name] == expected.tolist()
 
 
-def test_vectors_need_whole_and_aligned_channels():
-    assert cuda.variant(torch.float32, 32, [16, 32]) == "float32_vector"
-    assert cuda.variant(torch.float32, 32, [16, 36]) == "float32_scalar"
-    assert cuda.variant(torch.float32, 30, [16]) == "float32_scalar"
-    assert cuda.variant(torch.bfloat16, 4, [0]) == "bfloat16_scalar"
-    assert cuda.variant(torch.float64, 2, [0]) == "float64_vector"
+def on_meta(dtype, pixels, channels, heads=1):
+    return torch.empty(1, pixels, heads, channels, dtype=dtype, device="meta")
+
+
+@pytest.mark.parametrize(
+    "shape, expected",
+    [
+        ((torch.float32, 10, 32), "float32_vector"),
+        ((torch.float32, 10, 30), "float32_scalar"),
+        ((torch.bfloat16, 10, 4), "bfloat16_scalar"),
+        ((torch.bfloat16, 10, 8), "bfloat16_vector"),
+        ((torch.float64, 10, 2), "float64_vector"),
+        # 2**32 vectors of an image are more than the vector kernels count.
+        ((torch.float32, 2**30, 16), "float32_scalar"),
+        ((torch.float32, 2**30 - 1, 16), "float32_vector"),
+        ((torch.bfloat16, 2**30, 16), "bfloat16_scalar"),
+        ((torch.bfloat16, 2**30 - 1, 8, 2), "bfloat16_vector"),
+        ((torch.float64, 2**30, 4, 2), "float64_scalar"),
+        ((torch.float64, 2**30 - 1, 4, 2), "float64_vector"),
+    ],
+)
+def test_vectors_need_whole_channels_and_fit_32_bits(shape, expected, host):
+    value = on_meta(*shape)
+    assert cuda.variant(value) == expected
+    # The C++ route has the same rule.
+    params = cuda.Params(pixels=value.shape[1], heads=value.shape[2], channels=value.shape[3])
+    assert host.host_fits_vectors(ctypes.byref(params), value.element_size()) == expected.endswith("_vector")
+
+
+def test_vectors_need_aligned_pointers(host):
+    value, memory = torch.zeros(1, 2, 1, 4), torch.zeros(9)
+    for shifted, expected in ((memory[:8], "float32_vector"), (memory[1:], "float32_scalar")):
+        other = shifted.view(value.shape)
+        assert cuda.variant(value, other) == cuda.variant(other, value) == expected
+        for name in ("value", "output", "grad_output", "grad_value"):
+            params = cuda.Params(pixels=2, heads=1, channels=4, **{name: other.data_ptr()})
+            assert host.host_fits_vectors(ctypes.byref(params), 4) == (expected == "float32_vector")
 
 
 def test_more_than_2_to_31_elements(host):
@@ -231,19 +323,68 @@ def test_more_than_2_to_31_elements(host):
     ends = [tensor[:, -3:].contiguous() for tensor in (locations, weights, grad_output)]
     pointers = {"weights": ends[1], "grad_output": ends[2], "grad_value": grad_value}
     params = cuda.parameters(value, [height, width], ends[0], **pointers)
-    assert host.host_owners(b"bfloat16_vector", ctypes.byref(params)) == 0
+    assert host.host_last_owners(b"bfloat16_vector", ctypes.byref(params)) == 0
     torch.testing.assert_close(grad_value[0, -1, -channels:], torch.full((channels,), 1.5), rtol=1e-2, atol=1e-2)
 
 
-def test_what_a_launch_cannot_count(make_inputs):
-    value = torch.empty(1, 1, 1, 1)
-    with pytest.raises(ValueError, match=r"`sampling_locations` to have fewer than 2\*\*30 points"):
-        cuda.parameters(value, [1, 1], torch.empty(1, 1, 1, 1, 2**30, 2, device="meta"))
-    with pytest.raises(ValueError, match=r"`sampling_locations` to have fewer than 2\*\*31 queries times heads"):
-        cuda.parameters(value, [1, 1], torch.empty(1, 2**31, 1, 1, 1, 2, device="meta"))
+@pytest.mark.parametrize(
+    "grid, expected",
+    [
+        ((1, 1, 1, 1, 2**30), r"`sampling_locations` to have fewer than 2\*\*30 points"),
+        ((1, 1, 1, 2, 2**29), r"`sampling_locations` to have fewer than 2\*\*30 points"),
+        ((1, 1, 1, 1, 2**30 - 1), None),
+        ((1, 2**31, 1, 1, 1), r"`sampling_locations` to have fewer than 2\*\*31 queries times heads"),
+        ((2, 2**20, 2**10, 1, 1), r"`sampling_locations` to have fewer than 2\*\*31 queries times heads"),
+        ((1, 2**31 - 1, 1, 1, 1), None),
+        ((1, 1, 1, 65, 1), "`spatial_shapes` to have at most 64 levels on CUDA, got 65"),
+        ((1, 1, 1, 64, 1), None),
+    ],
+)
+def test_what_a_launch_cannot_count(grid, expected, host):
+    batch, queries, heads, levels, points = grid
+    value = torch.empty(batch, levels, heads, 1, device="meta")
+    locations = torch.empty(*grid, 2, device="meta")
+    # The C++ route has the same rule.
+    params = cuda.Params(batch=batch, queries=queries, heads=heads, levels=levels, points=points)
+    problem = host.host_launch_problem(ctypes.byref(params))
+    if expected is None:
+        cuda.parameters(value, [1, 1] * levels, locations)
+        assert problem is None
+        return
+    with pytest.raises(ValueError, match=expected):
+        cuda.parameters(value, [1, 1] * levels, locations)
+    assert problem is not None
 
 
-def test_too_many_levels_for_the_kernel_parameters(make_inputs):
-    value, _, locations, _ = make_inputs(heads=1, points=1, shapes=((1, 1),) * 65)
-    with pytest.raises(ValueError, match="`spatial_shapes` to have at most 64 levels on CUDA, got 65"):
-        cuda.parameters(value, [1, 1] * 65, locations)
+class Driver:
+    """Stands in for libcuda: says yes to all, and remembers what it was asked."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self.calls.append((name, *(argument for argument in arguments if isinstance(argument, bytes))))
+            return 0
+
+        return call
+
+
+def test_all_kernels_are_loaded_before_the_first_launch(monkeypatch, tmp_path):
+    driver = Driver()
+    monkeypatch.setattr(cuda, "_driver", lambda: driver)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    image = tmp_path / "sm_90.cubin"
+    image.write_bytes(b"")
+    monkeypatch.setattr(cuda, "image_for", lambda capability, folder: image)
+    loaded = cuda.load.__wrapped__(0)
+    found = [call[1] for call in driver.calls if call[0] == "cuModuleGetFunction"]
+    assert sorted(found) == sorted(name.encode() for name in cuda.KERNEL_NAMES)
+    assert len([call for call in driver.calls if call[0] == "cuFuncGetAttribute"]) == len(found)
+    driver.calls.clear()
+    for name in cuda.KERNEL_NAMES:
+        loaded.launch(name, 1, cuda.Params(), 0)
+    assert {call[0] for call in driver.calls} == {"cuCtxPushCurrent_v2", "cuLaunchKernel", "cuCtxPopCurrent_v2"}
+    loaded.launch("another", 1, cuda.Params(), 0)  # of a benchmark, say
+    assert ("cuModuleGetFunction", b"another") in driver.calls

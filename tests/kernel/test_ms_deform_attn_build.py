@@ -1,6 +1,10 @@
 """Building: at the first use and ahead of time, by several processes at once, and where it cannot be."""
 
+import importlib.util
+import itertools
+import re
 import shutil
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -281,8 +285,7 @@ def nvrtc():
 
 def kernels_in(image):
     """Every kernel that cuda.py launches has to be in an image."""
-    names = [f"{kind}_{'_'.join(key)}" for key in cuda.GROUPS for kind in ("forward", "backward", "backward_owners")]
-    return all(name.encode() in image for name in names)
+    return all(name.encode() in image for name in cuda.KERNEL_NAMES)
 
 
 @pytest.mark.slow
@@ -292,6 +295,7 @@ def test_nvrtc_compiles_without_nvcc_and_without_a_gpu(nvrtc, tmp_path, monkeypa
     assert cubin.read_bytes()[:4] == b"\x7fELF" and kernels_in(cubin.read_bytes())
     assert ".target sm_80" in ptx.read_text(errors="replace") and kernels_in(ptx.read_bytes())
     assert b"red.global.add.v4.f32" not in ptx.read_bytes()  # an instruction of sm_90
+    assert sorted(re.findall(rb"\.entry (\w+)\(", ptx.read_bytes())) == sorted(map(str.encode, cuda.KERNEL_NAMES))
     stamps = [path.stat().st_mtime_ns for path in (cubin, ptx)]
     assert cuda.build_cuda_images(tmp_path, ["sm_90", "compute_80"]) == [cubin, ptx]
     assert [path.stat().st_mtime_ns for path in (cubin, ptx)] == stamps
@@ -301,6 +305,23 @@ def test_nvrtc_compiles_without_nvcc_and_without_a_gpu(nvrtc, tmp_path, monkeypa
     assert cuda.image_for((8, 9), tmp_path) == ptx
     assert cuda.image_for((12, 0), tmp_path) == ptx
     assert cuda.image_for((7, 5), tmp_path) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_loads_of_a_point_are_in_flight_together(dtype, nvrtc, tmp_path):
+    triton = importlib.util.find_spec("triton")
+    program = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump" if triton else tmp_path / "none"
+    if not program.is_file():
+        pytest.skip("triton, which brings cuobjdump, is not installed")
+    [cubin] = cuda.build_cuda_images(tmp_path, ["sm_90"], "nvrtc")
+    command = [program, "-sass", "-fun", f"forward_{dtype}_vector", cubin]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    codes = re.findall(r"/\*[0-9a-f]{4,}\*/ +(?:@!?U?P\d+ +)?(LDG\.E\.128|FFMA|BRA|BSSY|BSYNC)", text)
+    # No sum and no branch between a point's four loads.
+    runs = [len(list(run)) for code, run in itertools.groupby(codes) if code == "LDG.E.128"]
+    lanes, _ = cuda.GROUPS[dtype, "vector"]
+    assert sum(runs) == 4 * lanes and all(run % 4 == 0 for run in runs)
 
 
 def test_nvrtc_reports_what_the_compiler_says(nvrtc):

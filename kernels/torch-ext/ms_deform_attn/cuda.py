@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -37,6 +38,9 @@ CUDA_SOURCES = ("cuda_kernels.cuh", "device_body.h")
 COMPILE_FLAGS = ("-std=c++17",)
 MAX_LEVELS = 64  # kMaxLevels in device_body.h
 THREADS = 256  # kThreads in device_body.h
+FUNC_ATTRIBUTE_NUM_REGS = 4  # CU_FUNC_ATTRIBUTE_NUM_REGS of cuda.h
+
+OWNED_PIXELS = 16  # kOwnedPixels in device_body.h; a warp owns them
 
 # Lanes in a group and channels in a vector, as in the list at the end of cuda_kernels.cuh.
 GROUPS = {
@@ -49,6 +53,11 @@ GROUPS = {
     ("bfloat16", "scalar"): (8, 1),
     ("float16", "scalar"): (8, 1),
 }
+BACKWARD_GROUPS = GROUPS | {("bfloat16", "vector"): (8, 4), ("float16", "vector"): (8, 4)}
+KERNEL_NAMES = (
+    *(f"{kind}_{dtype}_{access}" for dtype, access in GROUPS for kind in ("forward", "backward")),
+    *(f"backward_owners_{dtype}" for dtype, access in GROUPS if access == "vector"),
+)
 POINTERS = (
     "value",
     "locations",
@@ -241,18 +250,23 @@ def _check(status: int, what: str) -> None:
 
 
 class Kernels:
-    """The kernels on one GPU."""
+    """The kernels of `image` on one GPU.
 
-    def __init__(self, device: int, image: bytes):
+    Those of `names` are loaded at once, so that a CUDA graph can capture them; others at their first launch.
+    """
+
+    def __init__(self, device: int, image: bytes, names: Sequence[str] = ()):
         driver = _driver()
         handle = ctypes.c_int()  # the driver counts the devices that CUDA_VISIBLE_DEVICES leaves, as torch does
         _check(driver.cuDeviceGet(ctypes.byref(handle), device), "cuDeviceGet")
         self.context = ctypes.c_void_p()  # torch's own, the primary one
         _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(self.context), handle), "cuDevicePrimaryCtxRetain")
         self.module = ctypes.c_void_p()
+        self.functions: dict[str, ctypes.c_void_p] = {}
         with self:
             _check(driver.cuModuleLoadData(ctypes.byref(self.module), image), "cuModuleLoadData")
-        self.functions: dict[str, ctypes.c_void_p] = {}
+            for name in names:
+                self._load(name)
 
     def __enter__(self):
         _check(_driver().cuCtxPushCurrent_v2(self.context), "cuCtxPushCurrent")
@@ -260,15 +274,21 @@ class Kernels:
     def __exit__(self, *exception):
         _check(_driver().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p())), "cuCtxPopCurrent")
 
+    def _load(self, name: str) -> None:
+        function, registers = ctypes.c_void_p(), ctypes.c_int()
+        status = _driver().cuModuleGetFunction(ctypes.byref(function), self.module, name.encode())
+        _check(status, f"finding {name}")
+        # A handle may be of a kernel that is not loaded yet; asking for its number of registers loads it.
+        status = _driver().cuFuncGetAttribute(ctypes.byref(registers), FUNC_ATTRIBUTE_NUM_REGS, function)
+        _check(status, f"loading {name}")
+        self.functions[name] = function
+
     def launch(self, name: str, blocks: int, params: ctypes.Structure, stream: int, threads: int = THREADS) -> None:
         if blocks == 0:
             return
         with self:  # whatever device is current in this thread
             if name not in self.functions:
-                function = ctypes.c_void_p()
-                status = _driver().cuModuleGetFunction(ctypes.byref(function), self.module, name.encode())
-                _check(status, f"finding {name}")
-                self.functions[name] = function
+                self._load(name)
             arguments = (ctypes.c_void_p * 1)(ctypes.addressof(params))
             grid, block, shared = (blocks, 1, 1), (threads, 1, 1), 0
             status = _driver().cuLaunchKernel(
@@ -293,7 +313,7 @@ def load(device: int) -> Kernels:
         exact = not known or number in known
         [image] = build_cuda_images(cache_directory(), [f"sm_{number}" if exact else f"compute_{earlier[-1]}"])
     torch.cuda.init()
-    return Kernels(device, image.read_bytes() + b"\0")
+    return Kernels(device, image.read_bytes() + b"\0", KERNEL_NAMES)
 
 
 def require_device() -> None:
@@ -315,23 +335,27 @@ def require() -> None:
 # ---------------------------------------------------------------------------------------------------------- launches
 
 
-def variant(dtype: torch.dtype, channels: int, pointers: list[int]) -> str:
-    """The kernels' suffix: `_vector` where every 16-byte access is aligned, else `_scalar`."""
-    name = str(dtype).removeprefix("torch.")
-    vectors = channels % GROUPS[name, "vector"][1] == 0 and all(pointer % 16 == 0 for pointer in pointers)
-    return f"{name}_{'vector' if vectors else 'scalar'}"
+def variant(value: Tensor, *others: Tensor) -> str:
+    """The kernels' suffix: `_vector` where 16-byte accesses fit `value` and what has rows like it, else `_scalar`."""
+    name = str(value.dtype).removeprefix("torch.")
+    _, pixels, heads, channels = value.shape
+    # The vector kernels count the vectors of an image in 32 bits.
+    fits = channels % GROUPS[name, "vector"][1] == 0
+    fits = fits and pixels * heads * channels // BACKWARD_GROUPS[name, "vector"][1] < 2**32
+    fits = fits and all(tensor.data_ptr() % 16 == 0 for tensor in (value, *others))
+    return f"{name}_{'vector' if fits else 'scalar'}"
 
 
-def blocks(params: Params, suffix: str) -> int:
+def blocks(params: Params, suffix: str, groups: dict[tuple[str, str], tuple[int, int]] = GROUPS) -> int:
     """`blocks_of` of device_body.h: a block has some consecutive queries of one head."""
-    queries = THREADS // GROUPS[tuple(suffix.split("_"))][0]
+    queries = THREADS // groups[tuple(suffix.split("_"))][0]
     return params.batch * -(-params.queries // queries) * params.heads
 
 
-def owner_blocks(params: Params, suffix: str) -> int:
-    """Blocks for `owners_of` of device_body.h: one group per image, head and level."""
-    owners = THREADS // GROUPS[tuple(suffix.split("_"))][0]
-    return -(-params.batch * params.heads * params.levels // owners)
+def owner_blocks(params: Params) -> int:
+    """`owner_blocks_of` of device_body.h: a warp for some pixels of each image and head."""
+    owners = params.batch * params.heads * -(-params.pixels // OWNED_PIXELS)
+    return -(-owners // (THREADS // 32))
 
 
 def parameters(value: Tensor, sizes: list[int], locations: Tensor, **pointers: Tensor) -> Params:
@@ -361,7 +385,7 @@ def parameters(value: Tensor, sizes: list[int], locations: Tensor, **pointers: T
             f"Expected `sampling_locations` to have fewer than 2**30 points for a query and head on CUDA, got shape "
             f"{tuple(locations.shape)}."
         )
-    if params.batch * params.heads * max(params.queries, params.levels) >= 2**31:
+    if params.batch * params.heads * params.queries >= 2**31:
         raise ValueError(
             "Expected `sampling_locations` to have fewer than 2**31 queries times heads in all on CUDA, got "
             f"shape {tuple(locations.shape)}."
@@ -378,7 +402,7 @@ def compiled_forward(value: Tensor, sizes: list[int], locations: Tensor, weights
     if output.numel() == 0:
         return output
     params = parameters(value, sizes, locations, weights=weights, output=output)
-    suffix = variant(value.dtype, value.shape[3], [params.value, params.output])
+    suffix = variant(value, output)
     load(value.device.index).launch(f"forward_{suffix}", blocks(params, suffix), params, _stream(value))
     return output
 
@@ -400,10 +424,10 @@ def compiled_backward(
     )
     if value.shape[3] == 0:
         return grad_value, grad_locations.zero_(), grad_weights.zero_()
-    suffix = variant(value.dtype, value.shape[3], [params.value, params.grad_output, params.grad_value])
+    suffix = variant(value, grad_output, grad_value)
     kernels, stream = load(value.device.index), _stream(value)
     params.adds = not deterministic
-    kernels.launch(f"backward_{suffix}", blocks(params, suffix), params, stream)
+    kernels.launch(f"backward_{suffix}", blocks(params, suffix, BACKWARD_GROUPS), params, stream)
     if deterministic:
-        kernels.launch(f"backward_owners_{suffix}", owner_blocks(params, suffix), params, stream)
+        kernels.launch(f"backward_owners_{suffix.split('_')[0]}", owner_blocks(params), params, stream)
     return grad_value, grad_locations, grad_weights

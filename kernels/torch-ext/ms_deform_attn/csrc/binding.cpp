@@ -162,12 +162,11 @@ Params cuda_params(const Tensor& value, const std::vector<int64_t>& shapes, cons
                       weights.get_device_index() == value.get_device_index(),
                   "ms_deform_attn: expected all tensors on the GPU of value.");
   const int64_t levels = locations.size(3);
-  STD_TORCH_CHECK(levels <= kMaxLevels, "ms_deform_attn: at most ", kMaxLevels, " levels on CUDA, got ", levels, ".");
   Params p{};
   p.batch = value.size(0), p.pixels = value.size(1), p.heads = value.size(2), p.channels = value.size(3);
   p.queries = locations.size(1), p.levels = levels, p.points = locations.size(4);
-  STD_TORCH_CHECK(p.batch * p.heads * (p.queries + p.levels) < (int64_t(1) << 31),
-                  "ms_deform_attn: too many queries times heads for one launch.");
+  const char* problem = launch_problem(p);
+  STD_TORCH_CHECK(problem == nullptr, "ms_deform_attn: expected sampling_locations with ", problem, ".");
   Int64 start = 0;
   for (int64_t level = 0; level < levels; ++level) {
     p.level[level] = {int(shapes[2 * level]), int(shapes[2 * level + 1]), start};
@@ -177,12 +176,6 @@ Params cuda_params(const Tensor& value, const std::vector<int64_t>& shapes, cons
   p.locations = locations.const_data_ptr();
   p.weights = weights.const_data_ptr();
   return p;
-}
-
-bool fits_vectors(const Tensor& value, std::initializer_list<const void*> pointers) {
-  bool fits = value.size(3) * int64_t(value.element_size()) % 16 == 0;
-  for (const void* pointer : pointers) fits = fits && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
-  return fits;
 }
 
 void* current_stream(const Tensor& tensor) {
@@ -198,7 +191,7 @@ Tensor forward_cuda(const Tensor& value, std::vector<int64_t> shapes, const Tens
   if (output.numel() == 0) return output;
   const torch::stable::accelerator::DeviceGuard guard(value.get_device_index());
   const int error =
-      launch_forward(cuda_element(value), fits_vectors(value, {p.value, p.output}), p, current_stream(value));
+      launch_forward(cuda_element(value), fits_vectors(p, int(value.element_size())), p, current_stream(value));
   STD_TORCH_CHECK(error == 0, "ms_deform_attn: the launch failed: ", launch_error(error));
   return output;
 }
@@ -219,8 +212,8 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_output, cons
   p.grad_weights = grad_weights.mutable_data_ptr();
   if (value.numel() == 0 || grad_output.numel() == 0) return {grad_value, grad_locations, grad_weights};
   const torch::stable::accelerator::DeviceGuard guard(value.get_device_index());
-  const int error = launch_backward(cuda_element(value), fits_vectors(value, {p.value, p.grad_output, p.grad_value}),
-                                    deterministic, p, current_stream(value));
+  const int error = launch_backward(cuda_element(value), fits_vectors(p, int(value.element_size())), deterministic, p,
+                                    current_stream(value));
   STD_TORCH_CHECK(error == 0, "ms_deform_attn: the launch failed: ", launch_error(error));
   return {grad_value, grad_locations, grad_weights};
 }

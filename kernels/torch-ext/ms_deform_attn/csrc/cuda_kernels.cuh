@@ -25,6 +25,14 @@ struct CudaGroup {
     body(lane);
   }
   __device__ __forceinline__ void sync() { __syncwarp(); }
+  // These two are for whole warps: which lanes say yes, and the number that one of them has.
+  template <class F>
+  __device__ __forceinline__ unsigned vote(F body) {
+    return __ballot_sync(0xffffffffu, body(lane));
+  }
+  __device__ __forceinline__ Int64 broadcast(const PerLane<int>& number, int i) {
+    return __shfl_sync(0xffffffffu, number.own, i);
+  }
 
   template <int kVector>
   __device__ __forceinline__ void add(C* to, const Vector<C, kVector>& share) {
@@ -78,19 +86,29 @@ using namespace ms_deform_attn;
     BODY;                                                                                                             \
   }
 
-#define MSDA_KERNELS(NAME, T, GROUP, VECTOR)                                                                          \
+#define MSDA_KERNELS(NAME, T, GROUP, VECTOR, BACKWARD_GROUP, BACKWARD_VECTOR)                                         \
   MSDA_KERNEL(MSDA_BOUNDS(T, 4) forward_##NAME, T, GROUP,                                                             \
               (forward_item<T, VECTOR>(group, p, item_of(p, GROUP, blockIdx.x, threadIdx.x))))                        \
-  MSDA_KERNEL(MSDA_BOUNDS(T, 3) backward_##NAME, T, GROUP,                                                            \
-              (backward_item<T, VECTOR>(group, p, item_of(p, GROUP, blockIdx.x, threadIdx.x))))                       \
-  MSDA_KERNEL(MSDA_BOUNDS(T, 1) backward_owners_##NAME, T, GROUP,                                                     \
-              (owner_item<T, VECTOR>(group, p, (blockIdx.x * (Int64)kThreads + threadIdx.x) / GROUP)))
+  MSDA_KERNEL(MSDA_BOUNDS(T, 3) backward_##NAME, T, BACKWARD_GROUP,                                                   \
+              (backward_item<T, BACKWARD_VECTOR>(group, p, item_of(p, BACKWARD_GROUP, blockIdx.x, threadIdx.x))))
 
-MSDA_KERNELS(float32_vector, float, 8, 4)
-MSDA_KERNELS(float32_scalar, float, 8, 1)
-MSDA_KERNELS(float64_vector, double, 8, 2)
-MSDA_KERNELS(float64_scalar, double, 8, 1)
-MSDA_KERNELS(bfloat16_vector, BFloat16, 4, 8)
-MSDA_KERNELS(bfloat16_scalar, BFloat16, 8, 1)
-MSDA_KERNELS(float16_vector, Float16, 4, 8)
-MSDA_KERNELS(float16_scalar, Float16, 8, 1)
+// The 16-bit backward kernels have 8 lanes of 4 channels: 4 lanes of 8 would reduce into every other 16 bytes of memory.
+MSDA_KERNELS(float32_vector, float, 8, 4, 8, 4)
+MSDA_KERNELS(float32_scalar, float, 8, 1, 8, 1)
+MSDA_KERNELS(float64_vector, double, 8, 2, 8, 2)
+MSDA_KERNELS(float64_scalar, double, 8, 1, 8, 1)
+MSDA_KERNELS(bfloat16_vector, BFloat16, 4, 8, 8, 4)
+MSDA_KERNELS(bfloat16_scalar, BFloat16, 8, 1, 8, 1)
+MSDA_KERNELS(float16_vector, Float16, 4, 8, 8, 4)
+MSDA_KERNELS(float16_scalar, Float16, 8, 1, 8, 1)
+
+#define MSDA_OWNERS(NAME, T)                                                                                          \
+  MSDA_KERNEL(MSDA_BOUNDS(T, 1) backward_owners_##NAME, T, kOwnerLanes,                                               \
+              __shared__ ComputeOf<T>::Type sums[kThreads * kOwnedPixels];                                            \
+              (owner_item<T>(group, sums + threadIdx.x / kOwnerLanes * kOwnerLanes * kOwnedPixels, p,                 \
+                             (blockIdx.x * (Int64)kThreads + threadIdx.x) / kOwnerLanes)))
+
+MSDA_OWNERS(float32, float)
+MSDA_OWNERS(float64, double)
+MSDA_OWNERS(bfloat16, BFloat16)
+MSDA_OWNERS(float16, Float16)

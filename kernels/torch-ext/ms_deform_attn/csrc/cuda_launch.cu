@@ -1,5 +1,7 @@
 #include "cuda_launch.h"
 
+#include <atomic>
+
 #include "cuda_kernels.cuh"
 
 namespace ms_deform_attn {
@@ -10,9 +12,9 @@ Int64 host_blocks(const Params& p, int group) {  // blocks_of in device_body.h, 
   return p.batch * ((p.queries + queries - 1) / queries) * p.heads;
 }
 
-Int64 host_owner_blocks(const Params& p, int group) {
-  const int owners = kThreads / group;
-  return (p.batch * p.heads * p.levels + owners - 1) / owners;
+Int64 host_owner_blocks(const Params& p) {  // owner_blocks_of
+  const int owners = kThreads / kOwnerLanes;
+  return (p.batch * p.heads * ((p.pixels + kOwnedPixels - 1) / kOwnedPixels) + owners - 1) / owners;
 }
 
 int launch(void (*kernel)(Params), Int64 blocks, const Params& p, void* stream) {
@@ -22,38 +24,61 @@ int launch(void (*kernel)(Params), Int64 blocks, const Params& p, void* stream) 
 }
 
 struct Kernels {
-  int group;
+  int group, backward_group;
   void (*forward)(Params);
   void (*backward)(Params);
   void (*owners)(Params);
 };
 
 Kernels kernels_of(CudaElement element, bool vector) {
-#define MSDA_LIST(NAME, GROUP) \
-  { GROUP, forward_##NAME, backward_##NAME, backward_owners_##NAME }
+#define MSDA_LIST(NAME, GROUP, BACKWARD_GROUP)                                                         \
+  vector ? Kernels{GROUP, BACKWARD_GROUP, forward_##NAME##_vector, backward_##NAME##_vector,           \
+                   backward_owners_##NAME}                                                             \
+         : Kernels{8, 8, forward_##NAME##_scalar, backward_##NAME##_scalar, backward_owners_##NAME}
   switch (element) {
-    case CudaElement::kFloat64: return vector ? Kernels MSDA_LIST(float64_vector, 8) : Kernels MSDA_LIST(float64_scalar, 8);
-    case CudaElement::kBFloat16:
-      return vector ? Kernels MSDA_LIST(bfloat16_vector, 4) : Kernels MSDA_LIST(bfloat16_scalar, 8);
-    case CudaElement::kFloat16: return vector ? Kernels MSDA_LIST(float16_vector, 4) : Kernels MSDA_LIST(float16_scalar, 8);
-    default: return vector ? Kernels MSDA_LIST(float32_vector, 8) : Kernels MSDA_LIST(float32_scalar, 8);
+    case CudaElement::kFloat64: return MSDA_LIST(float64, 8, 8);
+    case CudaElement::kBFloat16: return MSDA_LIST(bfloat16, 4, 8);
+    case CudaElement::kFloat16: return MSDA_LIST(float16, 4, 8);
+    default: return MSDA_LIST(float32, 8, 8);
   }
 #undef MSDA_LIST
+}
+
+// Once for each GPU. CUDA would load each kernel at its first launch, which may be one that a graph captures.
+int load_kernels() {
+  static std::atomic<unsigned long long> loaded{0};  // a bit for each GPU
+  int device = 0;
+  int error = int(cudaGetDevice(&device));
+  const unsigned long long bit = 1ull << (device % 64);
+  if (error != 0 || (loaded & bit)) return error;
+  for (int element = 0; element < 4; ++element)
+    for (const bool vector : {false, true}) {
+      const Kernels kernels = kernels_of(CudaElement(element), vector);
+      for (const auto kernel : {kernels.forward, kernels.backward, kernels.owners}) {
+        cudaFuncAttributes attributes;  // asking for them loads the kernel
+        error = int(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)));
+        if (error != 0) return error;
+      }
+    }
+  loaded |= bit;
+  return 0;
 }
 
 }  // namespace
 
 int launch_forward(CudaElement element, bool vector, const Params& p, void* stream) {
   const Kernels kernels = kernels_of(element, vector);
+  if (const int error = load_kernels()) return error;
   return launch(kernels.forward, host_blocks(p, kernels.group), p, stream);
 }
 
 int launch_backward(CudaElement element, bool vector, bool deterministic, Params p, void* stream) {
   const Kernels kernels = kernels_of(element, vector);
+  if (const int error = load_kernels()) return error;
   p.adds = !deterministic;
-  const int error = launch(kernels.backward, host_blocks(p, kernels.group), p, stream);
+  const int error = launch(kernels.backward, host_blocks(p, kernels.backward_group), p, stream);
   if (error != 0 || !deterministic) return error;
-  return launch(kernels.owners, host_owner_blocks(p, kernels.group), p, stream);
+  return launch(kernels.owners, host_owner_blocks(p), p, stream);
 }
 
 const char* launch_error(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
