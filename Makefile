@@ -10,7 +10,7 @@ PEERS ?= build/peers
 OUT ?= outputs/demo$(if $(filter-out demo,$(SUBSET)),_$(SUBSET))
 
 .DEFAULT_GOAL := all
-.PHONY: all help install demo test test-fast test-hermetic test-peers lint clean
+.PHONY: all help install demo test test-fast test-hermetic test-peers lint docs clean
 
 all: install help
 
@@ -52,6 +52,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy avsbench_robust_dataset evaluate_metrics avs_engine
+
+# The site of docs/ in build/site: without a network, and any broken link fails. `.venv/bin/mkdocs serve` shows it.
+docs: install
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf outputs build *.egg-info .pytest_cache .ruff_cache
