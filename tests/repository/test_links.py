@@ -1,0 +1,52 @@
+"""The documents' relative links and anchors, and the site's menu."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = (
+    "avsbench_robust_dataset configs docs evaluate_metrics examples fuzz kernels modeling_avsegformer tests/peers"
+).split()
+TEMPLATES = {"avsbench_robust_dataset/data_card.md", "kernels/CARD.md"}
+FILES = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
+PAGES = sorted({path.relative_to(ROOT).as_posix() for path in FILES} - TEMPLATES)
+CODE = re.compile(r"^```\w*\n.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
+
+
+def text_of(page: str) -> str:
+    """The page without its code blocks."""
+    return CODE.sub("", (ROOT / page).read_text(encoding="utf-8"))
+
+
+def anchors(page: str) -> set[str]:
+    """The names of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ +(.+?) *$", text_of(page), re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()) for heading in headings]
+    return {re.sub(r"[ ]", "-", heading.strip()) for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_lead_somewhere(page):
+    wrong = []
+    for target in LINK.findall(text_of(page)):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        place = (ROOT / page).parent / path if path else ROOT / page
+        if not place.exists():
+            wrong.append(f"{target}: no such file")
+        elif anchor and place.suffix == ".md" and "/reference/" not in place.as_posix():
+            if anchor not in anchors(os.path.relpath(place, ROOT)):
+                wrong.append(f"{target}: no such heading")
+    assert not wrong
+
+
+def test_no_page_is_forgotten():
+    """Each page below docs/ is in the site's menu, and the menu has no other."""
+    # A page of yours is missing? Give it a line under `nav` in mkdocs.yml.
+    menu = set(re.findall(r": ([\w/.-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert menu == {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")}
