@@ -4,6 +4,7 @@ from .builder import AvsbenchRobust, AvsbenchRobustConfig
 from .categories import OBJECT_GROUPS, SINGLE_SOURCE_GROUPS
 from .conditions import CONDITIONS
 from .registration import register
+from .saving import portable
 from .subsets import SPLITS, SUBSETS, Subset
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "AvsbenchRobust",
     "AvsbenchRobustConfig",
     "Subset",
+    "portable",
 ]
 
 register()

@@ -42,7 +42,7 @@ from .sources import (
 )
 from .subsets import SPLITS, SUBSETS, Clip, Subset
 from .unseen import find_wavs
-from .waveform import Waveform
+from .waveform import SAMPLES_FEATURES, Waveform
 
 __all__ = ["AvsbenchRobust", "AvsbenchRobustConfig", "locate", "locate_download", "row_features"]
 
@@ -62,7 +62,6 @@ def row_features(conditions: Iterable[str]) -> datasets.Features:
     """
     conditions = list(conditions)
     extra = [name for name in conditions if name not in CONDITIONS]
-    audio = {"array": datasets.List(datasets.Value("float32")), "sampling_rate": datasets.Value("int32")}
     columns = datasets.Features(
         {
             "clip_id": datasets.Value("string"),
@@ -70,7 +69,7 @@ def row_features(conditions: Iterable[str]) -> datasets.Features:
             "condition": datasets.ClassLabel(names=[*CONDITIONS, *extra]),
             "frames": datasets.List(datasets.Image(mode="RGB")),
             "masks": datasets.List(datasets.Image(mode="L")),
-            "audio": audio,
+            "audio": SAMPLES_FEATURES,
             "audio_source": datasets.Value("string"),
             "audio_category": datasets.Value("string"),
         }

@@ -13,6 +13,7 @@ from datasets import packaged_modules
 from datasets.data_files import DataFilesDict
 from datasets.load import DatasetModule, PackagedDatasetModuleFactory
 
+from .saving import register_portable_writers
 from .sources import code_digest
 
 __all__ = ["NAME", "register"]
@@ -22,7 +23,7 @@ KNOWN_MAJOR = 5
 
 
 def register() -> None:
-    """Registers the builder under `NAME`; a second call changes nothing.
+    """Registers the builder under `NAME`, and what saves its rows; a second call changes nothing.
 
     Raises:
         ImportError: `datasets` is of another major version than the one whose internals this file knows.
@@ -32,6 +33,7 @@ def register() -> None:
             f"avsbench_robust_dataset registers itself with datasets {KNOWN_MAJOR}.x, got {datasets.__version__}. "
             f"Install it with `pip install 'datasets>={KNOWN_MAJOR},<{KNOWN_MAJOR + 1}'`."
         )
+    register_portable_writers()
     packaged_modules._PACKAGED_DATASETS_MODULES[NAME] = (f"{__package__}.builder", code_digest())
     original = PackagedDatasetModuleFactory.get_module
     if getattr(original, "_knows_avsbench_robust", False):

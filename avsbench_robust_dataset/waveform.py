@@ -11,13 +11,16 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from datasets.features.features import register_feature
 
 from .conditions import SAMPLING_RATE, get_condition, off_screen, positive, unseen
 from .recipes import Recipe, make_sound
 
-__all__ = ["Waveform", "sound_keys"]
+__all__ = ["SAMPLES_FEATURES", "Waveform", "sound_keys"]
+
+# A sound as rows hold it that leave this machine.
+SAMPLES_FEATURES = {"array": List(Value("float32")), "sampling_rate": Value("int32")}
 
 SAMPLES_TYPE = pa.list_(pa.float32())
 SOUND_TYPE = pa.struct({"path": pa.string(), "array": SAMPLES_TYPE})
@@ -85,7 +88,7 @@ class Waveform:
         return pa.StructArray.from_arrays(fields, fields=list(self.pa_type), mask=storage.is_null())
 
     def embed_storage(self, storage: pa.StructArray, **kwargs: Any) -> pa.StructArray:
-        """The samples of all rows, for what leaves this machine (`save_to_disk`, `push_to_hub`)."""
+        """The samples of all rows, for what leaves this machine; see `portable`."""
         rows = [value and {"array": self.decode_example(value)["array"]} for value in storage.to_pylist()]
         return self.cast_storage(pa.array(rows, type=pa.struct({"array": SAMPLES_TYPE})))
 

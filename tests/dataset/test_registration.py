@@ -3,11 +3,13 @@
 import inspect
 
 import datasets
+import evaluate
 import pytest
 from datasets import load_dataset, load_dataset_builder, packaged_modules
 from datasets.load import DatasetModule, PackagedDatasetModuleFactory
 
 from avsbench_robust_dataset import AvsbenchRobust, registration
+from evaluate_metrics import avs_robust_metric
 
 
 def test_datasets_still_has_the_parts_that_registration_uses():
@@ -65,3 +67,9 @@ def test_data_files_are_refused(tmp_path):
         load_dataset("avsbench_robust", "s4", data_files={"train": "x.csv"})
     with pytest.raises(ValueError, match="as `data_dir`"):
         AvsbenchRobust(config_name="s4", data_files={"train": "x.csv"}, cache_dir=str(tmp_path))
+
+
+def test_the_metric_s_path_is_of_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    metric = evaluate.load(avs_robust_metric(), cache_dir=str(tmp_path))
+    assert metric.name == "avs_robust" and "conditions" in metric.features
