@@ -21,8 +21,9 @@ class AudioVisualSegmentationPipeline(Pipeline):
         threshold (`float`, defaults to 0.5): a pixel belongs to the mask above this probability.
 
     Returns:
-        For a clip: a list with `{"timestamp": seconds, "mask": PIL image, 0 or 255, of the frames' size}` for each
-        frame. For a list, a list of these, and for an iterator a generator.
+        For a clip: a list with `{"timestamp": seconds, "mask": PIL image, 0 or 255, of the frames' size, "similarity":
+        cosine of sound and frame in [-1, 1], None without a similarity head}` for each frame. For a list, a list of
+        these, and for an iterator a generator.
 
     Raises:
         ValueError: an input or an argument that does not fit; a video's path, for which the package has to be
@@ -97,24 +98,23 @@ class AudioVisualSegmentationPipeline(Pipeline):
         return inputs | {"target_size": _size(frames[0])}
 
     def _forward(self, model_inputs):
-        """`logits (sounds, frames, height, width)` of `pixel_values (1, frames, …)` and `input_features (sounds, …)`.
-
-        The frames, most of the work, pass the encoders once, however many sounds there are.
-        """
+        """`logits (sounds, frames, height, width)` and, with its head, `similarity (sounds, frames)` of `pixel_values
+        (1, frames, …)`, which pass the encoders once, and `input_features (sounds, …)`."""
         embeddings = self.model.get_image_embeddings(model_inputs["pixel_values"])
-        features = model_inputs["input_features"]
-        logits = [
-            self.model(image_embeddings=embeddings, input_features=sound[None], return_dict=True).logits
-            for sound in features
+        sounds = model_inputs["input_features"]
+        outputs = [
+            self.model(image_embeddings=embeddings, input_features=sound[None], return_dict=True) for sound in sounds
         ]
-        return {"logits": torch.cat(logits), "target_size": model_inputs.get("target_size")}
+        names = [name for name in ("logits", "similarity") if name in outputs[0]]
+        joined = {name: torch.cat([output[name] for output in outputs]) for name in names}
+        return joined | {"target_size": model_inputs.get("target_size")}
 
     def postprocess(self, model_outputs, threshold: float = 0.5):
         (masks,) = self._threshold(model_outputs["logits"], model_outputs["target_size"], threshold)
-        return [
-            {"timestamp": float(second), "mask": Image.fromarray(mask * np.uint8(255))}
-            for second, mask in enumerate(masks)
-        ]
+        similarity = model_outputs["similarity"][0].tolist() if "similarity" in model_outputs else [None] * len(masks)
+        images = [Image.fromarray(mask * np.uint8(255)) for mask in masks]
+        seconds = enumerate(zip(images, similarity, strict=True))
+        return [{"timestamp": float(t), "mask": image, "similarity": value} for t, (image, value) in seconds]
 
     def _threshold(self, logits: torch.Tensor, size: tuple[int, int], threshold: float) -> np.ndarray:
         """bool `(clips, frames, height, width)` of logits of any size."""
@@ -126,10 +126,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
 
 def _size(image) -> tuple[int, int]:
     """(height, width)"""
-    if isinstance(image, Image.Image):
-        return image.height, image.width
-    shape = tuple(image.shape)
-    return shape[-2:] if isinstance(image, torch.Tensor) else shape[:2]
+    return tuple(image.shape[-2:]) if isinstance(image, torch.Tensor) else np.shape(image)[:2]
 
 
 __all__ = ["AudioVisualSegmentationPipeline"]

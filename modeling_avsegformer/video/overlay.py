@@ -1,4 +1,4 @@
-"""Masks drawn over frames, and four conditions side by side."""
+"""Masks drawn over frames, and conditions side by side."""
 
 from collections.abc import Sequence
 
@@ -60,6 +60,10 @@ class Panels:
                 frame = np.asarray(Image.fromarray(frame).resize(self.panel_size, Image.Resampling.BILINEAR))
             canvas[self._bar :, place * width : (place + 1) * width] = frame
         return canvas
+
+    def draw_overlays(self, frame: np.ndarray, *masks: np.ndarray) -> np.ndarray:
+        """The row of one frame with each of the masks over it."""
+        return self.draw([draw_overlay(frame, mask) for mask in masks])
 
 
 def _fit(name: str, width: float, font_size: int):

@@ -2,8 +2,10 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,19 @@ from transformers.utils import logging
 
 from ..log_mel import SAMPLE_RATE, log_mel
 from ..pipeline_avsegformer import AudioVisualSegmentationPipeline
+from .explain import Heard
 from .overlay import Panels, draw_overlay, draw_transparent
-from .sounds import Noise, Recording, Silence, Siren, as_chunks, hear
-from .video import MaskFolderWriter, VideoWriter, check_mask_output, check_suffix, read_frames, read_info, to_rgb
+from .sounds import Noise, Recording, Silence, Siren, Sound, Unseen, as_chunks, hear
+from .video import (
+    MaskFolderWriter,
+    VideoInfo,
+    VideoWriter,
+    check_mask_output,
+    check_suffix,
+    read_frames,
+    read_info,
+    to_rgb,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -42,10 +54,14 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
             the model heard.
         masks (path, *optional*): the masks, opaque on transparent ground: a video (.webm, .mov) or a new folder, which
             is filled with PNG files.
-        panels (path, *optional*): a video of the four conditions side by side, with the video's own sound.
-        condition (`str`, defaults to `"positive"`, with `audio` to `"off_screen"`): what the model hears: positive
-            (the video's own sound), silence, noise or off_screen. `panels` always shows all four.
+        panels (path, *optional*): a video of the four conditions side by side, with the video's own sound; with
+            `unseen`, of five.
+        condition (`str`, defaults to `"positive"`, with `audio` to `"off_screen"`, with `unseen` to `"unseen"`): what
+            the model hears: positive (the video's own sound), silence, noise, off_screen or unseen.
         audio (path, *optional*): the off-screen sound, repeated until the video ends. Without it, it is a siren.
+        unseen (`str`, *optional*): a sound that no training of this project uses, one of
+            `avsbench_robust_dataset.timbres.UNSEEN_KINDS`: alarm, wail, rain, engine, choir, clock, animal, sweeps,
+            bells or guitar.
         threshold (`float`, defaults to 0.5): a pixel belongs to the mask above this probability.
         masks_per_second (`float`, defaults to 4): how often the model looks; above the video's rate, at every frame.
         max_seconds (`float`, *optional*): a longer video is refused.
@@ -53,8 +69,9 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         progress (`bool` or a class like `tqdm`, defaults to False): shows a progress bar, of that class.
 
     Returns:
-        For a video: a dict of the paths that were asked for; without any, a list with `{"timestamp": seconds,
-        "mask": PIL image, 0 or 255, of the video's size}` for each of its frames (for long videos use `stream`).
+        For a video: a dict of the paths that were asked for (`write` returns what was marked); without any, a list
+        with `{"timestamp": seconds, "mask": PIL image, 0 or 255, of the video's size, "similarity": cosine of sound
+        and picture in [-1, 1], None without a similarity head}` for each of its frames (for long videos use `stream`).
         For a clip: the same list, one mask a frame. For a list, a list of these, and for an iterator a generator.
 
     Raises:
@@ -77,6 +94,7 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         panels: str | os.PathLike | None = None,
         condition: str | None = None,
         audio: str | os.PathLike | None = None,
+        unseen: str | None = None,
         threshold: float | None = None,
         masks_per_second: float = 4.0,
         max_seconds: float = math.inf,
@@ -91,6 +109,7 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         }
         options = {
             "audio": audio,
+            "unseen": unseen,
             "threshold": threshold,
             "masks_per_second": masks_per_second,
             "max_seconds": max_seconds,
@@ -103,20 +122,21 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
             results = (self(item, condition=condition, **options) for item in inputs)
             return results if isinstance(inputs, Iterator) else list(results)
         if not isinstance(inputs, str | os.PathLike):
-            if outputs or audio is not None or condition is not None:
+            if outputs or (audio, condition, unseen) != (None, None, None):
                 raise ValueError(
-                    "Expected a video's path with `output`, `masks`, `panels`, `condition` or `audio`; a clip has its "
-                    "sound with it."
+                    "Expected a video's path with `output`, `masks`, `panels`, `condition`, `audio` or `unseen`; a "
+                    "clip has its sound with it."
                 )
             return super().__call__(inputs, threshold=threshold, num_workers=num_workers)
-        condition = _condition(condition, audio)
-        if audio is not None and condition != "off_screen" and panels is None:
-            raise ValueError(f"Expected condition='off_screen', which hears `audio`, or none; got {condition!r}.")
         if outputs:
-            self._write(inputs, outputs, condition, **options)
+            self.write(inputs, condition=condition, **outputs, **options)
             return outputs
         return [
-            {"timestamp": moment["timestamp"], "mask": Image.fromarray(moment["mask"] * np.uint8(255))}
+            {
+                "timestamp": moment["timestamp"],
+                "mask": Image.fromarray(moment["mask"] * np.uint8(255)),
+                "similarity": moment["similarity"],
+            }
             for moment in self.stream(inputs, condition=condition, **options)
         ]
 
@@ -126,63 +146,109 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         *,
         condition: str | None = None,
         audio: str | os.PathLike | None = None,
+        unseen: str | None = None,
         **options,
     ) -> Iterator[dict]:
         """Each frame of a video with its mask, held in memory one at a time; arguments as in a call.
 
         Yields:
-            `{"timestamp": seconds, "frame": uint8 (height, width, 3), "mask": bool (height, width)}`
+            `{"timestamp": seconds, "frame": uint8 (height, width, 3), "mask": bool (height, width), "similarity":
+            float or None}`
         """
-        sounds = _open_sounds(read_info(video), [_condition(condition, audio)], audio)
-        for time, frame, (mask,) in self._masks(video, sounds, **options):
-            yield {"timestamp": time, "frame": frame, "mask": mask}
+        condition = _condition(condition, audio, unseen)
+        sound = _Sounds(read_info(video), audio, unseen).open(condition)
+        for time, frame, (mask,), (similarity,) in self._masks(video, [sound], **options):
+            similarity = None if math.isnan(similarity) else float(similarity)
+            yield {"timestamp": time, "frame": frame, "mask": mask, "similarity": similarity}
 
-    def _write(self, video, outputs: dict[str, Path], condition: str, audio, **options) -> None:
-        if len({path.resolve() for path in (Path(video), *outputs.values())}) <= len(outputs):
+    def write(
+        self,
+        video: str | os.PathLike,
+        *,
+        output: str | os.PathLike | None = None,
+        masks: str | os.PathLike | None = None,
+        panels: str | os.PathLike | None = None,
+        condition: str | None = None,
+        audio: str | os.PathLike | None = None,
+        unseen: str | None = None,
+        **options,
+    ) -> dict[str, Heard]:
+        """Writes what a call writes; arguments as in a call. Returns what was marked with each sound, by condition."""
+        condition = _condition(condition, audio, unseen, alone=panels is None)
+        paths = [Path(path) for path in (output, masks, panels) if path is not None]
+        if len({path.resolve() for path in (Path(video), *paths)}) <= len(paths):
             raise ValueError(f"Expected outputs unlike each other and unlike the video, {video}.")
-        for name, path in outputs.items():
-            check_mask_output(path) if name == "masks" else check_suffix(path)
+        if masks is not None:
+            check_mask_output(Path(masks))
+        for path in filter(None, (output, panels)):
+            check_suffix(Path(path))
         info = read_info(video)
-        heard = [condition] if "output" in outputs or "masks" in outputs else []
-        if "panels" in outputs:
-            heard += [name for name in CONDITIONS if name not in heard]
-        sounds = _open_sounds(info, heard, audio)
+        sounds = _Sounds(info, audio, unseen)
         size = (info.width, info.height)
+        views = []
+        if output is not None:
+            views.append(
+                _View([condition], lambda: VideoWriter(output, info, size, **sounds.track(condition)), draw_overlay)
+            )
+        if masks is not None:
+            alpha = Path(masks).suffix
+
+            def mask_writer():
+                return VideoWriter(masks, info, size, alpha=True) if alpha else MaskFolderWriter(masks)
+
+            views.append(_View([condition], mask_writer, lambda frame, mask: draw_transparent(mask)))
+        if panels is not None:
+            names = sounds.conditions()
+            layout = Panels([sounds.label(name) for name in names], size)
+            views.append(
+                _View(names, lambda: VideoWriter(panels, info, layout.size, copy_audio=True), layout.draw_overlays)
+            )
+        return self._write(sounds, views, **options)
+
+    def compare(
+        self,
+        video: str | os.PathLike,
+        folder: str | os.PathLike,
+        *,
+        audio: str | os.PathLike | None = None,
+        unseen: str | None = None,
+        **options,
+    ) -> dict[str, Heard]:
+        """Writes a video for each sound, `folder/{condition}.mp4`: the masks, and the sound that the model heard.
+
+        Arguments as in a call. Returns what was marked with each sound, by condition.
+        """
+        info = read_info(video)
+        sounds = _Sounds(info, audio, unseen)
+        views = []
+        for name in sounds.conditions():
+            layout = Panels([sounds.label(name)], (info.width, info.height))
+            path, size, track = Path(folder) / f"{name}.mp4", layout.size, sounds.track(name)
+            views.append(_View([name], partial(VideoWriter, path, info, size, **track), layout.draw_overlays))
+        return self._write(sounds, views, **options)
+
+    def _write(self, sounds: "_Sounds", views: Sequence["_View"], **options) -> dict[str, Heard]:
+        names = list(dict.fromkeys(name for view in views for name in view.conditions))
+        heard = {name: Heard(sounds.label(name)) for name in names}
+        opened = [sounds.open(name) for name in names]
         with ExitStack() as stack:
-            writers = {}
-
-            def add(name: str, writer) -> None:
-                writers[name] = writer
-                stack.callback(writer.abandon)
-
-            if "output" in outputs:
-                # A second reader of the same sound: the writer reads at another position than the model.
-                gain = NOISE_GAIN if condition == "noise" else 1.0
-                played = None
-                if condition not in ("positive", "silence"):
-                    played = (SAMPLE_RATE, as_chunks(_open_sounds(info, [condition], audio)[0], gain))
-                own = condition == "positive"
-                add("output", VideoWriter(outputs["output"], info, size, copy_audio=own, audio=played))
-            if "masks" in outputs:
-                path = outputs["masks"]
-                add("masks", VideoWriter(path, info, size, alpha=True) if path.suffix else MaskFolderWriter(path))
-            if "panels" in outputs:
-                layout = Panels([_label(name, info, audio) for name in CONDITIONS], size)
-                add("panels", VideoWriter(outputs["panels"], info, layout.size, copy_audio=True))
-            for time, frame, masks in self._masks(video, sounds, **options):
-                drawn = dict(zip(heard, masks, strict=True))
-                if "output" in writers:
-                    writers["output"].write(draw_overlay(frame, drawn[condition]), time)
-                if "masks" in writers:
-                    writers["masks"].write(draw_transparent(drawn[condition]), time)
-                if "panels" in writers:
-                    panels = [draw_overlay(frame, drawn[name]) for name in CONDITIONS]
-                    writers["panels"].write(layout.draw(panels), time)
-            for writer in writers.values():
+            writers = []
+            for view in views:
+                writers.append(view.open())
+                stack.callback(writers[-1].abandon)
+            for time, frame, masks, similarities in self._masks(sounds.info.path, opened, **options):
+                drawn = dict(zip(names, masks, strict=True))
+                for name, similarity in zip(names, similarities, strict=True):
+                    heard[name].areas.append(float(drawn[name].mean()))
+                    heard[name].similarities.append(float(similarity))
+                for view, writer in zip(views, writers, strict=True):
+                    writer.write(view.draw(frame, *(drawn[name] for name in view.conditions)), time)
+            for writer in writers:
                 writer.finish()
-            for writer in writers.values():
+            for writer in writers:
                 writer.publish()
             stack.pop_all()
+        return heard
 
     def _masks(
         self,
@@ -193,8 +259,8 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         max_seconds: float = math.inf,
         batch_size: int | None = None,
         progress: bool | type[tqdm] = False,
-    ) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-        """Each frame's time, picture and masks, bool `(sounds, height, width)`.
+    ) -> Iterator[tuple[float, np.ndarray, np.ndarray, np.ndarray]]:
+        """Each frame's time, picture, masks, bool `(sounds, height, width)`, and similarities, `(sounds,)`.
 
         Two readers of the video run side by side: one ahead, for the model, and one for the pictures. So a frame need
         not be held until the model has seen the next one.
@@ -218,9 +284,9 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
                     before = after
                 span = after[0] - before[0]
                 weight = (time - before[0]) / span if span else 1.0
-                logits = torch.lerp(before[1], after[1], weight)
+                logits, similarity = (torch.lerp(before[part], after[part], weight) for part in (1, 2))
                 masks = self._threshold(logits[:, None], (info.height, info.width), parameters.get("threshold", 0.5))
-                yield time, to_rgb(frame, info), masks[:, 0]
+                yield time, to_rgb(frame, info), masks[:, 0], similarity.numpy()
                 bar.update()
             bar.total = bar.n  # `num_frames` is often an estimate
         over = time + max(float(1 / info.rate), float((frame.duration or 0) * info.time_base))
@@ -229,16 +295,18 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
 
     def _sampled_logits(
         self, info, sounds: Sequence, rate: float, max_seconds: float, batch_size: int
-    ) -> Iterator[tuple[float, torch.Tensor]]:
-        """Time and logits `(sounds, height, width)` of the first frame of each `1 / rate` seconds."""
+    ) -> Iterator[tuple[float, torch.Tensor, torch.Tensor]]:
+        """Time, logits `(sounds, height, width)`, similarity `(sounds,)` of the first frame of each `1 / rate` s."""
         times, frames, features = [], [], []
 
         def run():
             inputs = self.processor(frames=[frames])
             # (frames, sounds, 1, 96, 64) to (sounds, frames, …)
             inputs["input_features"] = torch.from_numpy(np.stack(features)).transpose(0, 1)
-            logits = self.forward(inputs)["logits"].float()
-            yield from zip(times, logits.transpose(0, 1), strict=True)
+            outputs = self.forward(inputs)
+            logits, similarity = outputs["logits"].float(), outputs.get("similarity")
+            similarity = torch.full(logits.shape[:2], math.nan) if similarity is None else similarity.float()
+            yield from zip(times, logits.transpose(0, 1), similarity.transpose(0, 1), strict=True)
 
         due = 0.0
         for time, frame in read_frames(info, max_seconds):
@@ -255,32 +323,61 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
             yield from run()
 
 
-def _condition(condition: str | None, audio) -> str:
+def _condition(condition: str | None, audio, unseen: str | None, alone: bool = True) -> str:
     if condition is None:
-        return "positive" if audio is None else "off_screen"
-    if condition not in CONDITIONS:
-        raise ValueError(f"Expected one of {', '.join(CONDITIONS)} for `condition`, got {condition!r}.")
+        return "off_screen" if audio is not None else "unseen" if unseen is not None else "positive"
+    if condition not in (*CONDITIONS, "unseen"):
+        raise ValueError(f"Expected one of {', '.join(CONDITIONS)}, unseen for `condition`, got {condition!r}.")
+    for name, argument, value in (("off_screen", "audio", audio), ("unseen", "unseen", unseen)):
+        if alone and value is not None and condition != name:
+            raise ValueError(f"Expected condition={name!r}, which hears `{argument}`, or none; got {condition!r}.")
+    if condition == "unseen" and unseen is None:
+        raise ValueError("Expected `unseen`, a kind of sound, with condition='unseen'.")
     return condition
 
 
-def _open_sounds(info, conditions: Sequence[str], audio) -> list:
-    """A reader of each condition's sound."""
-    makers = {
-        "positive": lambda: Recording(info.path, info.start) if info.has_audio else Silence(),
-        "silence": Silence,
-        "noise": Noise,
-        "off_screen": lambda: Siren() if audio is None else Recording(audio, loop=True),
-    }
-    return [makers[condition]() for condition in conditions]
+@dataclass(frozen=True)
+class _View:
+    """One output: the conditions it shows, how its writer is opened, and its picture of a frame and their masks."""
+
+    conditions: Sequence[str]
+    open: Callable[[], VideoWriter | MaskFolderWriter]
+    draw: Callable[..., np.ndarray]
 
 
-def _label(condition: str, info, audio) -> str:
-    """What stands above a panel."""
-    if condition == "positive":
-        return "own sound" if info.has_audio else "own sound (none)"
-    if condition == "off_screen":
-        return f"off-screen: {'siren' if audio is None else Path(audio).stem}"
-    return condition
+@dataclass(frozen=True)
+class _Sounds:
+    """What the model can hear with a video."""
+
+    info: VideoInfo
+    audio: str | os.PathLike | None
+    unseen: str | None
+
+    def conditions(self) -> tuple[str, ...]:
+        return CONDITIONS if self.unseen is None else (*CONDITIONS, "unseen")
+
+    def open(self, condition: str) -> Sound:
+        """A reader of its own; the model and each writer read at another position."""
+        if condition == "positive":
+            return Recording(self.info.path, self.info.start) if self.info.has_audio else Silence()
+        if condition == "off_screen":
+            return Siren() if self.audio is None else Recording(self.audio, loop=True)
+        return Unseen(self.unseen) if condition == "unseen" else Noise() if condition == "noise" else Silence()
+
+    def track(self, condition: str) -> dict:
+        """The arguments of a `VideoWriter` for the sound that the model heard."""
+        if condition in ("positive", "silence"):
+            return {"copy_audio": condition == "positive"}
+        gain = NOISE_GAIN if condition == "noise" else 1.0
+        return {"audio": (SAMPLE_RATE, as_chunks(self.open(condition), gain))}
+
+    def label(self, condition: str) -> str:
+        """What stands above a panel."""
+        if condition == "positive":
+            return "own sound" if self.info.has_audio else "own sound (none)"
+        if condition == "off_screen":
+            return f"off-screen: {'siren' if self.audio is None else Path(self.audio).stem}"
+        return f"unseen: {self.unseen}" if condition == "unseen" else condition
 
 
 __all__ = ["VideoSegmentationPipeline"]

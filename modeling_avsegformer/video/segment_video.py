@@ -2,11 +2,12 @@
 
     avs-segment clip.mp4 -o out.mp4 --model runs/s4                       # the mask over the video, with its sound
     avs-segment clip.mp4 -o out.mp4 --model runs/s4 --audio other.wav     # what the model does with another sound
-    avs-segment clip.mp4 -o panels.mp4 --model runs/s4 --conditions       # own sound, silence, noise, off-screen
+    avs-segment clip.mp4 -o panels.mp4 --model runs/s4 --conditions       # own sound, silence, noise, others
     avs-segment clip.mp4 --masks masks.webm --model runs/s4               # transparent masks: .webm, .mov or a folder
 
 Any length, size, rate and rotation that FFmpeg reads. The model runs on `--masks_per_second` frames a second, each
-with the second of sound around it; between them masks are interpolated in time.
+with the second of sound around it; between them masks are interpolated in time. For each sound the command says how
+much of the picture is marked and how similar the model finds sound and picture, from -1 to 1.
 """
 
 import argparse
@@ -41,7 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--conditions",
         action="store_true",
-        help="four panels side by side: own sound, silence, noise, off-screen (--audio, else a siren)",
+        help="five panels side by side: own sound, silence, noise, off-screen (--audio, else a siren), unseen",
+    )
+    parser.add_argument(
+        "--unseen",
+        metavar="KIND",
+        help="the model hears a sound that no training uses: alarm, wail, rain, engine, choir, clock, animal, sweeps, "
+        "bells, guitar; with --conditions: the fifth panel's (default there: bells)",
     )
     parser.add_argument("--masks_per_second", type=float, default=4.0, help="how often the model looks (default: 4)")
     parser.add_argument("--threshold", type=float, default=0.5, help="probability of a mask's pixels (default: 0.5)")
@@ -84,6 +91,7 @@ def segment_video(args: argparse.Namespace) -> int:
     """Runs the pipeline as the command line says."""
     if not is_av_available():
         raise ImportError("Expected PyAV, which reads and writes videos: pip install av")
+    from .explain import trained_on, verdict
     from .video import check_mask_output, check_suffix, read_info
 
     # Before the model, which takes longer to load.
@@ -92,23 +100,30 @@ def segment_video(args: argparse.Namespace) -> int:
         check_suffix(args.output)
     if args.masks is not None:
         check_mask_output(args.masks)
-    if not info.has_audio and (args.audio is None or args.conditions):
+    if not info.has_audio and (args.conditions or (args.audio, args.unseen) == (None, None)):
         print(f"avs-segment: {args.video} has no sound; the model hears silence in its place", file=sys.stderr)
 
     segment = load_pipeline(args.model, args.device)
-    written = segment(
+    heard = segment.write(
         args.video,
         output=None if args.conditions else args.output,
         panels=args.output if args.conditions else None,
         masks=args.masks,
         condition="positive" if args.conditions else None,
         audio=args.audio,
+        unseen=args.unseen or ("bells" if args.conditions else None),
         threshold=args.threshold,
         masks_per_second=args.masks_per_second,
         progress=_Bar,
     )
-    for path in written.values():
-        print(f"wrote {path}")
+    for path in (args.masks, args.output) if args.conditions else (args.output, args.masks):
+        if path is not None:
+            print(f"wrote {path}")
+    for sound in heard.values():
+        print(f"{sound.label}: {sound}", file=sys.stderr)
+    if args.conditions:
+        print(verdict(heard), file=sys.stderr)
+    print(trained_on(segment.model.name_or_path), file=sys.stderr)
     return 0
 
 

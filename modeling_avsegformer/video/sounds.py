@@ -13,7 +13,7 @@ from .video import MAX_GAP, decode, open_media, resampled
 
 
 class Silence:
-    """Zeros."""
+    """Zeros. `length` is that of a sound that ends, in samples."""
 
     length = None
 
@@ -49,6 +49,27 @@ class Siren:
         pitch = np.where(time % 1.2 < 0.6, 960.0, 770.0)  # Hz
         tone = sum(np.sin(2 * np.pi * harmonic * pitch * time) / harmonic for harmonic in (1, 2, 3))
         return (0.3 * tone).astype(np.float32)
+
+
+class Unseen:
+    """A sound that no training of this project uses, five seconds of it, repeated.
+
+    Args:
+        kind: one of `avsbench_robust_dataset.timbres.UNSEEN_KINDS`.
+    """
+
+    length = None
+
+    def __init__(self, kind: str, seed: int = 42):
+        # Only here: who loads a model need not have the data set's package.
+        from avsbench_robust_dataset.timbres import UNSEEN_KINDS, unseen_sound
+
+        if kind not in UNSEEN_KINDS:
+            raise ValueError(f"Expected one of {', '.join(UNSEEN_KINDS)} as unseen sound, got {kind!r}.")
+        self._samples = unseen_sound(kind, np.random.default_rng(seed))
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self._samples.take(range(start, stop), mode="wrap")
 
 
 class Recording:
@@ -135,7 +156,10 @@ class Recording:
                     position += chunk.samples
 
 
-def hear(sound: Silence | Noise | Siren | Recording, time: float) -> np.ndarray:
+Sound = Silence | Noise | Siren | Unseen | Recording
+
+
+def hear(sound: Sound, time: float) -> np.ndarray:
     """The 0.975 s around `time` seconds, float32 `(15600,)` at 16 kHz: one log-mel example.
 
     At the sound's beginning and end the window moves inwards, so that no moment of a sound hears half silence. Of a
@@ -150,7 +174,7 @@ def hear(sound: Silence | Noise | Siren | Recording, time: float) -> np.ndarray:
     return window
 
 
-def as_chunks(sound: Silence | Noise | Siren | Recording, gain: float = 1.0) -> Iterator[np.ndarray]:
+def as_chunks(sound: Sound, gain: float = 1.0) -> Iterator[np.ndarray]:
     """The sound from time 0 on in tenths of a second, without end, for a `VideoWriter`."""
     position, size = 0, SAMPLE_RATE // 10
     while True:

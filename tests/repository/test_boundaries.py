@@ -26,6 +26,8 @@ BELOW_THE_SCRIPTS = OURS - SCRIPTS - {"examples"}
 ARROWS = {
     "avsbench_robust_dataset": set(),
     "modeling_avsegformer": {"ms_deform_attn"},
+    # unseen sounds, and the names of what a model was trained on
+    "modeling_avsegformer/video": {"avsbench_robust_dataset", "modeling_avsegformer"},
     "kernels/torch-ext": set(),
     "kernels/benchmarks": {"modeling_avsegformer"},
     "evaluate_metrics": {"avsbench_robust_dataset"},
@@ -80,7 +82,9 @@ def violations(place: str, source: str) -> list[str]:
 @pytest.mark.parametrize("place", sorted(ARROWS))
 def test_imports_follow_the_arrows(place):
     path = ROOT / place
+    inner = [ROOT / other for other in ARROWS if other.startswith(place + "/")]
     files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    files = [file for file in files if not any(file.is_relative_to(folder) for folder in inner)]
     assert files, f"{place} holds no Python file"
     found = {str(file.relative_to(ROOT)): violations(place, file.read_text(encoding="utf-8")) for file in files}
     assert not {file: wrong for file, wrong in found.items() if wrong}

@@ -68,6 +68,8 @@ def test_a_clip_gives_the_models_own_masks(pipe, tiny_model):
     masks = np.stack([np.asarray(moment["mask"]) for moment in found])
     assert masks.shape == (5, 30, 50) and set(np.unique(masks)) == {0, 255}
     assert np.mean((masks > 0) == expected) > 0.999  # a pixel at the threshold may fall on either side
+    similarity = [moment["similarity"] for moment in found]
+    np.testing.assert_allclose(similarity, outputs.similarity[0], atol=1e-5)
     assert len(pipe([clip, clip])) == 2
     assert [len(masks) for masks in pipe(iter([clip, clip]), batch_size=2)] == [5, 5]
 
@@ -109,11 +111,14 @@ def test_at_every_frame_the_masks_are_the_models(pipe, clip, tiny_model, read):
         None
     ]
     with torch.no_grad():
-        logits = model(**inputs).logits
+        outputs = model(**inputs)
+    logits = outputs.logits
     threshold = float(logits.sigmoid().median())
     logits = F.interpolate(logits, size=(48, 64), mode="bilinear", align_corners=False)[0]
     expected = (logits.sigmoid() > threshold).numpy()
-    found = np.stack([moment["mask"] for moment in pipe.stream(path, masks_per_second=100, threshold=threshold)])
+    moments = list(pipe.stream(path, masks_per_second=100, threshold=threshold))
+    np.testing.assert_allclose([moment["similarity"] for moment in moments], outputs.similarity[0], atol=1e-4)
+    found = np.stack([moment["mask"] for moment in moments])
     assert found.shape == expected.shape
     assert np.mean(found == expected) > 0.999
 
@@ -228,6 +233,34 @@ def test_the_outputs_sound_is_what_the_model_heard(pipe, clip, tmp_path, read_so
 
 
 @needs_av
+def test_a_sound_that_no_training_uses(pipe, clip, tmp_path, marking, read, read_sound):
+    """`unseen` is one condition more; a written sound is the one that the model heard."""
+    from avsbench_robust_dataset.timbres import unseen_sound
+
+    expected = unseen_sound("bells", np.random.default_rng(42))
+    marking(lambda frame, example: 1.0)
+    pipe(clip(), output=tmp_path / "out.mkv", unseen="bells")
+    found = read_sound(tmp_path / "out.mkv")[2][:16000]
+    assert max(np.corrcoef(found[lag : lag + 12000], expected[:12000])[0, 1] for lag in range(4000)) > 0.95
+    pipe(clip(), panels=tmp_path / "panels.mp4", unseen="bells")
+    assert read(tmp_path / "panels.mp4")[1].shape[2] == 5 * 64
+
+
+@needs_av
+def test_each_sound_has_a_video_of_its_own(pipe, clip, tmp_path, marking, read):
+    """`compare`: where noise is heard the model marks all, else nothing; it has no similarity head."""
+    marking(lambda frame, example: 1.0 if example.mean() > 0 else -1.0)
+    heard = pipe.compare(clip(size=(65, 49), pix_fmt="yuv444p"), tmp_path / "new", unseen="rain")
+    assert list(heard) == ["positive", "silence", "noise", "off_screen", "unseen"]
+    assert [sound.area for sound in heard.values()] == [0, 0, 1, 0, 0]
+    assert {sound.similarity for sound in heard.values()} == {None}
+    assert [sound.label for sound in heard.values()][3:] == ["off-screen: siren", "unseen: rain"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(f"{name}.mp4" for name in heard)
+    frames = read(tmp_path / "new" / "noise.mp4")[1]
+    assert frames.shape == (10, 48 + 16, 64, 3)  # even, and a bar with the name above
+
+
+@needs_av
 def test_overlay_and_masks_agree(pipe, clip, tmp_path, read):
     threshold = 0.5
     path = clip(size=(65, 49), pix_fmt="yuv444p")
@@ -276,8 +309,11 @@ def test_a_video_that_ends_early_is_reported(pipe, clip, caplog):
         ({"output": "a.mp4", "threshold": 2}, "Expected a `threshold` between 0 and 1, got 2"),
         (
             {"condition": "slience"},
-            "Expected one of positive, silence, noise, off_screen for `condition`, got 'slience'",
+            "Expected one of positive, silence, noise, off_screen, unseen for `condition`, got 'slience'",
         ),
+        ({"condition": "unseen"}, "Expected `unseen`, a kind of sound, with condition='unseen'"),
+        ({"unseen": "bels"}, "Expected one of alarm, .*bells, guitar as unseen sound, got 'bels'"),
+        ({"unseen": "bells", "condition": "noise"}, "Expected condition='unseen', which hears `unseen`"),
         ({"condition": "silence", "audio": "clip.mp4"}, "Expected condition='off_screen', which hears `audio`"),
     ],
 )

@@ -24,6 +24,8 @@ def test_overlay_and_masks(clip, tiny_model, tmp_path, capsys, read, read_sound)
     streams = capsys.readouterr()
     assert streams.out.splitlines() == [f"wrote {out}", f"wrote {masks}"]
     assert "clip.mp4: 100%" in streams.err  # the progress bar
+    said = r"own sound: \d+\.\d % of the picture marked, similarity [+-]\d\.\d\d\nIts files do not say what it was"
+    assert re.search(said, streams.err), streams.err
     np.testing.assert_allclose(read(out)[0], [0, 0.04, 0.3, 0.9], atol=1e-6)
     assert read(out)[1].shape == (4, 48, 64, 3)
     np.testing.assert_array_equal(read_sound(out)[2], read_sound(path)[2])
@@ -44,7 +46,9 @@ def test_panels_with_another_sound_in_a_process_of_its_own(clip, tiny_model, tmp
     )
     assert done.returncode == 0, done.stderr
     assert "clip.mp4 has no sound; the model hears silence in its place" in done.stderr
-    assert read(tmp_path / "panels.mp4")[1].shape == (3, 64, 256, 3)
+    assert read(tmp_path / "panels.mp4")[1].shape == (3, 64, 5 * 64, 3)
+    for label in ("own sound (none)", "silence", "noise", "off-screen: other", "unseen: bells"):
+        assert f"\n{label}: " in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(
