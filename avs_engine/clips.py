@@ -77,7 +77,7 @@ class DecodedClips(torch.utils.data.Dataset):
     """The clips of a split, decoded when they are read."""
 
     def __init__(self, split: Dataset):
-        self.split = split.select_columns(["frames", "masks"])  # the waveforms are read once, by `encode_sounds`
+        self.split = split.select_columns(["frames", "masks"])  # the waveforms are read once, by `Sounds`
 
     def __len__(self) -> int:
         return len(self.split)

@@ -14,12 +14,11 @@ from torch.utils.data import DataLoader
 
 from avsbench_robust_dataset.draw import pairing_rules
 from avsbench_robust_dataset.subsets import SUBSETS, Subset
-from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
+from modeling_avsegformer import AVSegFormerProcessor
 
 from .clips import clips_of, decode_clip
 from .compositions import compose
 from .signals import leave_sigterm_to_parent
-from .sounds import encode_sounds, sound_keys
 
 
 def epoch_plan(
@@ -57,8 +56,7 @@ class TrainingClips(torch.utils.data.Dataset):
 
     Args:
         split: the positive split; negative items show the same frames.
-        keys: condition -> key into `sounds` of each clip.
-        sounds: key -> features of the sound, one row a frame.
+        keys: condition -> key of each clip's sound, as in `Sounds`.
         frames_per_clip: frames of an item, drawn among those with a mask first; None: all.
         augment: flip half of the items left to right.
         compose_share: the share in [0, 1] of the items that show two clips.
@@ -73,7 +71,6 @@ class TrainingClips(torch.utils.data.Dataset):
         self,
         split: Dataset,
         keys: dict[str, list[str]],
-        sounds: dict[str, torch.Tensor],
         negative_ratio: float,
         negative_conditions: dict[str, float],
         seed: int,
@@ -88,7 +85,6 @@ class TrainingClips(torch.utils.data.Dataset):
         self.clip_ids = split["clip_id"][:]
         self.split = split.select_columns(["frames", "masks"])  # decoding the waveforms as well would cost more
         self.keys = keys
-        self.sounds = sounds
         self.negative_ratio = negative_ratio
         self.negative_conditions = negative_conditions
         self.seed = seed
@@ -133,7 +129,7 @@ class TrainingClips(torch.utils.data.Dataset):
             "clip": f"{' beside '.join(self.clip_ids[place] for place in visible)} ({condition})",
             "frames": frames,  # (T, H, W, 3) uint8
             "masks": masks if condition == "positive" else np.zeros_like(masks),  # (K, H, W)
-            "sound": self._sound(condition, visible, more)[torch.from_numpy(chosen)],
+            "sound": (self._sound(condition, visible, more), chosen.tolist()),  # its key and seconds
             "audio_label": float(condition == "positive"),
         }
 
@@ -148,30 +144,28 @@ class TrainingClips(torch.utils.data.Dataset):
         others = labelled + rng.permutation(frames - labelled)[: self.frames_per_clip - len(first)]
         return np.concatenate([np.sort(first), np.sort(others)]), len(first)
 
-    def _sound(self, condition: str, visible: list[int], rng: np.random.Generator) -> torch.Tensor:
-        """The features of what is heard with these clips, of which the first sounds where the item is positive."""
+    def _sound(self, condition: str, visible: list[int], rng: np.random.Generator) -> str:
+        """The key of what is heard with these clips, of which the first sounds where the item is positive."""
         keys = self.keys[condition]
         if condition == "positive" or not (self.redraw_sounds or len(visible) > 1):
-            return self.sounds[keys[visible[0]]]
+            return keys[visible[0]]
         candidates = np.arange(len(keys))
         if condition == "off_screen":
             allowed = self.may_hear[visible][:, self.off_screen_sources]
             # Three groups in a picture of two MS3 clips may leave no sound: then the rule holds for the first one.
             fitting = np.flatnonzero(allowed.all(0))
             candidates = fitting if fitting.size else np.flatnonzero(allowed[0])
-        return self.sounds[keys[int(rng.choice(candidates))]]
+        return keys[int(rng.choice(candidates))]
 
 
 class Collator:
     """Items to a batch of tensors. Labels cover the first K frames, where K is the fewest masks of any item.
 
-    Args:
-        sound_argument: what the model calls the items' `sound`: `audio_embeddings` or `input_features`.
+    Sounds stay keys: this may run in a worker of the loader, which has no audio encoder.
     """
 
-    def __init__(self, processor: AVSegFormerProcessor, sound_argument: str):
+    def __init__(self, processor: AVSegFormerProcessor):
         self.processor = processor
-        self.sound_argument = sound_argument
 
     def __call__(self, items: list[dict]) -> dict:
         labelled = min(len(item["masks"]) for item in items)
@@ -181,7 +175,7 @@ class Collator:
         return {
             "clips": [item["clip"] for item in items],
             "pixel_values": inputs.pixel_values,  # (B, T, 3, H, W)
-            self.sound_argument: torch.stack([item["sound"] for item in items]),  # (B, T, ...)
+            "sounds": [item["sound"] for item in items],
             "labels": inputs.labels,  # (B, K, H, W)
             "audio_labels": torch.tensor([item["audio_label"] for item in items]),  # (B,)
         }
@@ -201,22 +195,10 @@ def build_loader(
     )
 
 
-def build_clips(
-    args: argparse.Namespace,
-    splits: dict[str, Dataset],
-    processor: AVSegFormerProcessor,
-    network: AVSegFormerForSegmentation,
-    device: torch.device,
-    progress: bool,
-) -> tuple[TrainingClips, Collator]:
-    """The training items. While the audio encoder is frozen, each sound is encoded once for the whole run."""
-    frozen = network.config.freeze_audio_encoder
-    by_condition = processor.feature_extractor.front_end == "released"
-    sounds = encode_sounds(processor, splits, network.get_audio_embeddings if frozen else None, device, progress)
-    clips = TrainingClips(
+def build_clips(args: argparse.Namespace, splits: dict[str, Dataset], keys: dict[str, list[str]]) -> TrainingClips:
+    return TrainingClips(
         splits["positive"],
-        {condition: sound_keys(condition, split, by_condition) for condition, split in splits.items()},
-        sounds,
+        keys,
         args.negative_ratio,
         args.negative_conditions,
         args.seed,
@@ -228,4 +210,3 @@ def build_clips(
         SUBSETS[args.subset],
         splits["off_screen"]["audio_source"][:] if "off_screen" in splits else (),
     )
-    return clips, Collator(processor, "audio_embeddings" if frozen else "input_features")

@@ -28,7 +28,7 @@ from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcesso
 
 from .clips import DecodedClip, Splits, batches
 from .provenance import weight_files
-from .sounds import encode_sounds, sound_keys, sounds_of
+from .sounds import Sounds, sounds_of
 
 ROUNDING = 1e-6  # probabilities of a callable that lie outside [0, 1] by at most this are clipped
 
@@ -120,7 +120,7 @@ class AVSegFormerSegmenter:
 
     Args:
         model: in evaluation mode on the accelerator's device, not wrapped for distributed training.
-        sounds: embeddings from `encode_sounds`; None computes them.
+        sounds: of the splits that are predicted; None makes them of the splits that `hear` gets.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class AVSegFormerSegmenter:
         model: AVSegFormerForSegmentation,
         processor: AVSegFormerProcessor,
         batch_size: int = 4,
-        sounds: dict[str, torch.Tensor] | None = None,
+        sounds: Sounds | None = None,
     ):
         self.model = model
         self.processor = processor
@@ -172,20 +172,10 @@ class AVSegFormerSegmenter:
 
     def hear(self, splits: Splits, wanted: Sequence[int], accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        sounds = self.known_sounds
-        if sounds is None:
-            sounds = encode_sounds(
-                self.processor,
-                splits,
-                self.model.get_audio_embeddings,
-                accelerator.device,
-                accelerator.is_main_process,
-                wanted,
-                accelerator,
-            )
-        self.sounds = sounds
-        by_condition = self.processor.feature_extractor.front_end == "released"
-        self.keys = {condition: sound_keys(condition, split, by_condition) for condition, split in splits.items()}
+        self.sounds = self.known_sounds
+        if self.sounds is None:
+            self.sounds = Sounds(self.processor, splits, self.model.get_audio_embeddings, accelerator.device)
+        self.sounds.prepare(wanted, accelerator, accelerator.is_main_process)
 
     def segment(self, clips: Sequence[DecodedClip]) -> list[Segmented]:
         """The logits are resized bilinearly to the masks' resolution."""
@@ -195,7 +185,7 @@ class AVSegFormerSegmenter:
         similarity: list[dict[str, torch.Tensor]] = [{} for _ in clips]
         with torch.no_grad(), self.accelerator.autocast():
             image_embeddings = self.model.get_image_embeddings(pixel_values)
-            for condition, keys in self.keys.items():
+            for condition, keys in self.sounds.keys.items():
                 audio_embeddings = torch.stack([self.sounds[keys[clip.index]] for clip in clips]).to(device)
                 output = self.model(image_embeddings=image_embeddings, audio_embeddings=audio_embeddings)
                 for place, (clip, logits) in enumerate(zip(clips, output.logits.float(), strict=True)):

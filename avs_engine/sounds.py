@@ -1,7 +1,6 @@
-"""Finds equal sounds in the splits and computes the features of each once."""
+"""Finds equal sounds in the splits and computes the features of each once, when they are asked for."""
 
-import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -17,70 +16,90 @@ from .clips import Splits
 SOUND_BATCH = 16  # sounds that pass the audio encoder together; fixed, so that the run's settings do not change bits
 
 
-def sound_keys(condition: str, split: Dataset, by_condition: bool = False) -> list[str]:
-    """One key per clip; equal keys mean equal features. One clip's own sound is another clip's off-screen sound.
-
-    Args:
-        by_condition: whether the features depend on the condition too, as with the released front end.
-    """
-    keys = waveform.sound_keys(split)
-    return [f"{condition} {key}" for key in keys] if by_condition else keys
-
-
 def sounds_of(split: Dataset) -> Dataset:
     """The split's `audio` column alone, as numpy arrays."""
     return split.select_columns(["audio"]).with_format("numpy")
 
 
-def encode_sounds(
-    processor: AVSegFormerProcessor,
-    splits: Splits,
-    encoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    device: torch.device | str = "cpu",
-    progress: bool = False,
-    wanted: Collection[int] | None = None,
-    accelerator: Accelerator | None = None,
-) -> dict[str, torch.Tensor]:
-    """The features of every distinct sound of `splits`, keyed as in `sound_keys`.
+class Sounds:
+    """The features of every distinct sound of `splits`: `sounds[key]` computes them when it is first called.
 
     Positive and negative sounds pass the same front end; only a processor with `front_end="released"` treats them
     differently, as the released code does.
 
+    An embedding's last bits may depend on the other items of its batch. So the batches are those of all sounds in the
+    order of `splits`; neither what is asked for first nor the number of processes changes them.
+
     Args:
         encoder: log-mel (N, T, 1, 96, 64) on `device` -> embeddings (N, T, 128), called without gradients in the
-            precision of its weights. None returns the log-mel.
-        wanted: indices of the clips whose sounds are needed; others may be missing. None needs all.
-        accelerator: its processes share the work, and each gets all features. None uses this process alone.
+            precision of its weights. None keeps the log-mel.
 
-    Returns:
-        Tensors on the CPU: (T, 128) with an encoder, (T, 1, 96, 64) without.
+    Attributes:
+        keys: condition -> one key per clip; equal keys mean equal features. One clip's own sound is another clip's
+            off-screen sound.
+        features: key -> what has been computed, on the CPU: (T, 128) with an encoder, (T, 1, 96, 64) without.
     """
-    by_condition = processor.feature_extractor.front_end == "released"
-    places: dict[str, tuple[str, int]] = {}
-    needed: set[str] = set()
-    for condition, split in splits.items():
-        keys = sound_keys(condition, split, by_condition)
-        for index, key in enumerate(keys):
-            places.setdefault(key, (condition, index))
-        needed.update(keys if wanted is None else map(keys.__getitem__, wanted))
-    audio = {condition: sounds_of(split) for condition, split in splits.items()}
-    keys = list(places)
-    # The batches depend neither on `wanted` nor on the number of processes: an embedding's last bits may depend on the
-    # other items of its batch.
-    batches = [keys[start : start + SOUND_BATCH] for start in range(0, len(keys), SOUND_BATCH)]
-    batches = [batch for batch in batches if not needed.isdisjoint(batch)]
-    shared_by = accelerator if accelerator is not None and accelerator.num_processes > 1 else None
-    if shared_by is not None:
-        batches = batches[shared_by.process_index :: shared_by.num_processes]
-    sounds: dict[str, torch.Tensor] = {}
-    for batch in progress_bar(batches, desc="sounds", show=progress, leave=False):
-        conditions, indices = zip(*(places[key] for key in batch), strict=True)
-        rows = [audio[condition][index]["audio"] for condition, index in zip(conditions, indices, strict=True)]
-        features = processor(audio=rows, conditions=list(conditions)).input_features  # type: ignore[call-arg]
-        if encoder is not None:
+
+    def __init__(
+        self,
+        processor: AVSegFormerProcessor,
+        splits: Splits,
+        encoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.processor = processor
+        self.encoder = encoder
+        self.device = device
+        self.keys = {condition: waveform.sound_keys(split) for condition, split in splits.items()}
+        if processor.feature_extractor.front_end == "released":  # features depend on the condition too
+            self.keys = {condition: [f"{condition} {key}" for key in keys] for condition, keys in self.keys.items()}
+        self.features: dict[str, torch.Tensor] = {}
+        self._audio = {condition: sounds_of(split) for condition, split in splits.items()}
+        self._places: dict[str, tuple[str, int]] = {}
+        for condition, keys in self.keys.items():
+            for index, key in enumerate(keys):
+                self._places.setdefault(key, (condition, index))
+        distinct = list(self._places)
+        self._batches = [distinct[start : start + SOUND_BATCH] for start in range(0, len(distinct), SOUND_BATCH)]
+        self._batch_of = {key: batch for batch in self._batches for key in batch}
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        if key not in self.features:
+            self._encode(self._batch_of[key])
+        return self.features[key]
+
+    def stacked(self, items: Iterable[tuple[str, Sequence[int]]]) -> torch.Tensor:
+        """The features of each item's sound, by its key, in the item's seconds: (B, T, …) on the device."""
+        return torch.stack([self[key][list(seconds)] for key, seconds in items]).to(self.device)
+
+    def prepare(
+        self, wanted: Collection[int] | None = None, accelerator: Accelerator | None = None, progress: bool = False
+    ) -> None:
+        """Computes the features of the clips with the indices `wanted` under each condition, None: of all clips.
+
+        Args:
+            accelerator: its processes share the work, and each gets all features. None uses this process alone.
+        """
+        needed = set()
+        for keys in self.keys.values():
+            needed.update(keys if wanted is None else map(keys.__getitem__, wanted))
+        needed -= self.features.keys()
+        batches = [batch for batch in self._batches if not needed.isdisjoint(batch)]
+        shared_by = accelerator if accelerator is not None and accelerator.num_processes > 1 else None
+        if shared_by is not None:
+            batches = batches[shared_by.process_index :: shared_by.num_processes]
+        for batch in progress_bar(batches, desc="sounds", show=progress, leave=False):
+            self._encode(batch)
+        if shared_by is not None:
+            mine = {key: self.features[key] for batch in batches for key in batch}
+            for of_process in gather_object([mine]):
+                self.features |= of_process
+
+    def _encode(self, batch: list[str]) -> None:
+        conditions, indices = zip(*(self._places[key] for key in batch), strict=True)
+        rows = [self._audio[condition][index]["audio"] for condition, index in zip(conditions, indices, strict=True)]
+        features = self.processor(audio=rows, conditions=list(conditions)).input_features  # type: ignore[call-arg]
+        if self.encoder is not None:
             with torch.no_grad():
-                features = encoder(features.to(device)).float().cpu()
-        sounds.update(zip(batch, features, strict=True))
-    if shared_by is not None:
-        sounds = dict(itertools.chain.from_iterable(part.items() for part in gather_object([sounds])))
-    return sounds
+                features = self.encoder(features.to(self.device)).float().cpu()
+        self.features.update(zip(batch, features, strict=True))

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderShard
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
@@ -25,14 +25,14 @@ from . import clips, scoring, step
 from .accelerator import build_accelerator
 from .checkpoints import check_newest, find_checkpoint, put_back_checkpoints, read_checkpoint
 from .clips import Splits
-from .epochs import TrainingClips, build_clips, build_loader
+from .epochs import Collator, TrainingClips, build_clips, build_loader
 from .hub import publish
 from .models import build_model, check_encoders
 from .predict import AVSegFormerSegmenter
 from .provenance import clips_digest
 from .run import LOG, Run, check_output_dir, print_once, run_identity
 from .signals import Terminated, Termination
-from .sounds import encode_sounds
+from .sounds import Sounds
 
 
 @dataclasses.dataclass
@@ -62,6 +62,7 @@ class Training:
     optimizer: AcceleratedOptimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     items: TrainingClips
+    sounds: Sounds
     loader: DataLoaderShard
     validation: Splits
     segmenter: AVSegFormerSegmenter
@@ -127,17 +128,22 @@ def build(args: argparse.Namespace, accelerator: Accelerator, termination: Termi
     with termination.cuts_short(alone):
         data = load_data(args, accelerator)
     set_seed(args.seed)  # before the model, so that it also decides the new weights
+    sharded = accelerator.distributed_type == DistributedType.FSDP
     with accelerator.main_process_first():
-        network, processor, weights = build_model(args, load_weights=not saved)
+        network, processor, weights = build_model(args, load_weights=not saved or sharded)
     # Weights read from a file lie in its memory map with any alignment, which could change the last bit of sums.
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = tensor.data.clone()
     network.to(accelerator.device).eval()
-    sounds = None
+    # While the audio encoder is frozen, each sound passes it once in the whole run.
+    encoder = network.get_audio_embeddings if network.config.freeze_audio_encoder else None
+    sounds, validation_sounds = (
+        Sounds(processor, splits, encoder, accelerator.device) for splits in (data.training, data.validation)
+    )
     with termination.cuts_short(alone):
-        items, collator = build_clips(args, data.training, processor, network, accelerator.device, show)
-        if network.config.freeze_audio_encoder:
-            sounds = encode_sounds(processor, data.validation, network.get_audio_embeddings, accelerator.device, show)
+        items = build_clips(args, data.training, sounds.keys)
+        if sharded and encoder:  # later no process has the whole encoder
+            sounds.prepare(progress=show)
     # The optimizer's only group contains the backbone even while it is frozen.
     optimizer = torch.optim.AdamW(
         [parameter for parameter in network.parameters() if parameter.requires_grad],
@@ -145,7 +151,7 @@ def build(args: argparse.Namespace, accelerator: Accelerator, termination: Termi
         weight_decay=args.weight_decay,
         fused=accelerator.device.type in ("cpu", "cuda"),
     )
-    loader = build_loader(items, collator, args.batch_size, args.num_workers, accelerator.device)
+    loader = build_loader(items, Collator(processor), args.batch_size, args.num_workers, accelerator.device)
     model, prepared_optimizer, loader = accelerator.prepare(network, optimizer, loader)
     total_steps = args.max_steps or args.epochs * step.steps_per_epoch(len(loader), args.gradient_accumulation_steps)
     # Not prepared: accelerate would step it once per process, and torch's schedules reject DeepSpeed's optimizer.
@@ -163,9 +169,10 @@ def build(args: argparse.Namespace, accelerator: Accelerator, termination: Termi
         prepared_optimizer,
         scheduler,
         items,
+        sounds,
         loader,
         data.validation,
-        AVSegFormerSegmenter(network, processor, args.batch_size, sounds),
+        AVSegFormerSegmenter(network, processor, args.batch_size, validation_sounds if encoder else None),
         total_steps,
         Run(accelerator, Path(args.output_dir), identity, scheduler, args.keep_checkpoints),
     )
@@ -233,10 +240,13 @@ def train(training: Training, bar: tqdm) -> None:
 
 
 def batches_left(training: Training) -> Iterable[dict]:
-    """The remaining batches of the current epoch."""
+    """The remaining batches of the current epoch, with the features of their sounds."""
+    argument = "audio_embeddings" if training.network.config.freeze_audio_encoder else "input_features"
     training.loader.set_epoch(training.run.epoch)
     done = training.run.batches_done
-    return training.accelerator.skip_first_batches(training.loader, done) if done else training.loader
+    for batch in training.accelerator.skip_first_batches(training.loader, done) if done else training.loader:
+        batch[argument] = training.sounds.stacked(batch.pop("sounds"))
+        yield batch
 
 
 def end_step(training: Training) -> None:

@@ -24,7 +24,7 @@ from avs_engine.models import check_model_path
 from avs_engine.predict import AVSegFormerSegmenter, Prediction, predict, save_predictions
 from avs_engine.provenance import git_revision
 from avs_engine.scoring import evaluate_model, format_scores
-from avs_engine.sounds import encode_sounds, sound_keys
+from avs_engine.sounds import Sounds
 from avsbench_robust_dataset.files import sha256
 from evaluate_accelerate import main
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
@@ -152,14 +152,16 @@ def test_sounds_and_batches_do_not_depend_on_the_processes(model_folder, demo_tr
         seen.append(features)
         return features.flatten(2)
 
-    encode_sounds(processor, splits, encoder)
+    Sounds(processor, splits, encoder).prepare()
     whole, seen = seen, []
-    encode_sounds(processor, splits, encoder, wanted=[0])
+    Sounds(processor, splits, encoder).prepare([0])
     assert all(any(torch.equal(batch, other) for other in whole) for batch in seen) and len(seen) < len(whole)
     monkeypatch.setattr(sounds, "gather_object", lambda part: part)
     seen = []
-    parts = [encode_sounds(processor, splits, encoder, accelerator=Process(index)) for index in range(2)]
-    assert not parts[0].keys() & parts[1].keys() and len(seen) == len(whole)
+    parts = [Sounds(processor, splits, encoder) for _ in range(2)]
+    for index, part in enumerate(parts):
+        part.prepare(accelerator=Process(index))
+    assert not parts[0].features.keys() & parts[1].features.keys() and len(seen) == len(whole)
     assert all(any(torch.equal(batch, other) for other in whole) for batch in seen)
 
 
@@ -195,10 +197,10 @@ def test_sounds_are_what_the_model_computes(model_folder, demo_tree):
     splits = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)[0]
     model = AVSegFormerForSegmentation.from_pretrained(model_folder).eval()
     processor = AVSegFormerProcessor.from_pretrained(model_folder)
-    encoded = encode_sounds(processor, splits, model.get_audio_embeddings)
-    log_mels = encode_sounds(processor, splits)
+    encoded = Sounds(processor, splits, model.get_audio_embeddings)
+    log_mels = Sounds(processor, splits)
     for condition, split in splits.items():
-        for key, clip in zip(sound_keys(condition, split), split, strict=True):
+        for key, clip in zip(encoded.keys[condition], split, strict=True):
             inputs = processor(audio=[np.array(clip["audio"]["array"])], sampling_rate=16000)
             assert torch.equal(log_mels[key], inputs.input_features[0])
             with torch.no_grad():
@@ -212,8 +214,8 @@ def test_the_released_front_end_treats_negatives_otherwise(model_folder, demo_tr
     (splits,) = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)
     ours = AVSegFormerProcessor.from_pretrained(model_folder)
     released = AVSegFormerProcessor.from_pretrained(model_folder, front_end="released")
-    shared, split = (encode_sounds(processor, splits) for processor in (ours, released))
-    for key in sound_keys("off_screen", splits["off_screen"]):
+    shared, split = (Sounds(processor, splits) for processor in (ours, released))
+    for key in shared.keys["off_screen"]:
         torch.testing.assert_close(split[f"positive {key}"], shared[key], rtol=0, atol=0)
         assert (split[f"off_screen {key}"] - shared[key]).abs().max() > 1
 

@@ -9,7 +9,7 @@ import torch
 
 from avs_engine.clips import load_splits
 from avs_engine.epochs import TrainingClips
-from avs_engine.sounds import encode_sounds, sound_keys
+from avs_engine.sounds import Sounds
 from avs_engine.training_arguments import negative_conditions
 from avsbench_robust_dataset.conditions import CONDITIONS, Condition, generator
 from evaluate_accelerate import main
@@ -60,12 +60,12 @@ def test_a_new_condition_is_a_negative_in_training(demo_tree):
     assert list(negatives.items()) == [("silence", 1.0), ("hum", 2.0)]
     (splits,) = load_splits("demo", demo_tree, 42, ["train"], ["positive", *negatives])
     processor = AVSegFormerProcessor()
-    keys = {condition: sound_keys(condition, split) for condition, split in splits.items()}
-    items = TrainingClips(splits["positive"], keys, encode_sounds(processor, splits), 0.5, negatives, seed=0)
+    sounds = Sounds(processor, splits)
+    items = TrainingClips(splits["positive"], sounds.keys, 0.5, negatives, seed=0)
     found = [index for index, (condition, _) in enumerate(items.plan) if condition == "hum"]
     assert found
     for index in found:
         clip_id = items.clip_ids[items.plan[index][1]]
         expected = processor(audio=[heard(clip_id, "train")], sampling_rate=16000).input_features[0]
-        torch.testing.assert_close(items[index]["sound"], expected, rtol=0, atol=0)
+        torch.testing.assert_close(sounds.stacked([items[index]["sound"]])[0], expected, rtol=0, atol=0)
         assert items[index]["audio_label"] == 0 and not items[index]["masks"].any()

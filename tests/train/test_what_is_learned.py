@@ -10,6 +10,7 @@ from avs_engine import scoring
 from avs_engine.clips import load_splits
 from avs_engine.epochs import build_clips
 from avs_engine.models import build_model
+from avs_engine.sounds import Sounds
 from avs_engine.step import steps_per_epoch, train_batch
 from avs_engine.training_arguments import parse_args
 from modeling_avsegformer import AVSegFormerForSegmentation
@@ -30,7 +31,8 @@ def test_negative_items_hear_their_own_condition_and_have_empty_masks(arguments,
     args = parse_args([*arguments, *more])
     (splits,) = load_splits("demo", demo_tree, 42, ["train"], ["positive", *negatives])
     network, processor, _ = build_model(args, load_weights=True)
-    items, _ = build_clips(args, splits, processor, network.eval(), torch.device("cpu"), progress=False)
+    sounds = Sounds(processor, splits, network.eval().get_audio_embeddings)
+    items = build_clips(args, splits, sounds.keys)
     items.frames_per_clip = None
     found = set()
     for index, (condition, clip) in enumerate(items.plan):
@@ -38,7 +40,7 @@ def test_negative_items_hear_their_own_condition_and_have_empty_masks(arguments,
         heard, own = (torch.tensor(splits[name][clip]["audio"]["array"]) for name in (condition, "positive"))
         features = processor(audio=[heard.numpy()], sampling_rate=16000).input_features
         expected = network.get_audio_embeddings(features)[0].detach()
-        torch.testing.assert_close(item["sound"], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(sounds.stacked([item["sound"]])[0], expected, rtol=1e-4, atol=1e-5)
         assert item["masks"].any() == (condition == "positive") == bool(item["audio_label"])
         assert torch.equal(heard, own) == (condition == "positive")
         found.add(condition)
