@@ -10,7 +10,7 @@ video that nobody has seen: a good one for one end of the interval and a bad one
 between the most extreme clip and the limit of the score, or at the limit where all clips are at the other one. For
 scores that are 0 or 1 in each clip the interval is that of Clopper and Pearson (1934), for others it follows
 Learned-Miller and Thomas (2019, arXiv:1905.06208): 64 clips without a leak give an FPR of 0 an upper end of 0.056.
-docs/benchmarks.md has the simulated coverage of every score.
+benchmarks/README.md has the simulated coverage of every score.
 
 What an interval covers is the choice of clips. It says nothing of training seeds, of the draw of negative sounds, or
 of source videos that a test split shares with the training split (`shared_source_videos` counts those). `compare`

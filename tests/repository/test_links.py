@@ -8,18 +8,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (
-    "avsbench_robust_dataset configs docs evaluate_metrics examples fuzz kernels modeling_avsegformer tests/peers"
+    "avsbench_robust_dataset benchmarks configs docs evaluate_metrics examples fuzz kernels modeling_avsegformer "
+    "tests/peers"
 ).split()
 TEMPLATES = {"avsbench_robust_dataset/data_card.md", "kernels/CARD.md"}
 FILES = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
 PAGES = sorted({path.relative_to(ROOT).as_posix() for path in FILES} - TEMPLATES)
 CODE = re.compile(r"^```\w*\n.*?^```$", re.MULTILINE | re.DOTALL)
+INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
 LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
 
 
 def text_of(page: str) -> str:
-    """The page without its code blocks."""
-    return CODE.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    """The page, with the files that it includes (`--8<--`), without its code blocks."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    text = INCLUDED.sub(lambda included: (ROOT / included[1]).read_text(encoding="utf-8"), text)
+    return CODE.sub("", text)
 
 
 def anchors(page: str) -> set[str]:
