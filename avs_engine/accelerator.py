@@ -1,9 +1,22 @@
 """Builds accelerate's `Accelerator` for the trainer: one CPU or GPU, DDP, FSDP or DeepSpeed."""
 
 import argparse
+import os
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, DistributedType
+
+MOST_WORKERS = 8  # of a process on a GPU
+
+
+def worker_count(wanted: int | None, accelerator: Accelerator) -> int:
+    """The processes that read data for this process: those of --num_workers, else none on a CPU, which the model needs
+    for itself, and on a GPU this process's share of the machine's processors, at most `MOST_WORKERS`."""
+    if wanted is not None or accelerator.device.type == "cpu":
+        return wanted or 0
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    return min(MOST_WORKERS, processors // on_this_machine)
 
 
 def build_accelerator(args: argparse.Namespace) -> Accelerator:
@@ -13,6 +26,8 @@ def build_accelerator(args: argparse.Namespace) -> Accelerator:
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=args.report_to if args.with_tracking else None,
         project_dir=args.output_dir,
+        # Batches come from pinned memory on a GPU (build_loader): the processor need not wait for their copies.
+        dataloader_config=DataLoaderConfiguration(non_blocking=True),
         # A frozen backbone gets no gradient, which DDP must allow.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=args.freeze_backbone_epochs > 0)],
     )

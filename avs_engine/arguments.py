@@ -3,6 +3,8 @@ answered at once."""
 
 import argparse
 
+NUM_WORKERS_HELP = "processes that read the data; default: 0 on a CPU; on a GPU as many as processors, at most 8"
+
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the description's lines and shows each option's default."""

@@ -21,6 +21,7 @@ from evaluate_metrics.data_notes import data_notes
 from evaluate_metrics.mask_files import PredictionsError, predictions_digest
 from evaluate_metrics.results import read_json
 
+from .accelerator import worker_count
 from .clips import Splits, load_conditions
 from .data_facts import data_facts, find_mute_clips
 from .evaluation_arguments import is_condition
@@ -207,6 +208,7 @@ def run_evaluation(args: argparse.Namespace) -> None:
         check_model_path(args.model)
     disable_progress_bar()  # that of transformers
     accelerator = Accelerator(cpu=args.cpu or bool(args.predictions), mixed_precision=args.mixed_precision)
+    args.num_workers = worker_count(args.num_workers, accelerator)
     publishes = args.push_to_hub and accelerator.is_main_process
     if publishes:  # checked now, because the evaluation may take hours
         name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model

@@ -33,7 +33,7 @@ from pathlib import Path
 from avsbench_robust_dataset import CONDITIONS, SUBSETS
 from avsbench_robust_dataset.conditions import get_condition
 
-from .arguments import HelpFormatter, add_hub_arguments
+from .arguments import NUM_WORKERS_HELP, HelpFormatter, add_hub_arguments
 
 
 def is_condition(name: str) -> bool:
@@ -91,7 +91,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="grey value of probability 1 in --predictions; default: detected",
     )
     parser.add_argument("--batch_size", type=int, default=4, help="clips per process")
-    parser.add_argument("--num_workers", type=int, default=0, help="processes that read the data")
+    parser.add_argument("--num_workers", type=int, help=NUM_WORKERS_HELP)
     parser.add_argument("--max_clips", type=int, help="score only this many clips, evenly spaced over the split")
     parser.add_argument("--save_predictions", action="store_true", help="write 8-bit PNG probability masks")
     parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: accelerate's own setting")

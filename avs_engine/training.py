@@ -22,7 +22,7 @@ from avsbench_robust_dataset.progress import progress_bar
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
 from . import clips, scoring, step
-from .accelerator import build_accelerator
+from .accelerator import build_accelerator, worker_count
 from .checkpoints import check_newest, find_checkpoint, put_back_checkpoints, read_checkpoint
 from .clips import Splits
 from .epochs import Collator, TrainingClips, build_clips, build_loader
@@ -308,6 +308,7 @@ def _run(args: argparse.Namespace, folder: contextlib.ExitStack, termination: Te
     """Args: `folder` receives the lock of `--output_dir`."""
     output_dir = Path(args.output_dir)
     accelerator = build_accelerator(args)
+    args.num_workers = worker_count(args.num_workers, accelerator)
     if accelerator.is_main_process:
         folder.enter_context(only_run_in(output_dir))
         put_back_checkpoints(output_dir / "checkpoints")

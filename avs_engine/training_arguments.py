@@ -32,7 +32,7 @@ from pathlib import Path
 from avsbench_robust_dataset import conditions as audio_conditions
 from avsbench_robust_dataset.conditions import EXTRA_CONDITIONS
 
-from .arguments import HelpFormatter, add_hub_arguments
+from .arguments import NUM_WORKERS_HELP, HelpFormatter, add_hub_arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--subset", required=True, choices=list(PRESETS), help="demo is what `avs-data demo` writes")
     data.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
     data.add_argument("--data_seed", type=int, default=42, help="seed of the negative sounds; avs-evaluate's --seed")
-    data.add_argument("--num_workers", type=int, default=0, help="processes that read the data")
+    data.add_argument("--num_workers", type=int, help=NUM_WORKERS_HELP)
     data.add_argument("--cache_frames_gb", type=float, default=2, help="keep decoded frames in this much memory, GiB")
     data.add_argument("--frames_per_clip", type=int, help="random frames of an item, masked ones first; default: all")
     data.add_argument("--augment", action="store_true", help="flip clips left to right at random; not in the original")

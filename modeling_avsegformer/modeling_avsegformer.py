@@ -8,6 +8,7 @@ Read from the bottom: `AVSegFormerForSegmentation` is what a user calls, its par
 Shapes: B clips of T frames, N = B * T, C = `hidden_size`, Q queries, S tokens of the three coarse feature maps.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -336,18 +337,32 @@ class Encoder(nn.Module):
         """The memory `(N, S, C)` of maps `(N, C, h, w)`, finest first."""
         spatial_shapes = [(feature.shape[-2], feature.shape[-1]) for feature in maps]
         tokens = torch.cat([feature.flatten(2).transpose(1, 2) for feature in maps], 1)
-        device = tokens.device
-        positions = [
-            sine_positions(height, width, tokens.shape[-1], device).to(tokens.dtype) + self.level_embed[level]
-            for level, (height, width) in enumerate(spatial_shapes)
-        ]
-        positions = torch.cat(positions)  # (S, C)
-        dtype = torch.promote_types(tokens.dtype, torch.float32)
-        references = torch.cat([reference_points(*shape, device) for shape in spatial_shapes]).to(dtype)  # (S, 2)
-        sizes = torch.tensor([(width, height) for height, width in spatial_shapes], dtype=dtype, device=device)
+        # Kept for the next call: made anew, they are a hundred small kernels, and copying the sizes waits for the GPU.
+        kept = type(tokens) is Tensor and not torch.compiler.is_compiling()
+        constants = grid_constants if kept else grid_constants.__wrapped__
+        sines, references, sizes = constants(tuple(spatial_shapes), tokens.shape[-1], tokens.dtype, tokens.device)
+        positions = torch.cat([sine + embedding for sine, embedding in zip(sines, self.level_embed, strict=True)])
         for layer in self.layers:
             tokens = layer(tokens, positions, references, sizes, spatial_shapes)
         return tokens
+
+
+@functools.lru_cache(maxsize=16)
+def grid_constants(
+    spatial_shapes: tuple[tuple[int, int], ...], channels: int, dtype: torch.dtype, device: torch.device
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """What the encoder needs to know of the maps' sizes (height, width), for tokens of `dtype`.
+
+    Returns:
+        the sine positions of each level, `(height * width, channels)`; the reference points of all, `(S, 2)`; the
+        (width, height) of each level, `(levels, 2)`. The last two are at least float32.
+    """
+    with torch.inference_mode(False):  # a call with gradients may be the next one
+        sines = [sine_positions(*shape, channels, device).to(dtype) for shape in spatial_shapes]
+        dtype = torch.promote_types(dtype, torch.float32)
+        references = torch.cat([reference_points(*shape, device) for shape in spatial_shapes]).to(dtype)
+        sizes = [(width, height) for height, width in spatial_shapes]
+        return sines, references, torch.tensor(sizes, dtype=dtype, device=device)
 
 
 def sine_positions(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:

@@ -192,6 +192,21 @@ def test_reference_points_by_hand():
     torch.testing.assert_close(reference_points(3, 2), torch.tensor(expected))
 
 
+def test_what_the_encoder_knows_of_the_sizes_is_made_once(model, clips, monkeypatch):
+    modeling.grid_constants.cache_clear()
+    with torch.inference_mode():  # its tensors can never take part in a backward pass
+        expected = model(**clips).logits.clone()
+    made = modeling.grid_constants.cache_info().currsize
+    assert made == 1
+    logits = model(**clips).logits
+    logits.sum().backward()
+    torch.testing.assert_close(logits, expected)
+    assert modeling.grid_constants.cache_info().currsize == made
+    other = {**clips, "pixel_values": clips["pixel_values"][..., :-32]}
+    assert model(**other).logits.shape[-1] == logits.shape[-1] - 32
+    assert modeling.grid_constants.cache_info().currsize == 2
+
+
 @torch.no_grad()
 def test_works_without_the_package_of_the_op(model, clips, monkeypatch):
     expected = model(**clips).logits

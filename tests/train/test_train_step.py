@@ -1,9 +1,14 @@
 """A step of the trainer does less work than a plain one, with the same loss and the same gradients."""
 
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from avs_engine.accelerator import worker_count
 from avs_engine.step import train_batch
 from modeling_avsegformer import AVSegFormerForSegmentation
 
@@ -99,3 +104,54 @@ def test_the_trainer_s_step_uses_both(model, batch, monkeypatch):
     assert shapes == [(CLIPS, SIZE, SIZE)], "frames without a mask were segmented"
     found = torch.stack([losses[name] for name in ("loss", "loss_mask", "loss_mix", "loss_similarity")])
     assert_close((found, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}), expected)
+
+
+# On a GPU these wait for its work: numbers read, tensors made of Python's numbers, shapes that depend on values.
+WAITS = {"_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "equal", "unique2"}
+
+
+class Waits(TorchDispatchMode):
+    """Records the operators in `WAITS`."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in WAITS:
+            self.found.append(name)
+        return function(*args, **kwargs or {})
+
+
+def test_a_step_waits_for_the_gpu_only_when_its_backward_pass_is_queued(model, batch, monkeypatch):
+    batch["labels"] = batch["labels"][:, :1]
+    accelerator = Accelerator(cpu=True)
+    optimizer = accelerator.prepare(torch.optim.AdamW(model.parameters(), lr=0.0, fused=True))
+    backward = accelerator.backward
+    before = []
+
+    def recorded(loss):
+        backward(loss)
+        before.extend(waits.found)
+
+    monkeypatch.setattr(accelerator, "backward", recorded)
+    for _ in range(2):  # in the first step constants are made
+        before.clear()
+        with Waits() as waits:
+            train_batch(accelerator, model, optimizer, batch | {"clips": ["a", "b", "c"]}, 0.1, 0)
+    assert before == []
+    assert waits.found.count("_local_scalar_dense") == 1  # is the loss finite?
+
+
+def test_workers_read_the_data_for_a_gpu(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    cpu, gpu = (SimpleNamespace(device=torch.device(kind), num_processes=1) for kind in ("cpu", "cuda"))
+    found = {}
+    for processors in (1, 6, 64):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, count=processors: range(count), raising=False)
+        found[processors] = worker_count(None, gpu)
+    assert found == {1: 1, 6: 6, 64: 8}
+    assert (worker_count(None, cpu), worker_count(3, cpu), worker_count(0, gpu)) == (0, 3, 0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert worker_count(None, gpu) == 4
