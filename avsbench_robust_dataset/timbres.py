@@ -1,11 +1,12 @@
 """Two disjoint families of procedurally drawn sounds that belong to no object: one to train on, one to be tested with.
 
-`random_timbre` is the open set of negatives for training: a steady spectrum drawn at random (stacks of partials, audio
-rate frequency modulation, noise through a random filter, or two of these), whose level alone moves: it trembles,
-switches or wanders, but nothing is ever struck, plucked or clicked, and no sound of it is shorter than 0.1 s.
-`UNSEEN_KINDS` are for evaluation only. Each of them is made by something that `random_timbre` cannot do: pitch that
-steps or glides, clicks of a few milliseconds, grains, pulse trains, moving formants, an ensemble of voices with
-vibrato, strings and bells that are struck and die away.
+`random_timbre` is the open set of negatives for training: stacks of partials, audio rate frequency modulation, tones
+whose pitch wanders on a random path, noise through a random filter, or two of these. Their level trembles, switches or
+wanders, but nothing is ever struck, plucked or clicked, and no sound of it is shorter than 0.1 s.
+`UNSEEN_KINDS` are for evaluation only. Each of them is made by something that `random_timbre` cannot do: two notes in
+turn, a pitch that rises and falls or sweeps again and again, clicks of a few milliseconds, grains, pulse trains,
+moving formants, an ensemble of voices with vibrato, strings and bells that are struck and die away. For a second, some
+of them come near a random timbre, which is why many are drawn.
 """
 
 import numpy as np
@@ -35,6 +36,11 @@ def _log_uniform(rng, low, high, size=None):
 HOP = 16  # samples; slow curves are drawn at 1 kHz and held
 
 
+def _amplitudes(ratios, rng):
+    """Of partials at `ratios` of the lowest frequency: they fall by a random power, and half of the time scatter."""
+    return ratios ** -rng.uniform(0, 2) * (rng.exponential(1, len(ratios)) if rng.random() < 0.5 else 1)
+
+
 def _partials(rng):
     """A stack of steady partials with a random spectrum: harmonic, stretched, or nowhere near either."""
     count = int(rng.integers(1, 16))
@@ -46,7 +52,7 @@ def _partials(rng):
     elif kind < 0.6:
         ratios = _log_uniform(rng, 1, 12, count)
     frequencies = base * ratios
-    amplitudes = ratios ** -rng.uniform(0, 2) * rng.exponential(1, count) * (frequencies < 7500)
+    amplitudes = _amplitudes(ratios, rng) * (frequencies < 7500)
     if not amplitudes.any():
         frequencies, amplitudes = np.array([base]), np.ones(1)
     # A sum of steady partials is one inverse Fourier transform: frequencies are rounded to 0.2 Hz.
@@ -63,6 +69,18 @@ def _frequency_modulation(rng):
     angle = (2 * np.pi * carrier * TIME).astype(np.float32)
     index = np.float32(_log_uniform(rng, 0.3, 6))
     return np.sin(angle + index * np.sin((2 * np.pi * modulator * TIME).astype(np.float32)))
+
+
+def _wandering_tone(rng):
+    """Harmonics of a pitch that wanders from one random height to the next, on a random path."""
+    knots = int(rng.integers(3, 30))
+    octaves = rng.uniform(0.05, 1) * rng.uniform(-1, 1, knots)
+    times = np.concatenate([[0], np.sort(rng.uniform(0, 5, knots - 2)), [5]])
+    pitch = _log_uniform(rng, 120, 3000) * np.exp2(np.interp(TIME, times, octaves))
+    angle = (2 * np.pi * np.cumsum(pitch) / SAMPLING_RATE).astype(np.float32)
+    count = int(min(rng.integers(1, 9), max(1, 7500 // pitch.max())))
+    gains = _amplitudes(np.arange(1, count + 1.0), rng)
+    return sum(np.float32(gain) * np.sin(k * angle) for k, gain in enumerate(gains, 1))
 
 
 def _filtered_noise(rng):
@@ -98,7 +116,7 @@ def _level_curve(rng):
 
 def random_timbre(rng):
     """float32 (80000,), 16 kHz: a sound of no category, drawn at random."""
-    sources = (_partials, _frequency_modulation, _filtered_noise)
+    sources = (_partials, _frequency_modulation, _wandering_tone, _filtered_noise)
     sound = 0.0
     for _ in range(1 if rng.random() < 0.6 else 2):
         source = sources[rng.integers(len(sources))](rng)

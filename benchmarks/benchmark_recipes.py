@@ -24,6 +24,7 @@ from avsbench_robust_dataset import CONDITIONS, synthetic
 from avsbench_robust_dataset.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
+KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}  # see examples/demo.py
 USUAL = synthetic.DISTRACTOR_SHARES["train"]
 POSITIVE_ITEMS = 12  # of a step
 TRAINING = {
@@ -93,7 +94,7 @@ def run(program: str, options: dict, log: Path) -> None:
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=KEEPS_MEMORY | os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=file,
             stderr=subprocess.STDOUT,
             check=False,

@@ -30,9 +30,12 @@ from evaluate_metrics.report import Clip, Run, read_run, results_table, write_re
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# glibc gives large blocks back to the system at once, and a training step asks for them anew: a sixth of its time.
+KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
+
 # Both models alike: optimiser, steps, frames an item, augmentation, loss.
 TRAINING = dict(
-    max_steps=700,
+    max_steps=800,
     frames_per_clip=1,
     learning_rate=2e-3,
     weight_decay=0.01,
@@ -88,7 +91,7 @@ def run(words: Sequence[str], log: Path, threads: int) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     shown = " ".join(shlex.quote(word) for word in ["python", *words[1:]])
     print(f"  {shown}", flush=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**KEEPS_MEMORY, **os.environ, "OMP_NUM_THREADS": str(threads)}
     with log.open("w", encoding="utf-8") as file:
         file.write(f"{shown}\n")
         file.flush()
@@ -131,7 +134,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
     parser.add_argument("--subset", default="demo", choices=["demo", "s4", "ms3"])
     parser.add_argument("--data_dir", type=Path, help="an AVSBench download; the demo clips are made without one")
-    parser.add_argument("--data_seed", type=int, default=1, help="seed of the demo clips")
+    parser.add_argument("--data_seed", type=int, default=2027, help="seed of the demo clips")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="training seeds")
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--max_steps", type=int, default=TRAINING["max_steps"])
