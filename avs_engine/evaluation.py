@@ -1,7 +1,6 @@
 """An evaluation: scores a model, a callable or predicted masks under each condition, and writes the results."""
 
 import argparse
-import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,13 +17,13 @@ from avsbench_robust_dataset.unseen import unseen_source
 from evaluate_metrics.avs_robust import avs_robust as metric
 from evaluate_metrics.clip_rows import have_two_values, results, write_rows
 from evaluate_metrics.data_notes import data_notes
-from evaluate_metrics.mask_files import PredictionsError, predictions_digest
+from evaluate_metrics.mask_files import PredictionsError, Reading, predictions_digest
+from evaluate_metrics.mask_folders import Source, named_folders, relative_to
 from evaluate_metrics.results import read_json
 
 from .accelerator import worker_count
 from .clips import Splits, load_conditions
 from .data_facts import data_facts, find_mute_clips
-from .evaluation_arguments import is_condition
 from .hub import publish
 from .journal import Journal
 from .models import check_model_path
@@ -101,6 +100,10 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: di
     return Scored([journal.rows[clip_id] for clip_id in clip_ids], journal, splits, weights)
 
 
+def source_of(args: argparse.Namespace) -> str:
+    return args.model or args.model_fn or " ".join(args.predictions)
+
+
 def check_output_dir(args: argparse.Namespace) -> None:
     """Raises ValueError where `args.output_dir` has another run's finished results; the same command may be repeated.
 
@@ -112,7 +115,7 @@ def check_output_dir(args: argparse.Namespace) -> None:
     old = read_json(path)
     old = old if isinstance(old, dict) else {}
     settings = old.get("settings") or {}
-    ours = {"model": args.model or args.model_fn or args.predictions, "subset": args.subset, "split": args.split}
+    ours = {"model": source_of(args), "subset": args.subset, "split": args.split}
     theirs = {name: old.get(name) for name in ours}
     for name in ("seed", "conditions", "max_clips"):
         ours[name], theirs[name] = getattr(args, name), settings.get(name)
@@ -128,7 +131,7 @@ def check_output_dir(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     """Scores what `args` name and, in the main process, writes and prints the results."""
-    source = args.model or args.model_fn or args.predictions
+    source = source_of(args)
     settings = {"seed": args.seed, "conditions": args.conditions, "max_clips": args.max_clips}
     if "unseen" in args.conditions and not args.predictions:
         settings |= unseen_source(args.unseen_dir)
@@ -136,16 +139,11 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     if args.predictions:
         rows = []
         if accelerator.is_main_process:
-            rows, settings["grey_of_one"] = score_masks(
-                Path(args.predictions),
-                args.conditions,
-                SUBSETS[args.subset],
-                args.data_dir,
-                args.split,
-                args.max_clips,
-                args.grey_of_one,
-                is_condition,
-            )
+            reading = Reading(args.grey_of_one, args.resize == "nearest", args.background, args.mask_pattern)
+            data = SUBSETS[args.subset], args.data_dir, args.split, args.max_clips
+            rows, facts = score_masks(named_folders(args.predictions), args.conditions, *data, reading)
+            settings |= facts
+            print(f"predictions: {facts['layout']}")
     else:
         settings |= {"mixed_precision": accelerator.mixed_precision, "device": accelerator.device.type}
         run = {"source": source, "subset": args.subset, "split": args.split, "saved": args.save_predictions}
@@ -165,14 +163,15 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
         found["mute_clips"] = find_mute_clips(splits)
     write_rows(output_dir / "clips.jsonl", rows)
     head = {"model": source, "subset": args.subset, "split": args.split}
-    masks = args.predictions or (output_dir / "predictions" if args.save_predictions else None)
+    masks: Source | None = output_dir / "predictions" if args.save_predictions else None
+    masks = named_folders(args.predictions) if args.predictions else masks
     rest = {"settings": settings, "clips_file": "clips.jsonl", "versions": library_versions()}
     rest |= {"git_revision": git_revision(), "arguments": arguments_of(args)}
     if weights is not None:
         rest["weights"] = weights
-    rest["predictions_dir"] = None if masks is None else os.path.relpath(masks, output_dir)
+    rest["predictions_dir"] = None if masks is None else relative_to(masks, output_dir)
     if masks is not None:
-        rest["predictions_digest"] = predictions_digest(Path(masks), args.conditions)
+        rest["predictions_digest"] = predictions_digest(masks, args.conditions)
     write_json(output_dir / "results.json", head | rest | found)
     if journal is not None:
         journal.remove()
@@ -221,7 +220,7 @@ def run_evaluation(args: argparse.Namespace) -> None:
                 check_output_dir(args)
             evaluate(args, accelerator)
     except PredictionsError as error:
-        print(*error.problems, error, sep="\n", file=sys.stderr)
+        print(error.told(Path(args.output_dir) / "problems.txt"), file=sys.stderr)
         raise SystemExit(2) from None
     accelerator.wait_for_everyone()  # without it, processes have been seen to abort at shutdown
     accelerator.end_training()

@@ -2,11 +2,12 @@
 
     accelerate launch evaluate_accelerate.py --model runs/s4 --subset s4 --data_dir data --output_dir runs/s4/eval
     python evaluate_accelerate.py --predictions masks --subset s4 --data_dir data --output_dir masks_eval
+    python evaluate_accelerate.py --predictions positive=run1 silence=run2 --subset s4 --output_dir eval
     python evaluate_accelerate.py --model-fn my_model:predict --subset s4 --data_dir data --output_dir my_eval
 
-The model is a `from_pretrained` folder of this project (`--model`), any model whose masks are PNG files in
-DIR/<condition>/<category>/<clip>/<clip>_<k>.png, <k> from 0 or 1, category optional, 1-bit or 8-bit grey where 255 is
-probability 1 (`--predictions`, which needs the ground-truth masks only), or any Python callable (`--model-fn`)
+The model is a `from_pretrained` folder of this project (`--model`), any model whose masks are PNG files as public
+codes write them, 1-bit, one colour on black or 8-bit grey where 255 is probability 1 (`--predictions`, which needs
+the ground-truth masks only; see docs/howto/score-masks.md), or any Python callable (`--model-fn`)
 
     (frames (T, H, W, 3) uint8 RGB, waveform (80000,) float32, sampling rate) -> probabilities (T, H, W)
 
@@ -30,18 +31,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL.ImageColor import getrgb
+
 from avsbench_robust_dataset import CONDITIONS, SUBSETS
 from avsbench_robust_dataset.conditions import get_condition
+from evaluate_metrics.mask_folders import named_folders
 
 from .arguments import NUM_WORKERS_HELP, HelpFormatter, add_hub_arguments
-
-
-def is_condition(name: str) -> bool:
-    try:
-        condition_name(name)
-    except argparse.ArgumentTypeError:
-        return False
-    return True
 
 
 def condition_name(name: str) -> str:
@@ -55,7 +51,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="from_pretrained folder or Hub id")
-    source.add_argument("--predictions", metavar="DIR", help="folder of PNG masks to score instead of a model")
+    source.add_argument(
+        "--predictions",
+        nargs="+",
+        metavar="DIR",
+        help="PNG masks to score instead of a model: a folder with one folder a condition, or CONDITION=DIR …",
+    )
     source.add_argument(
         "--model-fn", "--model_fn", metavar="MODULE:FUNCTION", help="callable to score instead of a model"
     )
@@ -67,7 +68,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--conditions",
         nargs="+",
         type=condition_name,
-        default=list(CONDITIONS),
         metavar="CONDITION",
         help=f"{', '.join(CONDITIONS)} (default: these four); unseen, muted, timbre, mixed_snr_<dB>, noise_snr_<dB>",
     )
@@ -90,6 +90,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=(1, 255),
         help="grey value of probability 1 in --predictions; default: detected",
     )
+    parser.add_argument("--resize", choices=("nearest",), help="scale --predictions of another size; default: refuse")
+    parser.add_argument("--mask_pattern", help="which --predictions to score where several lie in one folder")
+    parser.add_argument(
+        "--background", type=getrgb, metavar="COLOUR", help="what is no object in --predictions of many colours: black"
+    )
     parser.add_argument("--batch_size", type=int, default=4, help="clips per process")
     parser.add_argument("--num_workers", type=int, help=NUM_WORKERS_HELP)
     parser.add_argument("--max_clips", type=int, help="score only this many clips, evenly spaced over the split")
@@ -98,6 +103,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
     add_hub_arguments(parser)
     args = parser.parse_args(argv)
+    masks = named_folders(args.predictions) if args.predictions else None
+    if args.conditions is None:
+        args.conditions = list(masks if isinstance(masks, dict) else CONDITIONS)
+    elif isinstance(masks, dict) and set(masks) != set(args.conditions):
+        parser.error("argument --conditions: not with --predictions CONDITION=DIR, which names the conditions")
     extra = [condition for condition in dict.fromkeys(args.conditions) if condition not in CONDITIONS]
     args.conditions = [condition for condition in CONDITIONS if condition in args.conditions] + extra
     check_arguments(parser, args, extra)
@@ -111,8 +121,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, e
     for name in ("batch_size", "max_clips"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"argument --{name}: expected at least 1, got {getattr(args, name)}")
-    if args.grey_of_one is not None and args.predictions is None:
-        parser.error("argument --grey_of_one: only with argument --predictions")
+    for name in ("grey_of_one", "resize", "mask_pattern", "background"):
+        if getattr(args, name) is not None and args.predictions is None:
+            parser.error(f"argument --{name}: only with argument --predictions")
     if args.front_end is not None and args.model is None:
         parser.error("argument --front_end: only with argument --model; other models have their own front end")
     if args.predictions:

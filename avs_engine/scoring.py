@@ -1,7 +1,7 @@
 """Turns probabilities into rows, scores and a printed table."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +11,7 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from avsbench_robust_dataset import CONDITIONS, SPLITS, Subset
+from avsbench_robust_dataset import SPLITS, Subset
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.conditions import get_condition, heard_frames
 from avsbench_robust_dataset.progress import progress_bar
@@ -20,7 +20,8 @@ from avsbench_robust_dataset.sources import media_files, read_clips, read_masks,
 from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP
 from evaluate_metrics.avs_robust.avs_robust import METRICS, PARTLY_HEARD, SELECTIVITY, partly_heard_conditions
 from evaluate_metrics.clip_rows import clip_row, scores
-from evaluate_metrics.mask_files import Target, read_objects, score_predictions
+from evaluate_metrics.mask_files import READING, Reading, Target, read_objects, score_predictions
+from evaluate_metrics.mask_folders import Source
 from evaluate_metrics.uncertainty import shared_source_videos
 
 from .clips import Splits, check_splits, clip_metadata, clip_of, evenly_spaced
@@ -109,25 +110,19 @@ def find_silent_masks(subset: Subset, data_dir: str | None) -> dict[str, list[Pa
 
 
 def score_masks(
-    folder: Path,
+    source: Source,
     conditions: Sequence[str],
     subset: Subset,
     data_dir: str | None,
     split: str,
     max_clips: int | None = None,
-    grey_of_one: int | None = None,
-    is_condition: Callable[[str], bool] = CONDITIONS.__contains__,
-) -> tuple[list[dict], int]:
-    """The rows of the PNG masks in `folder`, compared with the masks of the download, and the grey of probability 1,
-    which is 1 or 255. No sound is read.
-
-    Args:
-        grey_of_one: None finds it.
-        is_condition: whether a folder's name is that of a condition; such folders may lie beside those of
-            `conditions`.
+    reading: Reading = READING,
+) -> tuple[list[dict], dict]:
+    """The rows of PNG masks, compared with the masks of the download, and how they were read, for `results.json`. No
+    sound is read.
 
     Raises:
-        PredictionsError: what is missing, extra, broken or of another size.
+        PredictionsError: what is missing, extra, broken, of another size or may mean two things.
         FileNotFoundError, ValueError: from the download.
     """
     root = locate(subset, data_dir)
@@ -147,13 +142,12 @@ def score_masks(
             "--split, or complete the download (see `avs-data check`)."
         )
     return score_predictions(
-        folder,
+        source,
         conditions,
         targets,
         read_masks,
         evenly_spaced(len(targets), max_clips),
-        is_condition=is_condition,
-        grey_of_one=grey_of_one,
+        reading=reading,
         progress=partial(progress_bar, leave=False),
     )
 

@@ -15,6 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from .avs_robust.avs_robust import CONDITIONS, NEGATIVE_CONDITIONS, condition_scores
+from .mask_files import Reading
+from .mask_folders import Source
 
 __all__ = ["Run", "check_annotations", "extra_negatives", "read_clips", "read_run"]
 
@@ -27,8 +29,7 @@ class Run:
         name: the model's name in every table and picture.
         scores: metric -> fraction in [0, 1]; None or NaN where it is not defined.
         log: lines of the training log, {"step", "loss", …} or {"step", "validation": {metric: value}}.
-        predictions: folder of mask PNGs, `<condition>/<category>/<clip>/<clip>_<k>.png`, k from 1 (or from 0), the
-            category level optional; 8-bit probabilities. None: no pictures of this run.
+        predictions: where its masks lie, as `mask_folders.py` finds them. None: no pictures of this run.
         subset, split: what was evaluated; "" if unknown.
         settings, versions: as `results.json` has them.
         clips: one row a clip, as `clips.jsonl` has them (see `uncertainty.py`); empty: only `intervals` are known.
@@ -42,13 +43,12 @@ class Run:
         mute_clips: condition -> ids of the clips that hear silence under it.
         weights: which weights the model holds, with their SHA-256.
         predictions_digest: `mask_files.predictions_digest` of the masks that were scored; "" if unknown.
-        grey_of_one: grey of probability 1 in the PNGs of `predictions`: 255, or 1 where they hold masks of 0 and 1.
     """
 
     name: str
     scores: Mapping[str, float | None]
     log: Sequence[Mapping] = ()
-    predictions: Path | None = None
+    predictions: Source | None = None
     subset: str = ""
     split: str = ""
     settings: Mapping = field(default_factory=dict)
@@ -64,7 +64,17 @@ class Run:
     mute_clips: Mapping[str, Sequence[str]] = field(default_factory=dict)
     weights: Mapping = field(default_factory=dict)
     predictions_digest: str = ""
-    grey_of_one: int = 255
+
+    @property
+    def reading(self) -> Reading:
+        """How `predictions` are read."""
+        background = self.settings.get("background")
+        return Reading(
+            self.settings.get("grey_of_one") or 255,
+            bool(self.settings.get("resize")),
+            tuple(background) if background else None,
+            self.settings.get("pattern"),
+        )
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -120,6 +130,11 @@ class _Draw(_Checked):
 
 class _Settings(_Checked):
     grey_of_one: Literal[1, 255] | None = None
+    resize: Literal["nearest"] | None = None
+    background: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)] | None = None
+    pattern: str | None = None
+    conditions: list[str] | None = None
+    max_clips: Count | None = None
 
 
 class _Results(_Checked):
@@ -140,7 +155,7 @@ class _Results(_Checked):
     mute_clips: dict[str, list[str]] | None = None
     weights: dict | None = None
     clips_file: str | None = None
-    predictions_dir: str | None = None
+    predictions_dir: str | dict[str, str] | None = None
     predictions_digest: str | None = None
 
     @field_validator("fpr_curve")
@@ -249,7 +264,12 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
         _check_same(path, scores, clips)
     # None: no masks were saved, and a folder that lies there is another run's.
     saved = results.get("predictions_dir", "predictions")
-    predictions = None if saved is None else directory / saved
+    predictions: Source | None = None
+    if isinstance(saved, dict):
+        folders = {condition: directory / folder for condition, folder in saved.items()}
+        predictions = folders if all(folder.is_dir() for folder in folders.values()) else None
+    elif saved is not None and (directory / saved).is_dir():
+        predictions = directory / saved
     settings = results.get("settings") or {}
     details: tuple[str, ...] = ("versions", "intervals", "bootstrap", "breakdown", "fpr_curve", "source_videos")
     details += ("draw", "mute_clips", "weights")
@@ -257,14 +277,13 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
         name=name,
         scores=scores,
         log=() if log is None else _read_log(Path(log)),
-        predictions=predictions if predictions is not None and predictions.is_dir() else None,
+        predictions=predictions,
         predictions_digest=results.get("predictions_digest") or "",
         subset=str(results.get("subset", "")),
         split=str(results.get("split", "")),
         settings=settings,
         clips=clips,
         annotation=results.get("annotation") or "",
-        grey_of_one=settings.get("grey_of_one") or 255,
         **{key: results.get(key) or {} for key in details},
     )
 

@@ -25,7 +25,7 @@ def test_one_input(data: bytes) -> None:
     PATH.write_bytes(data)
     for size in (None, SIZE):
         try:
-            values, is_grey = read_prediction(PATH, size)
+            values, is_grey, _ = read_prediction(PATH, size)
         except ValueError as error:
             assert str(PATH) in str(error)
             continue

@@ -17,6 +17,7 @@ from avsbench_robust_dataset.masks import object_mask
 
 from ..avs_robust.avs_robust import harmonic_mean
 from ..mask_files import predictions_digest, read_prediction
+from ..mask_folders import condition_folders, find_masks, mask_files
 from ..results import Run, read_json
 from . import overlay
 from .markup import render
@@ -269,44 +270,38 @@ def _check_own_masks(run: Run) -> None:
 class _Predictions:
     """One model's saved masks, read as the evaluator reads them."""
 
-    def __init__(self, folder, grey_of_one):
-        self.folder, self.grey_of_one = folder, grey_of_one
-        self._first_numbers = {}
+    def __init__(self, run, conditions):
+        self.reading = run.reading
+        self.folders, *_ = condition_folders(run.predictions, run.settings.get("conditions") or conditions)
+        self.clip_ids = [row["clip_id"] for row in run.clips]
+        self.categories = {}
+        self._found = {}
 
     def has(self, condition):
-        return (self.folder / condition).is_dir()
+        return condition in self.folders
 
     def read(self, condition, clip, frames, index, shape):
         """uint8 (H, W), 255 for probability 1: frame `index` (from 0) of a clip of `frames` frames."""
         _check_names(clip.clip_id, clip.category)
-        expected = clip_folder = self.folder / condition / clip.category / clip.clip_id
-        if not clip_folder.is_dir():
-            clip_folder = self.folder / condition / clip.clip_id  # MS3 has no category level
-        if not clip_folder.is_dir():
+        self.categories[clip.clip_id] = clip.category
+        found = self._masks(condition, frames)
+        path = found.paths.get(clip.clip_id, {}).get(index)
+        if path is None:
             raise FileNotFoundError(
-                f"{expected}: not found. Expected this clip's masks; evaluate with its masks saved."
+                f"{found.expected(clip.clip_id, index)}: not found. Expected this clip's masks; evaluate with its "
+                "masks saved."
             )
-        path = clip_folder / f"{clip.clip_id}_{index + self._first_number(condition, frames)}.png"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: not found.")
-        values, is_grey = read_prediction(path)
-        if values.shape != shape:
-            raise ValueError(
-                f"{path}: expected the ground truth's size {shape[1]} x {shape[0]}, got {values.shape[1]} x "
-                f"{values.shape[0]}."
-            )
-        return np.minimum(values, 1) * np.uint8(255) if is_grey and self.grey_of_one == 1 else values
+        values, is_grey, _ = read_prediction(path, shape, self.reading)
+        return np.minimum(values, 1) * np.uint8(255) if is_grey and self.reading.grey_of_one == 1 else values
 
-    def _first_number(self, condition, frames):
-        """0 or 1: what most clips of the condition count from, given by their first and their last names."""
+    def _masks(self, condition, frames):
         key = condition, frames
-        if key not in self._first_numbers:
-            root = self.folder / condition
-            clips = [p for pattern in ("*", "*/*") for p in root.glob(pattern) if p.is_dir()]
-            from_0 = sum((clip / f"{clip.name}_0.png").is_file() for clip in clips)
-            from_1 = sum((clip / f"{clip.name}_{frames}.png").is_file() for clip in clips)
-            self._first_numbers[key] = 0 if from_0 > from_1 else 1
-        return self._first_numbers[key]
+        if key not in self._found:
+            root = self.folders[condition]
+            clip_ids = self.clip_ids or {path.parent.name for path in mask_files(root)}
+            frames_of = dict.fromkeys(clip_ids, frames)
+            self._found[key] = find_masks(root, frames_of, self.reading.pattern, self.categories)
+        return self._found[key]
 
 
 # --- the section of the page -----------------------------------------------------------------------------------------
@@ -330,7 +325,7 @@ def gallery_html(
             shown[name] = run
     for run in shown.values():
         _check_own_masks(run)
-    folders = {name: _Predictions(run.predictions, run.grey_of_one) for name, run in shown.items()}
+    folders = {name: _Predictions(run, conditions_of([run])) for name, run in shown.items()}
     known = {name: _known_miou(run) for name, run in shown.items()}
     conditions = [c for c in conditions_of(runs) if any(folder.has(c) for folder in folders.values())]
     scored = []

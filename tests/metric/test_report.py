@@ -370,17 +370,17 @@ def another_size(folder):
 
 
 def colour(folder):
-    Image.new("RGB", (20, 16)).save(folder / "noise/dog_barking/clipA/clipA_2.png")
+    Image.new("RGBA", (20, 16)).save(folder / "noise/dog_barking/clipA/clipA_2.png")
 
 
 @pytest.mark.parametrize(
     "damage, error, message",
     [
         (missing_frame, FileNotFoundError, r"clipA_2\.png: not found"),
-        (missing_clip, FileNotFoundError, r"dog_barking.clipA: not found"),
+        (missing_clip, FileNotFoundError, r"dog_barking.clipA.clipA_\d\.png: not found"),
         (truncated, ValueError, r"unreadable: .*clipA_2\.png"),
-        (another_size, ValueError, r"clipA_2\.png: expected the ground truth's size 20 x 16, got 16 x 20"),
-        (colour, ValueError, r"of a wrong mode: .*clipA_2\.png is RGB"),
+        (another_size, ValueError, r"of another size: .*clipA_2\.png has 16 x 20 pixels, its ground truth 20 x 16"),
+        (colour, ValueError, r"of a wrong mode: .*clipA_2\.png is RGBA"),
     ],
 )
 def test_a_bad_prediction_is_named_and_the_old_page_stays(damage, error, message, two_models, tmp_path):
