@@ -1,4 +1,4 @@
-"""Draws the pictures of the documentation: `metric` from the metric's own functions, `demo` from a finished demo.
+"""Draws the pictures of the documentation.
 
 python docs/figures.py metric                     # docs/images/*.svg of the page about the metric
 python docs/figures.py demo --demo outputs/demo   # docs/images/demo.png, from what `make demo` has written
@@ -6,13 +6,16 @@ python docs/figures.py demo --demo outputs/demo   # docs/images/demo.png, from w
 
 import argparse
 import io
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import nbformat
 import numpy as np
 from datasets import load_dataset
 from matplotlib.figure import Figure
+from nbclient import NotebookClient
 from PIL import Image
 
 import avsbench_robust_dataset  # noqa: F401  (registers the data set)
@@ -21,6 +24,7 @@ from evaluate_metrics.avs_robust.avs_robust import clip_statistics, harmonic_mea
 from evaluate_metrics.report.overlay import COLORS, fit_tile, prediction_tile
 
 IMAGES = Path(__file__).parent / "images"
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "quickstart.ipynb"
 SHOWN = (*CONDITIONS, "unseen")
 TITLES = {"positive": "own sound", "off_screen": "off-screen sound", "unseen": "unseen sound"}
 ROWS = {"baseline": "trained on matching\nsound only", "robust": "trained by the\nrecipe listen"}
@@ -107,9 +111,25 @@ def f_floor_figure() -> None:
     save_svg(figure, "f_floor.svg")
 
 
+def run_notebook() -> None:
+    """Runs the notebook in an empty folder and stores its results, without the time of day."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        resources = {"metadata": {"path": folder}}
+        NotebookClient(notebook, timeout=600, resources=resources, record_timing=False).execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # progress bars and warnings, which name files of this machine
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    nbformat.write(notebook, NOTEBOOK)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["metric", "demo"])
+    parser.add_argument("what", choices=["metric", "demo", "notebook"])
     parser.add_argument("--demo", type=Path, default=Path("outputs/demo"), help="folder of a finished demo")
     parser.add_argument("--clip", help="id of the test clip to show; default: the first with two visible objects")
     args = parser.parse_args(argv)
@@ -117,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with matplotlib.rc_context(STYLE):
         if args.what == "demo":
             demo_picture(args.demo, args.clip)
+        elif args.what == "notebook":
+            run_notebook()
         else:
             g_miou_figure()
             f_floor_figure()
