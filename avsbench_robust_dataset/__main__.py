@@ -103,7 +103,7 @@ def _export(args: argparse.Namespace) -> int:
     data_dir = args.data_dir
     if args.layout is not None:
         data_dir = locate(SUBSETS[args.subset], data_dir, layout=args.layout)
-    out = export(args.subset, args.out, data_dir, args.seed, args.draw, num_proc, args.max_shard_size)
+    out = export(args.subset, args.out, data_dir, args.seed, args.draw, num_proc, args.max_shard_size, args.audio)
     print(f"Wrote {out}. Beside it: load_dataset({out.name!r}, {args.subset!r})")
     if args.subset != "demo":
         print(f"{FORBIDDEN} A repository on the Hub is private unless you pass --public.")
@@ -158,11 +158,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_export_arguments(command: argparse.ArgumentParser) -> None:
+    from .export import SOUNDS
+
     command.add_argument(
         "--out", type=Path, required=True, help="folder; a subset that an earlier export wrote there stays"
     )
     command.add_argument("--num_proc", type=int, help="processes; default: one per processor, at most 8")
     command.add_argument("--max_shard_size", default="500MB", help="of a file; a split has 8, 16, 24, … of them")
+    command.add_argument(
+        "--audio",
+        choices=list(SOUNDS),
+        default="array",
+        help="sounds as float32 samples, the default, or as wav files in a column that the Hub's viewer plays",
+    )
     command.add_argument("--push_to_hub", metavar="REPO", help="also upload to this dataset repository, made private")
     command.add_argument(
         "--public",

@@ -6,14 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-
 from .conditions import CONDITIONS, EXTRA_CONDITIONS, FOLDERS
 from .draw import DRAWS, draw_off_screen
 from .files import write_whole
 from .progress import progress
 from .recipes import Folders, Row, make_sound, partners_wanted, plan
-from .sounds import encode_wav
+from .sounds import encode_clip
 from .sources import read_clips
 from .subsets import SPLITS, Subset
 
@@ -94,6 +92,4 @@ def write_audio(rows: Sequence[Row], subset: Subset, out: Path) -> None:
         OutputError: there is no room.
     """
     for row in progress(rows, len(rows), "audio"):
-        # libsndfile reads 32768 as 1, so this factor writes 16-bit sounds unchanged.
-        samples = np.round(make_sound(row.recipe).astype(np.float64) * 32768)
-        write_whole(out / wav_path(row, subset), encode_wav(np.clip(samples, -32768, 32767).astype(np.int16)))
+        write_whole(out / wav_path(row, subset), encode_clip(make_sound(row.recipe)))

@@ -2,6 +2,7 @@
 
     out/README.md                                   data card; its YAML names configs, splits, features and content
     out/<subset>/<split>-<k>-of-<n>.parquet         all columns; images as the files' own bytes, sounds as float32
+                                                    samples or, with `audio="wav"`, as wav files
 
 Frames and masks are in each of the four splits of a condition: no layout that `datasets` reads shares columns between
 splits, and one that names image files (`*_file_names`) costs a request per image when it streams. But the four splits
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.info import DatasetInfosDict
@@ -32,11 +34,12 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
 from .builder import AvsbenchRobust
-from .conditions import SAMPLES
+from .conditions import SAMPLES, SAMPLING_RATE
 from .data_card import make_card, read_card
 from .files import locked, sha256
 from .progress import progress_bar
 from .recipes import Row
+from .sounds import encode_clip
 from .sources import annotation, media_files
 from .subsets import SUBSETS
 
@@ -48,37 +51,65 @@ SHARDS = 8  # a split's number of files is a multiple of it: 2, 4 or 8 nodes rea
 ROWS_PER_GROUP = 32  # what a stream reads at once: about 25 MB of S4
 # Column options by the path of a Parquet leaf. PNG does not shrink further. Sounds: bytes of equal weight side
 # by side; the demo's positive test split is 16 % smaller so than with a dictionary and snappy, the default.
-SOUND = "audio.array.list.element"
 IMAGES = [f"{column}.list.element.{part}" for column in ("frames", "masks") for part in ("bytes", "path")]
-PLAIN = ["clip_id", "category", "condition", "audio.sampling_rate", "audio_source", "audio_category"]
+PLAIN = ["clip_id", "category", "condition", "audio_source", "audio_category"]
+# How sounds are stored: (the leaf of the samples, its encoding, the other leaf).
+SOUNDS = {
+    "array": ("audio.array.list.element", "BYTE_STREAM_SPLIT", "audio.sampling_rate"),
+    "wav": ("audio.bytes", "PLAIN", "audio.path"),
+}
 PARQUET = {
-    "compression": dict.fromkeys(IMAGES, "none") | dict.fromkeys(PLAIN, "snappy") | {SOUND: "zstd"},
-    "column_encoding": dict.fromkeys(IMAGES, "PLAIN") | {SOUND: "BYTE_STREAM_SPLIT"},
-    "use_dictionary": PLAIN,
     # Pages end where the content says so, as `datasets` writes them: what is equal in two files is stored once.
     "use_content_defined_chunking": datasets.config.DEFAULT_CDC_OPTIONS,
     "write_page_index": True,
 }
 
 
+def _options(audio: str) -> dict[str, Any]:
+    sound, encoding, other = SOUNDS[audio]
+    plain = [*PLAIN, other]
+    return PARQUET | {
+        "compression": dict.fromkeys(IMAGES, "none") | dict.fromkeys(plain, "snappy") | {sound: "zstd"},
+        "column_encoding": dict.fromkeys(IMAGES, "PLAIN") | {sound: encoding},
+        "use_dictionary": plain,
+    }
+
+
 @dataclass(frozen=True)
 class _Shard:
-    """A file to write: which clips of a split, and then what it holds."""
+    """A file to write: which clips of a split, and how their sounds are stored, one of `SOUNDS`."""
 
     builder: AvsbenchRobust
     split: str
     rows: list[Row]
     path: Path
+    audio: str
+
+
+def _features(builder: AvsbenchRobust, audio: str) -> datasets.Features:
+    if audio == "array":
+        return builder.features
+    return datasets.Features(builder.features | {"audio": datasets.Audio(sampling_rate=SAMPLING_RATE)})
+
+
+def _encode(example: dict, features: datasets.Features) -> dict:
+    """As `features.encode_example`, which for an `Audio` needs the package torchcodec."""
+    if not isinstance(features["audio"], datasets.Audio):
+        return features.encode_example(example)
+    others = datasets.Features({name: feature for name, feature in features.items() if name != "audio"})
+    samples = np.array(example["audio"]["array"], dtype=np.float32)
+    wav = {"bytes": encode_clip(samples), "path": f"{example['clip_id']}.wav"}
+    return others.encode_example({name: example[name] for name in others}) | {"audio": wav}
 
 
 def _write_shard(shard: _Shard) -> str:
     """Writes the file unless it exists, in which case it is complete; returns its SHA-256."""
     if not shard.path.exists():
         partial = shard.path.with_name(f".{shard.path.name}.{os.getpid()}")
-        features = shard.builder.features
+        features = _features(shard.builder, shard.audio)
         rows = shard.builder._generate_examples([shard.rows], embed=True)
-        with pq.ParquetWriter(partial, features.arrow_schema, **PARQUET) as writer:
-            while group := [features.encode_example(example) for _, example in itertools.islice(rows, ROWS_PER_GROUP)]:
+        with pq.ParquetWriter(partial, features.arrow_schema, **_options(shard.audio)) as writer:
+            while group := [_encode(example, features) for _, example in itertools.islice(rows, ROWS_PER_GROUP)]:
                 writer.write_table(pa.Table.from_pylist(group, schema=features.arrow_schema))
         with partial.open("rb") as file:
             os.fsync(file.fileno())  # else the name may outlive a power cut, and the content not
@@ -86,7 +117,7 @@ def _write_shard(shard: _Shard) -> str:
     return sha256(shard.path)
 
 
-def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int) -> list[_Shard]:
+def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int, audio: str) -> list[_Shard]:
     """Every file of a subset. The four conditions of a split are cut at the same rows."""
     subset, shards = SUBSETS[builder.config.name], []
     for generator in builder._split_generators(datasets.DownloadManager()):  # says which files are missing
@@ -105,6 +136,7 @@ def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int) -> list[_S
                 generator.name,
                 rows[begin:end],
                 folder / f"{generator.name}-{k:05d}-of-{count:05d}.parquet",
+                audio,
             )
             for k, (begin, end) in enumerate(itertools.pairwise(edges))
         ]
@@ -136,11 +168,11 @@ def _write_all(shards: list[_Shard], num_proc: int) -> list[str]:
 
 
 def _write_subset(
-    builder: AvsbenchRobust, folder: Path, num_proc: int, max_shard_size: int
+    builder: AvsbenchRobust, folder: Path, num_proc: int, max_shard_size: int, audio: str
 ) -> tuple[dict, datasets.DatasetInfo]:
     """Completes folder/*.parquet; returns the config and the `dataset_info` of the card."""
     folder.mkdir(parents=True, exist_ok=True)
-    shards = _plan(builder, folder, max_shard_size)
+    shards = _plan(builder, folder, max_shard_size, audio)
     for path in set(folder.iterdir()) - {shard.path for shard in shards}:
         path.unlink()  # half a file of a killed run
     digests = _write_all(shards, num_proc)
@@ -160,7 +192,7 @@ def _write_subset(
         "data_files": [{"split": split, "path": f"{folder.name}/{split}-*"} for split in splits],
     }
     info = datasets.DatasetInfo(
-        features=builder.features,
+        features=_features(builder, audio),
         splits=splits,
         download_size=sum(shard.path.stat().st_size for shard in shards),
         dataset_size=sum(split.num_bytes for split in splits.values()),
@@ -221,6 +253,7 @@ def export(
     draw: str = "matched",
     num_proc: int = 1,
     max_shard_size: str | int = "500MB",
+    audio: str = "array",
 ) -> Path:
     """Writes a subset as Parquet into `out`, all at once or not at all; other subsets that are there stay.
 
@@ -236,6 +269,8 @@ def export(
         data_dir, seed, draw: as in `load_dataset`.
         num_proc: processes; more than one are spawned, so a script of its own needs a main guard.
         max_shard_size: of a file, as 500MB or in bytes, by an upper estimate; a split has 8, 16, 24, … files.
+        audio: "array", the samples as float32, which anything reads; or "wav", files of 16 bits in a column of
+            `datasets.Audio`, which the Hub's viewer plays and which `datasets` decodes by torchcodec and FFmpeg.
 
     Returns:
         `out`, resolved.
@@ -255,17 +290,19 @@ def export(
         size = 0
     if size < 1:
         raise ValueError(f"Expected a size as 500MB for `max_shard_size`, got {max_shard_size!r}.")
+    if audio not in SOUNDS:
+        raise ValueError(f"Expected one of {', '.join(SOUNDS)} for `audio`, got {audio!r}.")
     _earlier_card(out)  # refuses a wrong folder before anything else
     builder = AvsbenchRobust(config_name=subset, data_dir=data_dir, seed=seed, draw=draw)
     with _alone(out):
         card = _earlier_card(out)
-        partial = _partial_folder(out, f"{builder.config_id} {size} {pa.__version__}", subset)
+        partial = _partial_folder(out, f"{builder.config_id} {size} {pa.__version__} {audio}", subset)
         try:
             configs, infos = MetadataConfigs(), DatasetInfosDict()
             if card is not None:
                 configs = MetadataConfigs.from_dataset_card_data(card.data)
                 infos = DatasetInfosDict.from_dataset_card_data(card.data)
-            configs[subset], infos[subset] = _write_subset(builder, partial / subset, num_proc, size)
+            configs[subset], infos[subset] = _write_subset(builder, partial / subset, num_proc, size, audio)
             for name in set(configs) - {subset}:
                 shutil.rmtree(partial / name, ignore_errors=True)
                 shutil.copytree(out / name, partial / name, copy_function=_link_or_copy)

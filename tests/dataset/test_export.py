@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import io
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import huggingface_hub
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import yaml
 from datasets import load_dataset
 
@@ -125,6 +127,31 @@ def test_equals_the_builder_and_loads_with_no_import(write_s4, load, out, tmp_pa
     for world, nodes in seen["nodes"].items():
         assert len(nodes) == int(world)
         assert collections.Counter(sum(nodes, [])) == collections.Counter(ids), world  # each row on one node
+
+
+def test_wav_files_in_a_column_that_the_viewer_plays(write_s4, write_ms3, load, out, tmp_path):
+    root = write_ms3(write_s4(tmp_path / "data", rows=FEW))
+    options = ["--data_dir", str(root), "--out", str(out), "--num_proc", "1"]
+    assert main(["export", "--subset", "s4", "--audio", "wav", *options]) == 0
+    assert main(["export", "--subset", "ms3", *options]) == 0
+    wav, array = (load_dataset(str(out), name, cache_dir=str(tmp_path / "cache")) for name in ("s4", "ms3"))
+    assert wav["test_noise"].features["audio"] == datasets.Audio(sampling_rate=16000)
+    assert len(array["test_noise"][0]["audio"]["array"]) == 80000
+    built = load("s4", root)
+    for name, split in wav.items():
+        split = split.cast_column("audio", datasets.Audio(decode=False))  # nothing of FFmpeg
+        for row, own in zip(split, built[name], strict=True):
+            samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
+            assert rate == 16000 and row["audio"]["path"] == f"{row['clip_id']}.wav"
+            np.testing.assert_allclose(samples, own["audio"]["array"], rtol=0, atol=1 / 32768)
+            if name == "test_positive":  # AVSBench's own files have 16 bits
+                np.testing.assert_array_equal(samples, own["audio"]["array"])
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "| `audio` | `Audio`, 16 kHz |" in card and "(`ms3`) |" in card
+    with pytest.raises(SystemExit):
+        main(["export", "--audio", "mp3", *options])
+    with pytest.raises(ValueError, match="Expected one of array, wav for `audio`, got 'mp3'"):
+        export("s4", out, root, audio="mp3")
 
 
 @pytest.mark.slow
