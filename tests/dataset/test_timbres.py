@@ -42,9 +42,23 @@ def test_what_is_trained_on_has_a_steady_spectrum(source):
     assert min(steadiness(source(np.random.default_rng(seed))) for seed in range(20)) > 0.9
 
 
+def test_a_wandering_tone_moves_and_stays_below_half_of_the_sampling_rate():
+    sounds = [timbres._wandering_tone(np.random.default_rng(seed)) for seed in range(20)]
+    assert sum(steadiness(sound) < 0.5 for sound in sounds) > 10
+    for sound in sounds:
+        power = np.abs(np.fft.rfft(sound)) ** 2
+        assert power[5 * 7700 :].sum() < 1e-4 * power.sum(), "partials above 8 kHz come back below it"
+
+
+def test_half_of_the_spectra_fall_smoothly():
+    ratios = np.arange(1, 9.0)
+    drawn = [timbres._amplitudes(ratios, np.random.default_rng(seed)) for seed in range(400)]
+    assert all((amplitudes >= 0).all() for amplitudes in drawn)
+    assert 160 < sum((np.diff(amplitudes) < 0).all() for amplitudes in drawn) < 240
+
+
 @pytest.mark.parametrize("kind", ["alarm", "wail", "sweeps", "animal", "guitar", "bells"])
 def test_the_spectrum_of_held_out_kinds_moves(kind):
-    """Random timbres have no source that does so, and their level curves only scale."""
     assert max(steadiness(unseen_sound(kind, np.random.default_rng(seed))) for seed in range(3)) < 0.9
 
 
