@@ -55,7 +55,7 @@ lint: install
 
 # The site of docs/ in build/site: without a network, and any broken link fails. `.venv/bin/mkdocs serve` shows it.
 docs: install
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf outputs build *.egg-info .pytest_cache .ruff_cache
