@@ -11,7 +11,12 @@ from .sounds import is_mute, missing_share, read_waveform
 from .sources import count_odd_objects, media_files, objects_table, read_clips, read_frames, read_masks
 from .subsets import SPLITS, Subset
 
-__all__ = ["check", "mute_clips"]
+__all__ = ["PUBLISHED_CLIPS", "check", "mute_clips"]
+
+PUBLISHED_CLIPS = {
+    "s4": {"train": 3452, "validation": 740, "test": 740},
+    "ms3": {"train": 296, "validation": 64, "test": 64},
+}
 
 SHOWN = 3  # paths of each kind
 HEADER_TOLERANCE = 0.01  # s; some programs count the header's own bytes as samples
@@ -113,6 +118,12 @@ def check(subset: Subset, root: Path) -> tuple[list[str], bool]:
     """
     clips = read_clips(subset, root)
     lines, complete = [f"{subset.name} in {root}: {len(clips)} clips, layout: AVSBench-{subset.layout}"], True
+    published = sum(PUBLISHED_CLIPS.get(subset.name, {}).values())
+    if published and len(clips) != published:
+        lines.append(
+            f"  AVSBench's own table has {published} clips of {subset.name}: this one was cut short or is another, so "
+            "its off-screen draw is not the published one"
+        )
     if subset.category_column is None:
         table = objects_table(subset, root)
         found = "no AVSS metadata.csv" if table is None else str(table)

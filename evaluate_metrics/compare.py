@@ -104,6 +104,8 @@ def compare_runs(
     notes = []
     if other_masks := check_annotations(runs, mixed_annotations):
         notes.append(other_masks)
+    elif any(run.annotation == "semantic" for run in runs):
+        notes.append("All scores are on the masks of AVSBench-semantic, not on the benchmark's of AVSBench-object.")
     rows, left_out = uncertainty.common_conditions([run.clips for run in runs])
     if set(left_out) & set(CONDITIONS):
         missing = ", ".join(c for c in CONDITIONS if c in left_out)

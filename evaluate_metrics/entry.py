@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_entries_to_yaml
 
+from avsbench_robust_dataset.check import PUBLISHED_CLIPS
 from avsbench_robust_dataset.files import write_whole
 
 from .avs_robust.avs_robust import CONDITIONS, METRICS, PARTLY_HEARD, SELECTIVITY, partly_heard_conditions
@@ -36,11 +37,6 @@ logger = logging.getLogger(__name__)
 TASK = "audio-visual-segmentation"
 DATASET = "avsbench_robust"
 FLOOR = "audio-blind floor of G-mIoU"
-# Of the published tables; an evaluation of fewer clips is a partial one.
-CLIPS = {
-    "s4": {"train": 3452, "validation": 740, "test": 740},
-    "ms3": {"train": 296, "validation": 64, "test": 64},
-}
 # What a leaderboard orders models by, and the positive scores behind it.
 HEADLINE = ("g_miou", "g_f_score", "g_fpr", "miou_positive", "f_score_positive")
 STANDING_HEAD = "| model | subset, masks | mIoU | F | floor | G-mIoU | G-F | G-FPR | source |"
@@ -50,10 +46,10 @@ def partial_reasons(results: Mapping) -> list[str]:
     """Why an evaluation's `results.json` is not of a whole split under the four conditions; [] where it is."""
     settings, subset, split = results.get("settings") or {}, results.get("subset"), results.get("split")
     reasons = []
-    whole = CLIPS.get(str(subset), {}).get(str(split))
+    whole = PUBLISHED_CLIPS.get(str(subset), {}).get(str(split))
     clips = results.get("clips")
     if whole is None:
-        reasons.append(f"the {split} split of {subset} is none of the benchmark's ({', '.join(CLIPS)})")
+        reasons.append(f"the {split} split of {subset} is none of the benchmark's ({', '.join(PUBLISHED_CLIPS)})")
     elif clips != whole:
         reasons.append(f"{'an unknown number' if clips is None else clips} of {whole} clips")
     absent = [name for name in CONDITIONS if f"miou_{name}" not in results["scores"]]
@@ -116,8 +112,9 @@ def evaluation_results(results: Mapping) -> list[EvalResult]:
     # These settings distinguish evaluations of the same clips.
     names = ("seed", "max_clips", "unseen_sha256")
     arguments = {name: settings[name] for name in names if settings.get(name) is not None}
-    if results.get("clips") is not None and results["clips"] != CLIPS.get(subset, {}).get(split, results["clips"]):
-        arguments["clips"] = results["clips"]
+    clips = results.get("clips")
+    if clips is not None and clips != PUBLISHED_CLIPS.get(subset, {}).get(split, clips):
+        arguments["clips"] = clips
     if settings.get("front_end") == "released":
         arguments["front_end"] = "released"
     if results.get("annotation") == "semantic":
@@ -255,8 +252,9 @@ def entry_main(argv: Sequence[str]) -> None:
         _check(results)
         if (reasons := partial_reasons(results)) and not args.partial:
             raise ValueError(
-                f"{path}: expected an evaluation of a whole split of {' or '.join(CLIPS)} under the four conditions, "
-                f"got one {'; '.join(reasons)}. Evaluate the whole split, or pass --partial, which marks the entry."
+                f"{path}: expected an evaluation of a whole split of {' or '.join(PUBLISHED_CLIPS)} under the four "
+                f"conditions, got one {'; '.join(reasons)}. Evaluate the whole split, or pass --partial, which marks "
+                "the entry."
             )
         name = args.name or Path(str(results.get("model") or "unnamed")).name
         options = {"dataset_id": args.dataset_id, "source_url": args.source_url, "date": args.date}

@@ -51,7 +51,7 @@ MODELS = {
     "baseline": dict(recipe="paper", negative_ratio=0.0, batch_size=POSITIVE_ITEMS),
     "robust": dict(recipe="listen", negative_ratio=0.5, batch_size=2 * POSITIVE_ITEMS),
 }
-CONDITIONS = (*BENCHMARK_CONDITIONS, "unseen")
+CONDITIONS = (*BENCHMARK_CONDITIONS, "unseen", "muted")
 RECORDINGS = "eval_recordings"  # folder of the scores with the sounds of --unseen_dir
 
 SYNTHETIC_NOTE = (

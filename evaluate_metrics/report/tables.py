@@ -280,8 +280,14 @@ def _scores_table(runs, form):
         ]
         for section in sections
     ]
-    names = [name if len(seeds) == 1 else f"{name} ({len(seeds)} seeds)" for name, seeds in models.items()]
+    names = [_column_name(name, seeds) for name, seeds in models.items()]
     return write_table(form, names, rows, "r" * len(names))
+
+
+def _column_name(name, seeds):
+    words = [f"{len(seeds)} seeds"] if len(seeds) > 1 else []
+    words += ["semantic masks"] if any(run.annotation == "semantic" for run in seeds) else []
+    return f"{name} ({', '.join(words)})" if words else name
 
 
 def _cell_text(cell, digits, form):

@@ -179,6 +179,12 @@ def test_masks_of_two_kinds_are_refused(tmp_path, capsys):
     main([*runs, "--mixed_annotations"])
     page = (tmp_path / "page/index.html").read_text()
     assert "The results are of masks of different annotations" in page and "second: Masks: AVSBench-semantic" in page
+    for name in ("table.md", "table.tex"):
+        head = next(line for line in (tmp_path / "page" / name).read_text().splitlines() if "first" in line)
+        assert "second (semantic masks)" in head and "first (" not in head
+    capsys.readouterr()
+    main(["compare", str(b), str(b), "--resamples", "20"])
+    assert "All scores are on the masks of AVSBench-semantic" in capsys.readouterr().out
 
 
 def test_markdown_and_latex_escape_names(tmp_path, capsys):
