@@ -22,7 +22,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (
-    "avsbench_robust_dataset configs docs evaluate_metrics examples fuzz kernels modeling_avsegformer tests/peers"
+    "avsbench_robust_dataset benchmarks configs docs evaluate_metrics examples fuzz kernels modeling_avsegformer "
+    "tests/peers"
 ).split()
 TEMPLATES = {"avsbench_robust_dataset/data_card.md", "kernels/CARD.md"}
 FILES = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
