@@ -28,6 +28,7 @@ from avsbench_robust_dataset import CONDITIONS, SPLITS, SUBSETS, Subset
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.conditions import SAMPLING_RATE
 from avsbench_robust_dataset.draw import DRAWS
+from avsbench_robust_dataset.files import printable
 from avsbench_robust_dataset.progress import progress
 from avsbench_robust_dataset.sources import read_clips
 from modeling_avsegformer.log_mel import MIN_SAMPLES, log_mel, released_log_mel
@@ -480,7 +481,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json is not None:
             write_audit(result, args.json)
     except (OSError, ValueError) as error:
-        print(f"avs-audit: {error}", file=sys.stderr)
+        print(f"avs-audit: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from avsbench_robust_dataset.files import OutputError
+from avsbench_robust_dataset.files import OutputError, printable
 
 from . import evaluation_arguments, training_arguments
 
@@ -24,12 +24,17 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
     run_evaluation(args)
 
 
+def _print_error(command: str, error: Exception) -> None:
+    for line in "\n".join([f"{command}: error: {error}", *getattr(error, "__notes__", [])]).split("\n"):
+        print(printable(line), file=sys.stderr)
+
+
 def train_cli() -> None:
     """Runs `train` and prints errors that the user can fix without a traceback; the exit code is then 2."""
     try:
         train()
     except (OSError, ValueError, FloatingPointError) as error:
-        print(f"avs-train: error: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
+        _print_error("avs-train", error)
         raise SystemExit(2) from None
 
 
@@ -45,5 +50,5 @@ def evaluate_cli() -> None:
         no_such_module = isinstance(error, ModuleNotFoundError) and f"importing {error.name!r} for" in "".join(notes)
         if notes and not no_such_module and not isinstance(error, OutputError):
             raise
-        print(f"avs-evaluate: error: {error}", *notes, file=sys.stderr)
+        _print_error("avs-evaluate", error)
         raise SystemExit(2) from None

@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from avsbench_robust_dataset import SUBSETS
 from avsbench_robust_dataset.conditions import get_condition
-from avsbench_robust_dataset.files import only_run_in
+from avsbench_robust_dataset.files import only_run_in, printable
 from avsbench_robust_dataset.hub_access import check_hub_access
 from avsbench_robust_dataset.unseen import unseen_source
 from evaluate_metrics.avs_robust import avs_robust as metric
@@ -19,7 +19,7 @@ from evaluate_metrics.clip_rows import have_two_values, results, write_rows
 from evaluate_metrics.data_notes import data_notes
 from evaluate_metrics.mask_files import PredictionsError, Reading, predictions_digest
 from evaluate_metrics.mask_folders import Source, named_folders, relative_to
-from evaluate_metrics.results import read_json
+from evaluate_metrics.results import read_results
 
 from .accelerator import worker_count
 from .clips import Splits, load_conditions
@@ -112,7 +112,7 @@ def check_output_dir(args: argparse.Namespace) -> None:
     path = Path(args.output_dir) / "results.json"
     if args.overwrite_output_dir or not path.is_file():
         return
-    old = read_json(path)
+    old = read_results(path)
     old = old if isinstance(old, dict) else {}
     settings = old.get("settings") or {}
     ours = {"model": source_of(args), "subset": args.subset, "split": args.split}
@@ -143,7 +143,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
             data = SUBSETS[args.subset], args.data_dir, args.split, args.max_clips
             rows, facts = score_masks(named_folders(args.predictions), args.conditions, *data, reading)
             settings |= facts
-            print(f"predictions: {facts['layout']}")
+            print(f"predictions: {printable(facts['layout'])}")
     else:
         settings |= {"mixed_precision": accelerator.mixed_precision, "device": accelerator.device.type}
         run = {"source": source, "subset": args.subset, "split": args.split, "saved": args.save_predictions}

@@ -15,7 +15,7 @@ import numpy as np
 from avsbench_robust_dataset import SUBSETS
 from avsbench_robust_dataset.audio_files import add_audio_arguments, audio_folders, audio_rows, wav_path
 from avsbench_robust_dataset.builder import locate
-from avsbench_robust_dataset.files import write_whole
+from avsbench_robust_dataset.files import printable, write_whole
 from avsbench_robust_dataset.progress import progress
 from avsbench_robust_dataset.recipes import make_sound
 from modeling_avsegformer.log_mel import log_mel
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = args.out / wav.replace("audio_wav", "audio_log_mel", 1)
             write_whole(path.with_suffix(".npy"), examples.getvalue())
     except (OSError, ValueError) as error:
-        print(f"avs-log-mel: {error}", file=sys.stderr)
+        print(f"avs-log-mel: {printable(error)}", file=sys.stderr)
         return 1
     print(f"Wrote {len(rows)} log-mel spectra, float32 of shape (5, 1, 96, 64), under {args.out}.")
     return 0

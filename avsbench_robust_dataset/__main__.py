@@ -28,6 +28,7 @@ from .draw import (
     read_manifest,
     summarize,
 )
+from .files import printable
 from .sources import read_clips
 from .subsets import LAYOUTS, SPLITS, SUBSETS
 
@@ -51,7 +52,7 @@ def _manifest(args: argparse.Namespace) -> int:
     *lines, digest = manifest(pairs, subset)
     differing = compare_manifests(published, map(json.loads, lines))
     for line in differing:
-        print(line)
+        print(printable(line))
     if not is_whole:
         print(f"{args.verify} does not end with the SHA-256 of its own rows: it was changed or cut off")
     if differing or not is_whole:
@@ -194,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (OSError, ValueError) as error:
-        print(f"avs-data {args.command}: {error}", file=sys.stderr)
+        print(f"avs-data {args.command}: {printable(error)}", file=sys.stderr)
         return 1
 
 

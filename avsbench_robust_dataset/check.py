@@ -6,6 +6,7 @@ from pathlib import Path
 
 import soundfile
 
+from .files import printable
 from .progress import progress
 from .sounds import is_mute, missing_share, read_waveform
 from .sources import count_odd_objects, media_files, objects_table, read_clips, read_frames, read_masks
@@ -150,7 +151,7 @@ def check(subset: Subset, root: Path) -> tuple[list[str], bool]:
         lines.append(f"  {split}: {len(of_split)} clips, missing: {absent}, unreadable: {len(findings.unreadable)}")
         lines += findings.lines()
         complete &= findings.complete
-    return lines, complete
+    return list(map(printable, lines)), complete
 
 
 def mute_clips(rows: Iterable[Mapping]) -> list[str]:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import socket
 import struct
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ __all__ = [
     "OutputError",
     "locked",
     "only_run_in",
+    "printable",
     "sha256",
     "write_whole",
     "writing",
@@ -38,6 +40,20 @@ BROKEN_IMAGE = (
 )
 LOCK, OWNER = ".run.lock", ".run.owner"  # two files: some systems let nobody read a locked one
 ATTEMPTS = 100  # to make and lock a folder that other runs make and remove
+
+
+def printable(text: object) -> str:
+    """`text` for a terminal: line breaks, control characters and what is not Unicode are written as escapes.
+
+    Names of files and of what files hold pass through this before they are printed: they may come from anybody, and a
+    terminal obeys control characters.
+    """
+    return "".join(
+        character
+        if character.isprintable() or unicodedata.category(character) == "Zs"
+        else character.encode("unicode_escape").decode()
+        for character in str(text)
+    )
 
 
 class OutputError(OSError):

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from avsbench_robust_dataset.files import OutputError, write_whole
+from avsbench_robust_dataset.files import OutputError, printable, write_whole
 
 from . import uncertainty
 from .compare import compare_runs
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_whole(args.out / "table.md", markdown_table(runs).encode())
         write_whole(args.out / "table.tex", latex_table(runs).encode())
     except (FileNotFoundError, ValueError, OutputError) as error:
-        parser.exit(1, f"avs-report: {error}\n")
+        parser.exit(1, f"avs-report: {printable(error)}\n")
     print(results_table(runs))
     print(page)
 
@@ -149,7 +149,7 @@ def compare_main(argv: Sequence[str]) -> None:
         options |= dict(mixed_levels=args.mixed_levels, mixed_annotations=args.mixed_annotations)
         found = compare_runs(*sides, **options)
     except (FileNotFoundError, ValueError) as error:
-        parser.exit(1, f"avs-report compare: {error}\n")
+        parser.exit(1, f"avs-report compare: {printable(error)}\n")
     print(comparison_text(found, [*sides[0], *sides[1]], args.names, args.format), end="")
     if args.format == "text":
         for name, runs in zip("ab", sides, strict=True):

@@ -15,10 +15,10 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_entries_to_yaml
 
 from avsbench_robust_dataset.check import PUBLISHED_CLIPS
-from avsbench_robust_dataset.files import write_whole
+from avsbench_robust_dataset.files import printable, write_whole
 
 from .avs_robust.avs_robust import CONDITIONS, METRICS, PARTLY_HEARD, SELECTIVITY, partly_heard_conditions
-from .results import read_json, read_run
+from .results import read_results, read_run
 
 __all__ = [
     "TASK",
@@ -248,7 +248,7 @@ def entry_main(argv: Sequence[str]) -> None:
     path = args.results / "results.json" if args.results.is_dir() else args.results
     try:
         read_run("entry", path)  # checks the file
-        results = read_json(path)
+        results = read_results(path)
         _check(results)
         if (reasons := partial_reasons(results)) and not args.partial:
             raise ValueError(
@@ -260,7 +260,7 @@ def entry_main(argv: Sequence[str]) -> None:
         options = {"dataset_id": args.dataset_id, "source_url": args.source_url, "date": args.date}
         written = write_entry(results, args.out or path.parent / "entry", name, **options)
     except (OSError, ValueError) as error:
-        parser.exit(1, f"avs-report entry: {error}\n")
+        parser.exit(1, f"avs-report entry: {printable(error)}\n")
     for file in written:
         print(f"written to {file}")
     print("the row of docs/standing.md:", STANDING_HEAD, standing_row(results, name, args.source_url or ""), sep="\n")

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from avsbench_robust_dataset.files import BROKEN_IMAGE, sha256, write_whole
+from avsbench_robust_dataset.files import BROKEN_IMAGE, printable, sha256, write_whole
 from avsbench_robust_dataset.masks import object_mask
 
 from .clip_rows import clip_row
@@ -74,7 +74,7 @@ class PredictionsError(ValueError):
     """The masks cannot be scored; `problems` has one line for each file or folder, "kind: path and what is wrong"."""
 
     def __init__(self, source: Source, problems: Sequence[str]):
-        self.problems = list(problems)
+        self.problems = list(map(printable, problems))
         kinds = Counter(problem.partition(":")[0] for problem in problems)
         counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
         plural = "" if len(self.problems) == 1 else "s"

@@ -14,6 +14,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from avsbench_robust_dataset.files import printable
+
 from .avs_robust.avs_robust import CONDITIONS, NEGATIVE_CONDITIONS, condition_scores
 from .mask_files import Reading
 from .mask_folders import Source
@@ -79,7 +81,7 @@ class Run:
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Fractions = Annotated[list[Fraction], Field(min_length=1)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=2**53)]  # what every JSON reader keeps exactly
 Numbers = Annotated[list[float], Field(min_length=1)]
 MAX_DEPTH = 32  # of objects and lists in each other
 
@@ -129,6 +131,11 @@ class _Draw(_Checked):
 
 
 class _Settings(_Checked):
+    seed: Annotated[int, Field(ge=-(2**64), le=2**64)] | None = None
+    conditions: list[str] | None = None
+    max_clips: Count | None = None
+    front_end: str | None = None
+    prediction_levels: str | None = None
     grey_of_one: Literal[1, 255] | None = None
     resize: Literal["nearest"] | None = None
     background: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)] | None = None
@@ -141,6 +148,9 @@ class _Results(_Checked):
     """The schema of `results.json`. Keys that it does not name are free."""
 
     scores: Scores
+    model: str | None = None
+    subset: str | None = None
+    split: str | None = None
     settings: _Settings | None = None
     versions: dict | None = None
     intervals: dict[str, Interval] | None = None
@@ -241,7 +251,7 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
     directory = path.parent
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found. Expected a folder that evaluate_accelerate.py wrote.")
-    results = read_json(path)
+    results = read_results(path)
     if not isinstance(results, dict) or "scores" not in results:
         raise ValueError(f'{path}: expected {{"scores": {{metric: value}}, …}}, as evaluate_accelerate.py writes it.')
     _check(_Results, {key: value for key, value in results.items() if value != {} or key == "scores"}, str(path))
@@ -338,6 +348,15 @@ def read_clips(path: str | os.PathLike) -> list[dict]:
     return list(rows.values())
 
 
+def _printable(value):
+    """The JSON value with printable texts: tables, messages and prompts show them."""
+    if isinstance(value, dict):
+        return {printable(key): _printable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return list(map(_printable, value))
+    return printable(value) if isinstance(value, str) else value
+
+
 def _parsed(text: str | bytes, place: str):
     """The JSON value; ValueError names `place` if it is none, or too deeply nested."""
     try:
@@ -366,6 +385,11 @@ def read_json(path: Path):
     return _parsed(path.read_bytes(), str(path))
 
 
+def read_results(path: Path):
+    """The content of a `results.json`, unchecked, its texts printable; ValueError names the file if it is not JSON."""
+    return _printable(read_json(path))
+
+
 def _read_log(path):
     records = []
     for number, record in _json_lines(path, "a training log, one JSON object a line"):
@@ -382,7 +406,7 @@ def _json_lines(path, expected):
     # Bytes, so that a line of another encoding is an error of that line.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if line.strip():
-            yield number, _parsed(line, f"{path}, line {number}")
+            yield number, _printable(_parsed(line, f"{path}, line {number}"))
 
 
 def _check_same(path, scores, clips):

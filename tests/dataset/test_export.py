@@ -261,6 +261,21 @@ def test_images_are_the_same_bytes_in_every_condition(write_s4, out, tmp_path):
 
 
 @pytest.mark.slow
+def test_symbolic_links_are_followed_and_an_export_holds_what_they_lead_to(write_s4, out, tmp_path, capsys):
+    root = write_s4(tmp_path / "data", FEW)
+    frame = media_files(SUBSETS["s4"], root, read_clips(SUBSETS["s4"], root)[0])[0][0]
+    content = frame.read_bytes()
+    frame.rename(tmp_path / "elsewhere.png")
+    frame.symlink_to(tmp_path / "elsewhere.png")
+    export("s4", out, root, num_proc=1)
+    shards = (out / "s4").glob("test_positive-*")
+    stored = [frames for shard in shards for frames in pq.read_table(shard).column("frames").to_pylist()]
+    assert content in [image["bytes"] for frames in stored for image in frames]
+    (tmp_path / "elsewhere.png").write_text("root:x:0:0")
+    assert main(["export", "--subset", "s4", "--data_dir", str(root), "--out", str(tmp_path / "second")]) == 1
+    assert str(frame) in capsys.readouterr().err and not (tmp_path / "second").exists()
+
+
 def test_card_says_columns_and_terms(write_s4, out, tmp_path, capsys):
     root = write_s4(tmp_path / "data")
     assert main(["export", "--data_dir", str(root), "--out", str(out), "--num_proc", "1"]) == 0
