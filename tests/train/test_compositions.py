@@ -168,6 +168,26 @@ def test_off_screen_sounds_are_of_neither_clip_and_drawn_anew():
     assert {3, 2} <= heard[0], "the sounds of a clip do not change"
 
 
+def test_off_screen_sounds_of_two_clips_follow_the_rule_without_new_draws_too():
+    may_hear, _ = pairing_rules([clip(f"c{k}", name) for k, name in enumerate(CATEGORIES)], SUBSETS["s4"])
+    pairs = 0
+    for condition, own, item in over_epochs(items(compose_share=1.0), 20):
+        visible = {int(colour) // 10 - 1 for colour in np.unique(item["frames"])}
+        if condition == "off_screen" and len(visible) == 2:
+            allowed = may_hear[sorted(visible)].all(0)
+            sound = int(item["sound"][0].split()[1])
+            assert may_hear[own, sound] and (allowed[sound] or not allowed.any())
+            pairs += 1
+    assert pairs > 20
+
+
+def test_where_no_sound_suits_both_clips_it_suits_the_first():
+    for condition, own, item in over_epochs(items(["dog", "guitar"], "ms3", compose_share=1.0), 8):
+        assert len(np.unique(item["frames"])) == 2
+        if condition == "off_screen":
+            assert item["sound"][0] == f"positive {1 - own}"
+
+
 def test_without_composition_and_new_draws_items_are_as_before():
     for condition, clip, item in over_epochs(items()):
         expected = {"off_screen": f"positive {(clip + 2) % 6}"}.get(condition, f"{condition} {clip}")
