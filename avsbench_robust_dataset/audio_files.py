@@ -1,16 +1,15 @@
 """Each condition's sounds as files in AVSBench's own layout, for code bases that read files."""
 
 import argparse
-import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from .conditions import CONDITIONS, EXTRA_CONDITIONS, FOLDERS
-from .draw import DRAWS, draw_off_screen
+from .draw import DRAWS
 from .files import write_whole
 from .progress import progress
-from .recipes import Folders, Row, make_sound, partners_wanted, plan
+from .recipes import Folders, Row, make_sound, plan_splits
 from .sounds import encode_clip
 from .sources import read_clips
 from .subsets import SPLITS, Subset
@@ -60,16 +59,8 @@ def audio_rows(
         FileNotFoundError, ValueError: a folder holds no sound or is missing; a condition is unknown.
     """
     conditions = list(dict.fromkeys(conditions))
-    clips = read_clips(subset, root)
-    rows: list[Row] = []
-    for split in splits:
-        of_split = [clip for clip in clips if clip.split == SPLITS[split]]
-        if of_split:
-            needs_draw = "off_screen" in partners_wanted(conditions)
-            pairs = draw_off_screen(of_split, subset, seed, draw) if needs_draw else []
-            of_conditions = plan(subset, root, of_split, conditions, seed, pairs, folders)
-            rows += itertools.chain.from_iterable(zip(*of_conditions.values(), strict=True))
-    return rows
+    planned = plan_splits(subset, root, read_clips(subset, root), conditions, seed, draw, folders, splits)
+    return [row for _, _, rows in planned for of_clip in zip(*rows.values(), strict=True) for row in of_clip]
 
 
 def wav_path(row: Row, subset: Subset) -> str:

@@ -21,13 +21,14 @@ import soundfile
 from datasets.exceptions import DatasetGenerationError
 
 from .conditions import CONDITIONS, FOLDERS, SAMPLING_RATE, get_condition, split_name
-from .draw import DRAWS, draw_off_screen, draw_statistics, explain
+from .draw import DRAWS, draw_statistics, explain
 from .files import sha256
-from .recipes import Folders, Row, Sound, check_conditions, make_sound, partners_wanted, plan
+from .recipes import Folders, Row, Sound, check_conditions, make_sound, plan_splits
 from .semantic import IMAGE_SIZE, as_object_layout
 from .sounds import read_waveform
 from .sources import (
     annotation,
+    check_complete,
     code_digest,
     content_digest,
     demo_root,
@@ -35,7 +36,6 @@ from .sources import (
     find_root,
     media_files,
     media_folder,
-    missing_files,
     read_clips,
     read_frames,
     read_masks,
@@ -244,32 +244,23 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         clips = read_clips(self._subset, self._root)
         if not dl_manager.is_streaming:  # a stream reads a clip when it comes to it
-            missing = missing_files(self._subset, self._root, clips)
-            if missing:
-                raise FileNotFoundError(
-                    f"Expected every file of the {len(clips)} clips of {self.config.name} in {self._root}, but "
-                    f"{len(missing)} are missing: {', '.join(map(str, missing[:3]))}"
-                    f"{', …' if len(missing) > 3 else ''}. Complete the download; `avs-data check --subset "
-                    f"{self.config.name} --data_dir {self.config.data_dir}` lists what each split lacks."
-                )
+            check_complete(self._subset, self._root, clips)
         generators, statistics = [], {}
-        conditions, seed = self.config.conditions, self.config.seed
-        needs_draw = "off_screen" in partners_wanted(conditions)
-        for name, split in SPLITS.items():
-            of_split = [clip for clip in clips if clip.split == split]
-            if not of_split:  # `datasets` has no empty splits
-                logger.warning("%s has no clips of %s: the %s splits are left out.", self._root, split, name)
-                continue
-            pairs = draw_off_screen(of_split, self._subset, seed, self.config.draw) if needs_draw else []
+        config = self.config
+        planned = plan_splits(
+            self._subset, self._root, clips, config.conditions, config.seed, config.draw, config.folders
+        )
+        for name, pairs, rows in planned:
+            if not rows:  # `datasets` has no empty splits
+                logger.warning("%s has no clips of %s: the %s splits are left out.", self._root, SPLITS[name], name)
             if pairs:
                 statistics[name] = draw_statistics(pairs, self._subset)
-            rows = plan(self._subset, self._root, of_split, conditions, seed, pairs, self.config.folders)
-            count = min(MAX_SHARDS, len(of_split))
-            edges = [len(of_split) * k // count for k in range(count + 1)]
             for condition, of_condition in rows.items():
+                clip_count, count = len(of_condition), min(MAX_SHARDS, len(of_condition))
+                edges = [clip_count * k // count for k in range(count + 1)]
                 shards = [of_condition[begin:end] for begin, end in itertools.pairwise(edges)]
                 generators.append(datasets.SplitGenerator(split_name(name, condition), {"shards": shards}))
-                generators[-1].split_info.num_examples = len(of_split)  # so that the progress bar knows when it ends
+                generators[-1].split_info.num_examples = clip_count  # so that the progress bar knows when it ends
         if note := explain(statistics, self.config.draw):
             logger.warning("%s: %s", self.config.name, note)
         return generators

@@ -98,6 +98,15 @@ def _allowed_pairs(clips: list[Clip], subset: Subset) -> tuple[list[tuple[str | 
     return levels, least
 
 
+def _nearest(levels: list[tuple[str | None, np.ndarray]]) -> np.ndarray:
+    """bool (n, n): the rule's pairs; for a clip without any, those of the nearest relaxation that has some."""
+    allowed = levels[0][1].copy()
+    for _, wider in levels[1:]:
+        alone = ~allowed.any(axis=1)
+        allowed[alone] = wider[alone]
+    return allowed
+
+
 def pairing_rules(clips: Sequence[Clip], subset: Subset) -> tuple[np.ndarray, np.ndarray]:
     """Which sounds are off screen for which clips, and which clips may share a picture.
 
@@ -111,14 +120,10 @@ def pairing_rules(clips: Sequence[Clip], subset: Subset) -> tuple[np.ndarray, np
     """
     clips = list(clips)
     levels, _ = _allowed_pairs(clips, subset)
-    may_hear = levels[0][1].copy()
-    for _, allowed in levels[1:]:
-        alone = ~may_hear.any(1)
-        may_hear[alone] = allowed[alone]
     names = [clip.labels for clip in clips]
     sources = [(clip.source_video,) for clip in clips]
     known = np.array([bool(clip.labels) for clip in clips])
-    return may_hear, ~_share(names, names) & ~_share(sources, sources) & known & known[:, None]
+    return _nearest(levels), ~_share(names, names) & ~_share(sources, sources) & known & known[:, None]
 
 
 def _permutation(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -208,12 +213,8 @@ def _assign(allowed: np.ndarray, preferred: np.ndarray, rng: np.random.Generator
 
 
 def _matched(clips: list[Clip], subset: Subset, levels, least: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    allowed = levels[0][1].copy()
-    for _, wider in levels[1:]:
-        alone = ~allowed.any(axis=1)
-        allowed[alone] = wider[alone]
-    preferred = allowed & ~least
-    return _assign(allowed, preferred, rng)
+    allowed = _nearest(levels)
+    return _assign(allowed, allowed & ~least, rng)
 
 
 def _released(clips: list[Clip], subset: Subset, levels, least: np.ndarray, rng: np.random.Generator) -> np.ndarray:

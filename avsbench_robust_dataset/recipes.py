@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,10 +21,10 @@ from .conditions import (
     heard_frames,
     split_name,
 )
-from .draw import Pair
+from .draw import Pair, draw_off_screen
 from .sounds import read_waveform
 from .sources import media_files
-from .subsets import Clip, Subset
+from .subsets import SPLITS, Clip, Subset
 from .unseen import draw_unseen, find_wavs
 
 Folders = Mapping[str, str | os.PathLike | None]  # argument of `FOLDERS` -> the folder, None where it is not given
@@ -40,6 +40,7 @@ __all__ = [
     "make_sound",
     "partners_wanted",
     "plan",
+    "plan_splits",
 ]
 
 
@@ -196,6 +197,28 @@ def plan(
         ]
         for name, condition in chosen.items()
     }
+
+
+def plan_splits(
+    subset: Subset,
+    root: Path,
+    clips: Sequence[Clip],
+    conditions: Sequence[str],
+    seed: int,
+    draw: str,
+    folders: Folders = MappingProxyType({}),
+    splits: Iterable[str] = tuple(SPLITS),
+) -> Iterator[tuple[str, list[Pair], dict[str, list[Row]]]]:
+    """(split, its off-screen draw where a condition asks for it, what `plan` gives) of each of `splits`.
+
+    Args:
+        clips: of all splits; a split without clips has no rows.
+    """
+    needs_draw = "off_screen" in partners_wanted(conditions)
+    for name in splits:
+        of_split = [clip for clip in clips if clip.split == SPLITS[name]]
+        pairs = draw_off_screen(of_split, subset, seed, draw) if needs_draw else []
+        yield name, pairs, plan(subset, root, of_split, conditions, seed, pairs, folders) if of_split else {}
 
 
 def generator_key(seed: int, subset: str, split: str, condition: str, clip_id: str) -> str:

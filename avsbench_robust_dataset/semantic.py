@@ -22,9 +22,9 @@ from .files import write_whole, writing
 from .progress import progress
 from .sources import (
     ANNOTATION,
+    check_complete,
     content_digest,
     media_files,
-    missing_files,
     objects_table,
     read_clips,
     read_frames,
@@ -55,13 +55,7 @@ def as_object_layout(subset: Subset, root: Path, cache_dir: Path, size: int | No
         ValueError: a broken file; the message names it.
     """
     clips = read_clips(subset, root)
-    missing = missing_files(subset, root, clips)
-    if missing:
-        raise FileNotFoundError(
-            f"Expected every file of the {len(clips)} clips of {subset.name} in {root}, but {len(missing)} are "
-            f"missing: {', '.join(map(str, missing[:3]))}{', …' if len(missing) > 3 else ''}. Complete the download; "
-            f"`avs-data check --subset {subset.name} --data_dir {root}` lists what each split lacks."
-        )
+    check_complete(subset, root, clips)
     key = json.dumps([VERSION, str(root), content_digest(subset, root), size])
     name = f"avsbench_semantic_{subset.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     out = cache_dir.expanduser().resolve() / name

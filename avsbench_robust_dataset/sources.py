@@ -22,6 +22,7 @@ from .subsets import FRAMES_PER_CLIP, LAYOUTS, SPLITS, Clip, Subset
 
 __all__ = [
     "DATA_DIR_VARIABLE",
+    "check_complete",
     "code_digest",
     "content_digest",
     "count_odd_objects",
@@ -32,7 +33,6 @@ __all__ = [
     "find_root",
     "media_files",
     "media_folder",
-    "missing_files",
     "objects_table",
     "read_clips",
     "read_frames",
@@ -253,13 +253,18 @@ def silent_mask_files(subset: Subset, root: Path, clip: Clip) -> list[Path]:
     return paths if paths[0].parent.is_dir() else []
 
 
-def missing_files(subset: Subset, root: Path, clips: list[Clip]) -> list[Path]:
-    """The media files that the clips need and that are not there."""
+def check_complete(subset: Subset, root: Path, clips: list[Clip]) -> None:
+    """Raises FileNotFoundError if media files are missing that the clips need."""
     missing = []
     for clip in clips:
         frames, masks, wav = media_files(subset, root, clip)
         missing += [path for path in (*frames, *masks, wav) if not path.is_file()]
-    return missing
+    if missing:
+        raise FileNotFoundError(
+            f"Expected every file of the {len(clips)} clips of {subset.name} in {root}, but {len(missing)} are "
+            f"missing: {', '.join(map(str, missing[:3]))}{', …' if len(missing) > 3 else ''}. Complete the download; "
+            f"`avs-data check --subset {subset.name} --data_dir {root}` lists what each split lacks."
+        )
 
 
 # --- what the content is ---

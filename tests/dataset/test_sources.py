@@ -11,9 +11,9 @@ from PIL import Image
 from avsbench_robust_dataset import SUBSETS
 from avsbench_robust_dataset.sounds import read_waveform
 from avsbench_robust_dataset.sources import (
+    check_complete,
     content_digest,
     media_files,
-    missing_files,
     read_clips,
     read_frames,
     read_masks,
@@ -165,7 +165,7 @@ def test_strangers_are_neither_missing_nor_content(write_s4, tmp_path):
     folder = media_files(S4, tmp_path, clips[0])[0][0].parent
     for path in (folder / ".DS_Store", folder.parent / ".DS_Store", folder / "copy of 1.png", tmp_path / "notes.txt"):
         path.write_bytes(b"\0\0\0\1Bud1")
-    assert missing_files(S4, tmp_path, clips) == []
+    check_complete(S4, tmp_path, clips)
     assert content_digest(S4, tmp_path) == before
     assert len(read_frames(media_files(S4, tmp_path, clips[0])[0])[0]) == 5
 
