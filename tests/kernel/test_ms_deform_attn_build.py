@@ -330,9 +330,10 @@ def test_nvrtc_reports_what_the_compiler_says(nvrtc):
     assert 90 in cuda.supported_architectures()
 
 
-def test_the_benchmarks_baseline_compiles(nvrtc):
-    source = Path(__file__).parents[2] / "kernels" / "benchmarks" / "design_2020.cu"
-    assert b"design_2020_backward" in cuda.nvrtc_compile(source.read_bytes(), "sm_90")
+@pytest.mark.parametrize("name, kernel", [("design_2020", b"design_2020_backward"), ("floors", b"add_rows")])
+def test_the_benchmarks_kernels_compile(name, kernel, nvrtc):
+    source = Path(__file__).parents[2] / "kernels" / "benchmarks" / f"{name}.cu"
+    assert kernel in cuda.nvrtc_compile(source.read_bytes(), "sm_90")
 
 
 @pytest.mark.slow
