@@ -3,7 +3,8 @@
     python benchmarks/benchmark_evaluation.py --backbones pvt_v2_b5 resnet50
 
 Times are of the whole way from PNG and wav files to rows of `clips.jsonl`, of the positives alone and of all four
-conditions, in turn in one process, medians. The parts are of the same model on one clip: what is done once a clip
+conditions, in milliseconds, in turn in one process after `--warmup` rounds, medians; a GPU is waited for. `--tf32 on`
+lets a GPU multiply float32 numbers in TF32. The parts are of the same model on one clip: what is done once a clip
 (backbone, deformable encoder, pixel decoder), once a distinct sound (VGGish), once a clip and condition (queries,
 decoder, mask head). The multiply-adds (MAC), counted by PyTorch, say what ratio a machine has that takes as long for
 each of them, wherever it is made. Random weights, generated clips.
@@ -63,13 +64,13 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def medians(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each, in turn, after one round that warms up."""
+def medians(works: dict[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, float]:
+    """Seconds of each, in turn, after `warmup` rounds."""
     taken = {name: [] for name in works}
-    for repeat in range(rounds + 1):
+    for repeat in range(warmup + rounds):
         for name, work in works.items():
             found = seconds(work)
-            if repeat:
+            if repeat >= warmup:
                 taken[name].append(found)
     return {name: statistics.median(values) for name, values in taken.items()}
 
@@ -87,6 +88,7 @@ def measure(
     accelerator: Accelerator,
     batch_size: int,
     rounds: int,
+    warmup: int,
 ) -> str:
     """A row of the table."""
     model.to(accelerator.device)
@@ -110,13 +112,13 @@ def measure(
             "condition": lambda: model(image_embeddings=image, audio_embeddings=audio),
         }
         cost = {name: operations(work) for name, work in parts.items()}
-        taken = medians(parts, rounds)
-    whole = medians({"one": lambda: evaluate(["positive"]), "four": lambda: evaluate(CONDITIONS)}, rounds)
+        taken = medians(parts, rounds, warmup)
+    whole = medians({"one": lambda: evaluate(["positive"]), "four": lambda: evaluate(CONDITIONS)}, rounds, warmup)
     clips = len(splits["positive"])
     bound = (cost["image"] + 4 * cost["condition"]) / (cost["image"] + cost["condition"])
-    columns = [model.config.backbone, f"{whole['one'] / clips:.2f}", f"{whole['four'] / clips:.2f}"]
+    columns = [model.config.backbone, *(f"{whole[name] * 1e3 / clips:.1f}" for name in ("one", "four"))]
     columns += [f"{whole['four'] / whole['one']:.2f}"]
-    columns += [f"{taken[name]:.2f} ({cost[name] / 2e9:.0f})" for name in parts] + [f"{bound:.2f}"]
+    columns += [f"{taken[name] * 1e3:.1f} ({cost[name] / 2e9:.0f})" for name in parts] + [f"{bound:.2f}"]
     return f"| {' | '.join(columns)} |"
 
 
@@ -130,23 +132,30 @@ def main() -> None:
     parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="on the CPU")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warmup", type=int, default=1, help="rounds before them")
+    parser.add_argument("--tf32", choices=("off", "on"), default="off", help="on a GPU")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if args.tf32 == "on" else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision
     datasets.disable_progress_bars()
     accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision=args.mixed_precision)
     on = f"{args.threads} CPU threads" if args.device == "cpu" else torch.cuda.get_device_name()
-    print(f"{date.today()}, {on}, precision {args.mixed_precision}, median of {args.rounds} rounds")
+    precision = args.mixed_precision if args.device == "cpu" else f"{args.mixed_precision}, TF32 {args.tf32}"
+    print(f"{date.today()}, {on}, precision {precision}, median of {args.rounds} rounds after {args.warmup}")
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {args.image_size} x {args.image_size}\n")
     print(
-        "| backbone | 1 condition, s a clip | 4 conditions | ratio | once a clip, s (10⁹ MAC) | once a sound ", end=""
+        "| backbone | 1 condition, ms a clip | 4 conditions | ratio | once a clip, ms (10⁹ MAC) | once a sound ",
+        end="",
     )
     print("| once a condition | ratio by operations |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
         splits = clips_of(Path(folder) / "data", args.clips, args.image_size)
         for backbone in args.backbones:
-            row = measure(new_model(backbone), args.image_size, splits, accelerator, args.batch_size, args.rounds)
-            print(row, flush=True)
+            model = new_model(backbone)
+            batch_size, rounds, warmup = args.batch_size, args.rounds, args.warmup
+            print(measure(model, args.image_size, splits, accelerator, batch_size, rounds, warmup), flush=True)
 
 
 if __name__ == "__main__":

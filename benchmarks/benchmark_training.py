@@ -9,16 +9,19 @@ compiled deformable attention, cheaper orders of the same sums in the model, fus
 the cache that the trainer fills before its first step, and only frames with a mask through the transformer.
 `--changes` adds variants that leave one of these out or add what the trainer leaves out, each beside `ours`.
 
-Times: two in one process, step by step in turn, medians; of the clock, and of the processor (all threads), which other
-work on the machine disturbs less. Memory: a process of its own for each variant; the highest
-resident set (VmHWM on the CPU, the allocator's peak on a GPU) over two steps, less what there was before the model was
-made. Random weights, random frames, one mask for five frames (`--masks 1`, as S4) or five (as MS3).
+Times, in milliseconds: two in one process, step by step in turn after `--warmup` steps, medians; of the clock (a GPU
+is waited for after each step), and of the processor (all threads), which other work on the machine disturbs less.
+Memory: a process of its own for each figure; the highest resident set (VmHWM on the CPU, the allocator's peak on CUDA)
+over two steps, less what there was before the model was made. `--tf32 off on`: a GPU's float32 products in full
+precision, the default here, and in TF32. Random weights, random frames, one mask for five frames (`--masks 1`, as S4)
+or five (as MS3).
 """
 
 import argparse
 import dataclasses
 import functools
 import gc
+import itertools
 import json
 import platform
 import resource
@@ -74,6 +77,14 @@ class Case:
     frozen: bool  # the backbone, as in the first epochs
     image_size: int
     device: str
+    tf32: bool = False  # float32 products of matrices and convolutions on a GPU
+
+
+def set_tf32(on: bool) -> None:
+    """PyTorch's own default is TF32 in convolutions and not in products of matrices."""
+    precision = "tf32" if on else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision
 
 
 def clips(case: Case) -> dict[str, torch.Tensor]:
@@ -155,6 +166,8 @@ def our_step(case: Case, variant: Variant) -> Callable[[], None]:
     if variant.cached_sounds:
         features = loaded.pop("input_features").to(case.device)
         loaded["audio_embeddings"] = network.get_audio_embeddings(features).cpu()
+    if case.device == "cuda":  # as the trainer's loader
+        loaded = {name: tensor.pin_memory() for name, tensor in loaded.items()}
     optimizer = torch.optim.AdamW(
         [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=2e-5,
@@ -168,7 +181,7 @@ def our_step(case: Case, variant: Variant) -> Callable[[], None]:
 
     def step() -> None:
         nonlocal steps
-        batch = {name: tensor.to(case.device) for name, tensor in loaded.items()}
+        batch = {name: tensor.to(case.device, non_blocking=True) for name, tensor in loaded.items()}
         losses = train_batch(accelerator, model, optimizer, batch | {"clips": ["benchmark"]}, 0.0, steps)
         steps += 1
         if steps % 10 == 0:  # the trainer's --logging_steps
@@ -193,6 +206,7 @@ class Changed(torch.nn.Module):
 
 
 def make_step(name: str, case: Case) -> Callable[[], None]:
+    set_tf32(case.tf32)
     return plain_step(case) if name == "plain" else our_step(case, OURS if name == "ours" else CHANGES[name])
 
 
@@ -205,15 +219,15 @@ def seconds(step: Callable[[], None], device: str) -> tuple[float, float]:
     return time.perf_counter() - begin[0], time.process_time() - begin[1]
 
 
-def times(names: list[str], case: Case, rounds: int) -> dict[str, tuple[float, float]]:
-    """Medians in seconds, of clock and processor, without those for which the memory does not suffice. Each warms up
-    with one step."""
+def times(names: list[str], case: Case, rounds: int, warmup: int) -> dict[str, tuple[float, float]]:
+    """Medians in seconds, of clock and processor, without those for which the memory does not suffice."""
     gc.collect()
     steps = {}
     for name in names:
         try:
             step = make_step(name, case)
-            step()
+            for _ in range(warmup):
+                seconds(step, case.device)
             steps[name] = step
         except RuntimeError as error:
             if not is_out_of_memory(str(error)):
@@ -273,6 +287,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="on the CPU")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warmup", type=int, help="steps before the rounds; default: 1 on the CPU, 5 on a GPU")
+    parser.add_argument("--tf32", nargs="+", choices=("off", "on"), default=["off"], help="on a GPU")
     parser.add_argument("--what", nargs="+", choices=("time", "memory"), default=["time", "memory"])
     parser.add_argument("--memory_limit", type=float, help="GiB of address space; what does not fit is left out")
     parser.add_argument("--one_memory", help=argparse.SUPPRESS)
@@ -289,29 +305,29 @@ def main(arguments: list[str] | None = None) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))  # the subprocesses have it too
     on = f"{options.threads} CPU threads" if options.device == "cpu" else torch.cuda.get_device_name()
     print(f"{date.today()}, {on}, torch {torch.__version__}, Python {platform.python_version()}")
-    print(f"{options.image_size} x {options.image_size}, {FRAMES} frames a clip, {options.rounds} rounds")
-    print(
-        "| backbone | clips | masks a clip | it | step | s | as fast as | CPU s | as fast as | peak MB | as large as |"
-    )
-    print("| --- " * 11 + "|")
-    for backbone in options.backbones:
-        for batch_size in options.batch_sizes:
-            for masks in options.masks:
-                case = Case(backbone, batch_size, masks, options.frozen, options.image_size, options.device)
-                for names in (["plain", "ours"], *([options.beside, change] for change in changes)):
-                    memory = {}
-                    if "memory" in options.what:  # first, while this process is small
-                        memory = {name: peak_memory_in_its_own_process(name, case) for name in names}
-                    found = times(names, case, options.rounds) if "time" in options.what else {}
-                    for name in names:
-                        print(row(name, names[0], case, found, memory), flush=True)
+    warmup = (5 if options.device == "cuda" else 1) if options.warmup is None else options.warmup
+    print(f"{options.image_size} x {options.image_size}, {FRAMES} frames a clip, {warmup} + {options.rounds} rounds")
+    columns = "backbone", "clips", "masks a clip", "it", "TF32", "step", "ms", "as fast as", "CPU ms", "as fast as"
+    print(f"| {' | '.join(columns)} | peak MB | as large as |")
+    print("| --- " * (len(columns) + 2) + "|")
+    settings = itertools.product(options.backbones, options.batch_sizes, options.masks, options.tf32)
+    for backbone, batch_size, masks, tf32 in settings:
+        case = Case(backbone, batch_size, masks, options.frozen, options.image_size, options.device, tf32 == "on")
+        for names in (["plain", "ours"], *([options.beside, change] for change in changes)):
+            memory = {}
+            if "memory" in options.what:  # first, while this process is small
+                memory = {name: peak_memory_in_its_own_process(name, case) for name in names}
+            found = times(names, case, options.rounds, warmup) if "time" in options.what else {}
+            for name in names:
+                print(row(name, names[0], case, found, memory), flush=True)
 
 
 def row(name: str, base: str, case: Case, found: dict[str, tuple[float, float]], memory: dict[str, int | None]) -> str:
-    columns = [case.backbone, case.batch_size, case.masks, "frozen" if case.frozen else "learns", name]
+    tf32 = "-" if case.device == "cpu" else "on" if case.tf32 else "off"
+    columns = [case.backbone, case.batch_size, case.masks, "frozen" if case.frozen else "learns", tf32, name]
     both = name in found and base in found
     for which in (0, 1):
-        columns += [f"{found[name][which]:.1f}" if name in found else "-"]
+        columns += [f"{found[name][which] * 1e3:.1f}" if name in found else "-"]
         columns += [f"{found[base][which] / found[name][which]:.2f} × {base}" if both else "-"]
     peak, least = memory.get(name), memory.get(base)
     columns += ["-" if peak is None else f"{peak / 2**20:.0f}"]

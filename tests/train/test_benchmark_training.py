@@ -1,5 +1,6 @@
 """The benchmark of the training step compares steps that learn the same."""
 
+import dataclasses
 import functools
 import importlib.util
 from pathlib import Path
@@ -64,6 +65,20 @@ def test_the_table(benchmark, tiny, capsys, monkeypatch):
     benchmark.main(arguments)
     torch.set_num_threads(threads)
     plain, ours = capsys.readouterr().out.splitlines()[-2:]
-    assert plain.startswith("| tiny | 1 | 1 | learns | plain |") and plain.endswith("| 4 | 1.00 × plain |")
-    assert ours.startswith("| tiny | 1 | 1 | learns | ours |") and ours.endswith("| 2 | 0.50 × plain |")
-    assert ours.split("|")[7].endswith("× plain ")
+    assert plain.startswith("| tiny | 1 | 1 | learns | - | plain |") and plain.endswith("| 4 | 1.00 × plain |")
+    assert ours.startswith("| tiny | 1 | 1 | learns | - | ours |") and ours.endswith("| 2 | 0.50 × plain |")
+    assert ours.split("|")[8].endswith("× plain ")
+    assert 1 < float(ours.split("|")[7]) < 1e5, "not in milliseconds"
+
+
+def test_tf32_is_said_and_set(benchmark, tiny):
+    case, _ = tiny
+    case = dataclasses.replace(case, device="cuda", tf32=True)
+    assert "| on | ours | 48.3 |" in benchmark.row("ours", "plain", case, {"ours": (0.0483, 0.1)}, {})
+    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    try:
+        for on, precision in ((True, "tf32"), (False, "ieee")):
+            benchmark.set_tf32(on)
+            assert torch.backends.cuda.matmul.fp32_precision == precision == torch.backends.cudnn.conv.fp32_precision
+    finally:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
