@@ -7,7 +7,13 @@ import math
 from collections.abc import Mapping
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers.utils.versions import require_version
+
+# Before anything of transformers that has changed: configurations and checkpointing fail with other errors there. A
+# checkpoint's code imports this file first.
+require_version("transformers>=5.23", "AVSegFormer needs it: pip install --upgrade 'transformers>=5.23,<6'")
+
+from transformers import PreTrainedConfig  # noqa: E402
 
 LOSS_TYPES = ("bce_dice", "dice", "bce")
 

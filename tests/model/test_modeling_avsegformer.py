@@ -1,8 +1,11 @@
 """A tiny AVSegFormer: shapes, what may replace what, freezing, saving, loading, errors."""
 
 import doctest
+import importlib.metadata
+import importlib.util
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -502,3 +505,11 @@ def test_pretrained_backbone_that_does_not_exist(make_config):
     model.config.backbone = "resnetv2_50d"  # timm has no weights for it
     with pytest.raises(ValueError, match="pretrained weights in timm .* got 'resnetv2_50d'"):
         model.load_pretrained_backbone()
+
+
+def test_an_older_transformers_is_refused_by_name(monkeypatch):
+    file = Path(modeling.__file__).with_name("configuration_avsegformer.py")
+    spec = importlib.util.spec_from_file_location("configuration_of_today", file)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "5.22.0")
+    with pytest.raises(ImportError, match=r"transformers>=5\.23.*found transformers==5\.22\.0"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
