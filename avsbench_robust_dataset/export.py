@@ -7,7 +7,7 @@
 Frames and masks are in each of the four splits of a condition: no layout that `datasets` reads shares columns between
 splits, and one that names image files (`*_file_names`) costs a request per image when it streams. But the four splits
 are cut at the same rows, and so their image columns are the same bytes, which the Hub's storage (Xet) keeps once.
-README.md has the figures.
+docs/howto/export.md has the figures.
 """
 
 import errno
