@@ -94,8 +94,11 @@ def verdict(heard: Mapping[str, Heard]) -> str:
             "whether it listens: it may never have seen such an object, or the object makes no sound here."
         )
     same = [other.label for other in others.values() if other.area > MUCH_THE_SAME * own.area]
-    if not same:
+    some = [other.label for other in others.values() if other.area >= NOTHING]
+    if not some:
         return "It listens: what it marks with the clip's own sound vanishes with every other sound."
+    if not same:
+        return f"It listens: of what it marks with the clip's own sound, little is left with {_listed(some)}."
     if len(same) == len(others):
         return "It does not listen: it marks much the same whatever it hears."
     return f"It listens in part: with {_listed(same)} it still marks much of what it marks with the clip's own sound."

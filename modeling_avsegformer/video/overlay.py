@@ -56,14 +56,20 @@ class Panels:
         canvas = self._canvas.copy()
         width = self.panel_size[0]
         for place, frame in enumerate(frames):
-            if frame.shape[1::-1] != self.panel_size:
-                frame = np.asarray(Image.fromarray(frame).resize(self.panel_size, Image.Resampling.BILINEAR))
+            frame = self._scaled(frame, Image.Resampling.BILINEAR)
             canvas[self._bar :, place * width : (place + 1) * width] = frame
         return canvas
 
     def draw_overlays(self, frame: np.ndarray, *masks: np.ndarray) -> np.ndarray:
         """The row of one frame with each of the masks over it."""
-        return self.draw([draw_overlay(frame, mask) for mask in masks])
+        # Scaled first: to draw on the pictures of a large video takes longer than all else.
+        frame = self._scaled(frame, Image.Resampling.BILINEAR)
+        return self.draw([draw_overlay(frame, self._scaled(mask, Image.Resampling.NEAREST)) for mask in masks])
+
+    def _scaled(self, picture: np.ndarray, method: Image.Resampling) -> np.ndarray:
+        if picture.shape[1::-1] == self.panel_size:
+            return picture
+        return np.asarray(Image.fromarray(picture).resize(self.panel_size, method))
 
 
 def _fit(name: str, width: float, font_size: int):

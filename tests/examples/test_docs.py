@@ -187,6 +187,7 @@ def parse(program: str, arguments: list[str], monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", [program, *arguments])
     with pytest.raises(Parsed):
         if program.endswith(".py"):
+            monkeypatch.syspath_prepend(ROOT / Path(program).parent)  # as Python does
             runpy.run_path(str(ROOT / program), run_name="__main__")
         elif ":" in program:
             module, function = program.split(":")

@@ -1,6 +1,7 @@
 """What is said about a result: what the model was trained on, and whether it listens."""
 
 import json
+import re
 
 import pytest
 
@@ -37,8 +38,6 @@ from modeling_avsegformer.video.explain import Heard, trained_on, verdict
     ],
 )
 def test_what_a_model_was_trained_on_is_read_from_its_files(tmp_path, name, content, said):
-    import re
-
     (tmp_path / name).write_text(content)
     assert re.search(said, trained_on(str(tmp_path)))
 
@@ -57,7 +56,8 @@ def test_a_card_that_we_write_says_it(tmp_path, tiny_model):
 @pytest.mark.parametrize(
     ("areas", "said"),
     [
-        ((0.2, 0, 0, 0, 0), "It listens: "),
+        ((0.2, 0, 0, 0, 0), "It listens: what it marks with the clip's own sound vanishes"),
+        ((0.2, 0, 0, 0.02, 0), "It listens: .* little is left with off_screen"),
         ((0.2, 0.19, 0.2, 0.21, 0.2), "It does not listen"),
         ((0.2, 0, 0, 0.15, 0.01), "It listens in part: with off_screen it still marks much"),
         ((0.001, 0, 0.001, 0, 0), "It marks nothing, whatever it hears"),  # it has never seen a dog
@@ -67,7 +67,7 @@ def test_a_card_that_we_write_says_it(tmp_path, tiny_model):
 def test_listening_and_not_knowing_are_told_apart(areas, said):
     names = ("positive", "silence", "noise", "off_screen", "unseen")
     heard = {name: Heard(name, [area], [0.5]) for name, area in zip(names, areas, strict=True)}
-    assert said in verdict(heard)
+    assert re.search(said, verdict(heard))
 
 
 def test_numbers_for_people():

@@ -471,4 +471,10 @@ def test_panels_are_even_and_not_too_wide():
     assert (drawn[-48:, :64] == 200).all() and (drawn[-48:, 64:] == 90).all()
     bar = drawn[:-48]
     assert bar[:, :64].max() > 150 and not bar[:, [0, -1, 64]].any()  # names stay inside their panel
-    assert Panels(["a"], (1920, 1080)).panel_size == (960, 540)
+    large = Panels(["a"], (1920, 1080))
+    assert large.panel_size == (960, 540)
+    mask = np.zeros((1080, 1920), bool)
+    mask[200:600, 400:800] = True
+    drawn = large.draw_overlays(np.full((1080, 1920, 3), 100, np.uint8), mask)[-540:]
+    np.testing.assert_array_equal(drawn[150, 250], (np.array(COLOR) + 100) // 2)
+    np.testing.assert_array_equal(drawn[[100, 99], 250], [COLOR, (100, 100, 100)])
