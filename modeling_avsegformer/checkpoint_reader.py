@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-# Where training scripts put the state dict in their files.
+# Where training scripts put the state dict in their files, the first of them first; another name is read where it is
+# the only one.
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights")
-# What wrappers put into the names: torch.compile, FSDP, DataParallel.
-WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.")
+# What wrappers put into the names: DataParallel, torch.compile, FSDP, activation checkpoints, Lightning.
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 
 # Globals that the pickle of a state dict may call or pass as an argument, besides OrderedDict without arguments.
 CALLED = {
@@ -64,8 +65,8 @@ DAMAGED = (
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Returns the dense tensors of a `.safetensors` or a torch file by name, on the CPU.
 
-    The state dict may lie under one of `CONTAINERS`. The prefixes of torch.compile, FSDP and DataParallel are removed
-    from the names.
+    The state dict may lie under one of `CONTAINERS`, or be the only one in the file. The `WRAPPERS` are removed from
+    the names.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -77,17 +78,16 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"Expected a checkpoint file, but {path} {what}.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     return {
-        _plain_name(name): value
+        plain_name(name): value
         for name, value in content.items()
         if isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
         if value.device.type == "cpu" and not value.is_complex() and not value.is_quantized
     }
 
 
-def _plain_name(name: str) -> str:
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name.removeprefix("module.")
+def plain_name(name: str) -> str:
+    """A tensor's name in the model itself, without its `WRAPPERS`."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -120,12 +120,13 @@ def _state_dict_in(content, path: Path) -> dict:
     """The dict of tensors in what a file holds, at most a few containers deep."""
     seen = content
     while isinstance(content, dict):
-        inner = next((key for key in CONTAINERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            break
-        content = content[inner]
-    if isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values()):
-        return content
+        if any(isinstance(value, Tensor) for value in content.values()):
+            return content
+        inner = [content[key] for key in CONTAINERS if isinstance(content.get(key), dict)][:1]
+        inner = inner or [
+            value for key, value in content.items() if isinstance(value, dict) and "optim" not in str(key)
+        ]
+        content = inner[0] if len(inner) == 1 else None
     found = type(seen).__name__
     if isinstance(seen, dict):
         found = f"the keys {', '.join(map(str, list(seen)[:8])) or 'of an empty dict'}"
@@ -232,4 +233,4 @@ class _Refused(ValueError):
     """The file holds something that no state dict needs; the message names it."""
 
 
-__all__ = ["read_tensors"]
+__all__ = ["plain_name", "read_tensors"]

@@ -32,49 +32,29 @@ AVSEGFORMER_BOUNDS = {
     "num_points": (1, 64),
     "norm_groups": (1, 8192),
     "num_queries": (1, 10_000),
-    "query_generator_layers": (0, 100),
-    "query_generator_ffn_size": (1, 32768),
-    "encoder_layers": (0, 100),
-    "encoder_ffn_size": (1, 32768),
-    "decoder_layers": (0, 100),
-    "decoder_ffn_size": (1, 32768),
     "mask_mlp_size": (1, 32768),
     "prediction_channels": (1, 4096),
     "dropout": (0, 1),
-} | dict.fromkeys(("bce_weight", "mask_weight", "mix_weight", "similarity_weight"), (0, 1e6))
+}
+for _part in ("query_generator", "encoder", "decoder"):
+    AVSEGFORMER_BOUNDS |= {f"{_part}_layers": (0, 100), f"{_part}_ffn_size": (1, 32768)}
+AVSEGFORMER_BOUNDS |= dict.fromkeys(("bce_weight", "mask_weight", "mix_weight", "similarity_weight"), (0, 1e6))
 # The arguments of timm's models that shape the network. Others open files, such as `checkpoint_path`, or set what the
 # model sets itself, such as `pretrained`.
-BACKBONE_BOUNDS = {
-    "in_chans": (3, 3),
-    "img_size": (1, 8192),
-    "patch_size": (1, 64),
-    "window_size": (1, 1024),
-    "embed_dim": (1, 8192),
-    "embed_dims": (1, 8192),
-    "dims": (1, 8192),
-    "channels": (1, 8192),
-    "depths": (1, 100),
-    "layers": (1, 100),
-    "num_heads": (1, 256),
-    "sr_ratios": (1, 64),
-    "kernel_sizes": (1, 64),
-    "cardinality": (1, 1024),
-    "base_width": (1, 1024),
-    "stem_width": (1, 1024),
-    "mlp_ratio": (0, 64),
-    "mlp_ratios": (0, 64),
-}
-RATES = (
-    "drop_rate",
-    "drop_path_rate",
-    "drop_block_rate",
-    "proj_drop_rate",
-    "attn_drop_rate",
-    "pos_drop_rate",
-    "patch_drop_rate",
-)
-SWITCHES = ("qkv_bias", "linear", "strict_img_size", "dynamic_img_size", "always_partition")  # true or false
-BACKBONE_BOUNDS |= dict.fromkeys((*RATES, *SWITCHES), (0, 1))
+RATES = [
+    f"{name}_rate" for name in ("drop", "drop_path", "drop_block", "proj_drop", "attn_drop", "pos_drop", "patch_drop")
+]
+SWITCHES = ["qkv_bias", "linear", "strict_img_size", "dynamic_img_size", "always_partition"]  # true or false
+BACKBONE_BOUNDS: dict[str, tuple[float, float]] = {"in_chans": (3, 3), "num_heads": (1, 256)}
+for _names, _bounds in (
+    (("img_size", "embed_dim", "embed_dims", "dims", "channels"), (1, 8192)),
+    (("window_size", "cardinality", "base_width", "stem_width"), (1, 1024)),
+    (("depths", "layers"), (1, 100)),
+    (("patch_size", "sr_ratios", "kernel_sizes"), (1, 64)),
+    (("mlp_ratio", "mlp_ratios"), (0, 64)),
+    ((*RATES, *SWITCHES), (0, 1)),
+):
+    BACKBONE_BOUNDS |= dict.fromkeys(_names, _bounds)
 MAX_NUMBERS = 16  # in a list; one for each stage
 
 

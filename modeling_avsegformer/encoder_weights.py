@@ -23,6 +23,7 @@ BACKBONE_RULES = [
 ]
 # ResNet's second branch, which AVSBench and AVSegFormer create but never use.
 SECOND_BRANCH = re.compile(r"layer[34]_2\.")
+VGGISH_PARENT = re.compile(r"(.+\.)(?=(?:features|embeddings)\.\d)")
 PARENTS = re.compile(r"(model\.backbone\.timm_model\.|encoder_backbone\.|backbone\.|model\.)")
 
 
@@ -91,7 +92,8 @@ def load_vggish_weights(encoder: nn.Module, path_or_hub_id: str | Path, filename
     Args:
         encoder (`VGGishModel`)
         path_or_hub_id: a `.pth` (no code of it is run) or `.safetensors` file with the keys `features.*` and
-            `embeddings.*`; a folder that `save_pretrained` wrote; or the id of a Hub repository.
+            `embeddings.*`, also of a larger model; a folder that `save_pretrained` wrote; or the id of a Hub
+            repository.
         filename: the file to take from the folder or the Hub repository; `model.safetensors` if not given.
 
     Returns:
@@ -107,7 +109,9 @@ def load_vggish_weights(encoder: nn.Module, path_or_hub_id: str | Path, filename
     elif not path.is_file():
         path, source = _download(str(path_or_hub_id), filename or "model.safetensors"), str(path_or_hub_id)
     own = encoder.state_dict()
-    given = {name.removeprefix("vggish."): tensor for name, tensor in read_tensors(path).items()}
+    given = read_tensors(path)
+    parent = next((match[0] for name in given if (match := VGGISH_PARENT.match(name))), "")  # of a larger model
+    given = {name.removeprefix(parent): tensor for name, tensor in given.items() if name.startswith(parent)}
     # torchvggish files may carry the PCA of the post-processing, which AVSBench leaves out.
     given = {name: tensor for name, tensor in given.items() if not name.startswith("pproc.")}
     wrong = sorted(name for name in own.keys() | given.keys() if _shape(own, name) != _shape(given, name))

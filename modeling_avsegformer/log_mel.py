@@ -80,9 +80,15 @@ def to_mono(waveform: np.ndarray) -> np.ndarray:
     Signed integers are taken as full scale: int16 is divided by 32768, as in VGGish's front end.
 
     Raises:
-        ValueError: another number of axes, unsigned integers, or samples that are not finite or above `LOUDEST`.
+        ValueError: another number of axes, unsigned integers, or samples that are not finite or above `LOUDEST`; the
+            numbers of 16-bit samples as floats or as 64-bit integers.
     """
     waveform = np.asarray(waveform)
+    if waveform.dtype == np.int64 and waveform.size and np.abs(waveform).max() < 2**31:
+        raise ValueError(
+            "Expected a waveform of floats in [-1, 1], np.int16 or np.int32, got integers of 64 bits, as a list of "
+            "whole numbers gives them. Say what they are, for example np.asarray(waveform, dtype=np.int16)."
+        )
     if waveform.dtype.kind == "i":
         waveform = waveform / -float(np.iinfo(waveform.dtype).min)
     elif waveform.dtype.kind != "f":
@@ -97,7 +103,8 @@ def to_mono(waveform: np.ndarray) -> np.ndarray:
             f"Expected finite samples, got {np.count_nonzero(~np.isfinite(waveform))} NaN or infinite ones of "
             f"{len(waveform)}; read the recording again or leave it out."
         )
-    if len(waveform) and (peak := np.abs(waveform).max()) > LOUDEST:
+    peak = np.abs(waveform).max(initial=0)
+    if peak > LOUDEST or (peak > 1 and (waveform == np.rint(waveform)).all()):
         raise ValueError(
             f"Expected samples of floats in [-1, 1], got one of {peak:.6g}: these are the numbers of integers. Divide "
             "them by 32768 if they come from 16 bits, or give them as np.int16."
@@ -112,11 +119,9 @@ def resample(waveform: np.ndarray, original_rate: int, new_rate: int = SAMPLE_RA
     uses (https://docs.pytorch.org/audio/stable/tutorials/audio_resampling_tutorial.html).
 
     Args:
-        waveform (`np.ndarray` of shape `(samples,)` or `(samples, channels)`)
+        waveform (`np.ndarray` of shape `(samples,)` or `(samples, channels)`): the result has as many axes, in float32
+            unless the rates agree.
         original_rate (`int`), new_rate (`int`): Hz.
-
-    Returns:
-        `np.ndarray` of the same number of axes, float32 unless the rates agree.
 
     Raises:
         ValueError: a rate that is not a positive whole number.
@@ -212,14 +217,5 @@ def _hertz_to_mel(hertz):
     return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
 
 
-__all__ = [
-    "MIN_SAMPLES",
-    "NUM_FRAMES",
-    "NUM_MEL_BINS",
-    "SAMPLE_RATE",
-    "log_mel",
-    "mel_matrix",
-    "released_log_mel",
-    "resample",
-    "to_mono",
-]
+__all__ = ["MIN_SAMPLES", "NUM_FRAMES", "NUM_MEL_BINS", "SAMPLE_RATE"]
+__all__ += ["log_mel", "mel_matrix", "released_log_mel", "resample", "to_mono"]

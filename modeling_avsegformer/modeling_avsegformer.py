@@ -869,11 +869,5 @@ def _init_linear_as_torch(module: nn.Linear) -> None:
     _init_bias_by_fan_in(module)
 
 
-__all__ = [
-    "AVSegFormerForSegmentation",
-    "AVSegFormerImageEmbeddings",
-    "AVSegFormerModel",
-    "AVSegFormerModelOutput",
-    "AVSegFormerOutput",
-    "AVSegFormerPreTrainedModel",
-]
+__all__ = ["AVSegFormerForSegmentation", "AVSegFormerModel", "AVSegFormerPreTrainedModel"]
+__all__ += ["AVSegFormerImageEmbeddings", "AVSegFormerModelOutput", "AVSegFormerOutput"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from .checkpoint_reader import plain_name
 from .configuration_avsegformer import AVSegFormerConfig
 from .encoder_weights import timm_backbone_name
 from .modeling_avsegformer import AVSegFormerForSegmentation
@@ -52,7 +53,7 @@ class ConversionReport:
 
 def detect_backbone(state_dict: dict[str, Tensor]) -> str | None:
     """The timm name of the original backbone whose names are in a state dict, None if neither's are."""
-    names = {key.removeprefix("module.") for key in state_dict}
+    names = set(map(plain_name, state_dict))
     if "backbone.patch_embed1.proj.weight" in names:
         return "pvt_v2_b5"
     return "resnet50" if "backbone.layer4_1.0.conv1.weight" in names else None
@@ -64,7 +65,7 @@ def convert_original_state_dict(
     """The state dict of our model from an original one.
 
     Args:
-        state_dict: tensors by original name, with or without "module." before it.
+        state_dict: tensors by original name, with or without what DataParallel or torch.compile puts before it.
         config (`AVSegFormerConfig`): of the model that is to take them. With `use_similarity_head=False` the
             similarity head's tensors are left out.
         return_report (`bool`, defaults to `False`): also return what was not used. It is logged in any case.
@@ -85,7 +86,7 @@ def convert_original_state_dict(
         )
     converted, report = {}, ConversionReport()
     for name, tensor in state_dict.items():
-        name = name.removeprefix("module.")
+        name = plain_name(name)
         if UNUSED.match(name) or (name.startswith("cosine_sim.") and not config.use_similarity_head):
             report.unused.append(name)
             continue

@@ -37,14 +37,17 @@ class AVSegFormerImageProcessor(TorchvisionBackend):
     model_input_names = ["pixel_values"]
 
     def _preprocess(self, images: list[Tensor], **options):
-        floats = [image for image in images if image.is_floating_point()]
-        if options["do_rescale"] and floats:
-            lowest = min(float(image.min()) for image in floats)
-            highest = max(float(image.max()) for image in floats)
-            if lowest < 0 or highest > 255:
+        images = [image.float() if image.dtype == torch.bool else image for image in images]
+        others = [image.float() for image in images if image.dtype != torch.uint8]
+        if options["do_rescale"] and others:
+            lowest = torch.stack([image.min() for image in others]).min().item()  # NaN if one is
+            highest = torch.stack([image.max() for image in others]).max().item()
+            are_whole = all((image == image.round()).all() for image in others)
+            if not (lowest >= 0 and highest <= 255) or (1 < highest < 2 and not are_whole):
                 raise ValueError(
-                    f"Expected frames of floats in [0, 1] or [0, 255], got values from {lowest:.3g} to {highest:.3g}. "
-                    "Give the frames as they were before any normalisation, or pass do_rescale=False."
+                    "Expected frames of integers from 0 to 255, or of floats in [0, 1] or [0, 255], got values from "
+                    f"{lowest:.3g} to {highest:.3g}. Give the frames as they were before any normalisation, 16-bit "
+                    "ones divided by 257, floats cut off at 1 (np.clip), or pass do_rescale=False."
                 )
             if highest <= 1:
                 factor = options["rescale_factor"]
@@ -179,6 +182,9 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
                     f"{sampling_rate} Hz. Leave `sampling_rate` out to use each waveform's own."
                 )
             waveform, sampling_rate = waveform["array"], own_rate
+        if isinstance(waveform, Tensor):
+            waveform = waveform.detach().cpu()
+            waveform = waveform.float() if waveform.dtype == torch.bfloat16 else waveform
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         try:
             original = to_mono(waveform)
@@ -396,6 +402,10 @@ def _check_part(name: str, part, expected: str) -> None:
 
 def _as_clips(images) -> list[list]:
     """A list of clips, each a list of images; a single clip or image becomes a batch."""
+    first = images
+    while isinstance(first, list | tuple) and first:
+        first = first[0]
+    images = np.asarray(images) if np.isscalar(first) else images  # lists of numbers
     images = [images] if _is_single_image(images) else list(images)
     clips = [images] if images and _is_single_image(images[0]) else [list(clip) for clip in images]
     _check_lengths([len(clip) for clip in clips], "frames")

@@ -64,6 +64,31 @@ def test_load_weights(encoder, make_config, tmp_path, form):
         assert torch.equal(value, state_dict[name])
 
 
+@pytest.mark.parametrize(
+    ("containers", "prefix"),
+    [
+        (["net"], "module."),
+        (["model_state"], "_orig_mod.module."),
+        (["model", "state_dict"], "module._orig_mod."),
+        (["checkpoint", "params_ema"], "module.module."),
+        (["module"], "_forward_module.vggish."),
+        (["state_dict"], "model.audio_encoder."),
+    ],
+)
+def test_where_training_scripts_keep_weights(encoder, tmp_path, containers, prefix):
+    state_dict = {name: value.clone() for name, value in encoder.state_dict().items()}
+    content = {prefix + name: value for name, value in state_dict.items()}
+    if prefix.startswith("model."):
+        content["model.backbone.conv.weight"] = torch.ones(2)
+    for container in reversed(containers):
+        content = {container: content, "epoch": 3, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "lr": 0.1}}
+    torch.save(content, tmp_path / "w.pth")
+    for value in encoder.parameters():
+        torch.nn.init.zeros_(value)
+    encoder.load_vggish_weights(tmp_path / "w.pth")
+    assert all(torch.equal(value, state_dict[name]) for name, value in encoder.state_dict().items())
+
+
 def test_weights_of_another_network(encoder, tmp_path):
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"in .*other.pth, but 19 tensors are missing.* e.g. conv1.weight"):
@@ -71,8 +96,8 @@ def test_weights_of_another_network(encoder, tmp_path):
 
 
 def test_a_file_without_a_state_dict_names_its_keys(encoder, tmp_path):
-    torch.save({"ema": {"a": torch.zeros(1)}, "epoch": 3}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"under one of state_dict, .*params.*, got the keys ema, epoch\. Save"):
+    torch.save({"ema": {"a": torch.zeros(1)}, "teacher": {}, "epoch": 3}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"under one of state_dict, .*params.*, got the keys ema, teacher, epoch\. "):
         encoder.load_vggish_weights(tmp_path / "other.pth")
 
 

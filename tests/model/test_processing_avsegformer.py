@@ -246,18 +246,44 @@ def test_bad_feature_extractor(arguments):
         VGGishFeatureExtractor(**arguments)
 
 
-@pytest.mark.parametrize("form", ["float32", "float64", "ToTensor"])
+@pytest.mark.parametrize("form", ["float32", "float64", "float16", "list", "ToTensor"])
 def test_floats_from_0_to_1_are_the_same_picture(processor, form):
     levels = np.asarray(photo())
     expected = processor(frames=[[levels, levels]])["pixel_values"]
     scaled = levels.astype("float64" if form == "float64" else "float32") / 255
     if form == "ToTensor":
         scaled = torch.from_numpy(scaled).permute(2, 0, 1)
+    if form == "float16":
+        scaled = scaled.astype("float16")
     for given in (scaled, 255 * scaled):
+        given = given.tolist() if form == "list" else given
         found = processor(frames=[[given, given]])["pixel_values"]
         torch.testing.assert_close(found, expected, rtol=0, atol=0.02)  # the resized levels are not rounded
     dark = processor(frames=[[255 * scaled, 0 * scaled + 1]])["pixel_values"][0, 1]  # judged together: nearly black
     torch.testing.assert_close(dark, processor(frames=np.ones((9, 9, 3), np.uint8))["pixel_values"][0, 0])
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.full((9, 9, 3), np.nan), "from nan to nan"),
+        (np.full((9, 9, 3), 1.02), r"from 1\.02 to 1\.02"),
+        (np.full((9, 9, 3), 60_000, np.uint16), "16-bit ones divided by 257"),
+        (np.full((9, 9, 3), -3, np.int32), "from -3 to -3"),
+    ],
+)
+def test_frames_of_another_range_are_refused(processor, frame, message):
+    with pytest.raises(ValueError, match=message):
+        processor(frames=[[frame]])
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "requires_grad"])
+def test_tensors_as_a_model_has_them(processor, form):
+    waveform = torch.from_numpy(sound()).float()
+    given = waveform.bfloat16() if form == "bfloat16" else waveform.clone().requires_grad_()
+    found = processor(audio=[given], sampling_rate=16000)["input_features"]
+    expected = processor(audio=[given.detach().float().numpy()], sampling_rate=16000)["input_features"]
+    torch.testing.assert_close(found, expected)
 
 
 def test_normalised_frames_are_refused(processor):
@@ -271,6 +297,10 @@ def test_floats_of_the_size_of_integers_are_refused(processor):
     waveform = np.round(0.3 * 32768 * sound())
     with pytest.raises(ValueError, match=r"Waveform 0: Expected samples of floats in \[-1, 1\].*Divide them by 32768"):
         processor(audio=[waveform.astype(np.float32)], sampling_rate=16000)
+    with pytest.raises(ValueError, match="integers of 64 bits.*dtype=np.int16"):
+        processor(audio=[waveform.astype(int).tolist()], sampling_rate=16000)
+    with pytest.raises(ValueError, match=r"got one of 30: these are the numbers of integers"):
+        processor(audio=[np.round(30 * sound() / np.abs(sound()).max())], sampling_rate=16000)
     features = processor(audio=[waveform.astype(np.int16)], sampling_rate=16000)["input_features"][0]
     np.testing.assert_array_equal(features, log_mel(waveform / 32768))
 
