@@ -33,7 +33,7 @@ def undecoded(dataset):
     for row in rows:
         for column in ("frames", "masks"):
             row[column] = [image["bytes"] or Path(image["path"]).read_bytes() for image in row[column]]
-        row["audio"]["array"] = row["audio"]["array"].tolist()
+        row["audio"]["array"] = np.asarray(row["audio"]["array"], dtype=np.float32).tolist()
     return rows
 
 
