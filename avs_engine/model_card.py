@@ -53,7 +53,8 @@ deformable attention runs on its compiled kernels; without it, in plain PyTorch.
 AVSBench-Robust plays each clip with its own sound (positive), with silence, with noise and with an off-screen sound.
 On positive sound higher is better; on the others the masks are compared with the visible object, so lower is better.
 G-mIoU and G-F are harmonic means of the positive score and one minus the mean negative score; G-FPR is the mean FPR
-over the negative conditions. A model that never listens reaches the audio-blind floor. Fractions, from 0 to 1.
+over the negative conditions. A model that never listens reaches the audio-blind floor. mIoU counts each frame once,
+the pooled IoU divides all intersections by all unions: large objects count more. Fractions, from 0 to 1.
 
 {{ marker }}
 

@@ -182,10 +182,10 @@ def format_scores(
     """
 
     def row(name: str, values: Sequence[float | None]) -> str:
-        return f"{name:<20}" + "".join(f"{'-' if value is None else f'{value:.4f}':>10}" for value in values)
+        return f"{name:<20}" + "".join(f"{'-' if value is None else f'{value:.4f}':>12}" for value in values)
 
     shown = [metric for metric in METRICS if not metric.variant_of]
-    lines = [f"{'condition':<20}" + "".join(f"{metric.label:>10}" for metric in shown)]
+    lines = [f"{'condition':<20}" + "".join(f"{metric.label:>12}" for metric in shown)]
     lines += [row(c, [scores.get(f"{metric.key}_{c}") for metric in shown]) for c in conditions]
     lines += [row("G (all negatives)", [scores.get(f"g_{metric.key}") for metric in shown])]
     negatives = [c for c in conditions if c != "positive"]

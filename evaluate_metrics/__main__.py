@@ -20,7 +20,17 @@ from avsbench_robust_dataset.files import OutputError, printable, write_whole
 from . import uncertainty
 from .compare import compare_runs
 from .entry import entry_main
-from .report import Clip, latex_table, markdown_table, read_download, read_gallery, results_table, write_report
+from .report import (
+    Clip,
+    latex_paper_table,
+    latex_table,
+    markdown_paper_table,
+    markdown_table,
+    read_download,
+    read_gallery,
+    results_table,
+    write_report,
+)
 from .report.compare_tables import FORMATS, comparison_text
 from .results import read_run
 
@@ -32,6 +42,46 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv[:1] and argv[0] in commands:
         commands[argv[0]](argv[1:])
         return
+    parser = _parser()
+    args = parser.parse_args(argv)
+
+    logs: dict[str, list[Path]] = {}
+    for name, path in args.log:
+        logs.setdefault(name, []).append(path)
+    names = [name for name, _ in args.run]
+    for name, path in args.predictions:
+        if name not in names:
+            parser.error(f"--predictions {name}: there is no --run of this name.")
+        if not path.is_dir():
+            parser.error(f"--predictions {name}: {path} is not a folder.")
+    for name, paths in logs.items():
+        if len(paths) > names.count(name):
+            parser.error(f"--log {name}: {len(paths)} given, but {names.count(name)} --run of this name.")
+    try:
+        runs = [read_run(name, path, logs[name].pop(0) if logs.get(name) else None) for name, path in args.run]
+        for name, path in args.predictions:
+            runs[names.index(name)] = replace(runs[names.index(name)], predictions=path)
+        clips: Iterable[Clip] = ()
+        if args.gallery:
+            clips = read_gallery(args.gallery)
+        elif args.data_dir:
+            clips = read_download(args.data_dir, runs[0])
+        page = write_report(
+            args.out, runs, clips, title=args.title, notes=args.note, mixed_annotations=args.mixed_annotations
+        )
+        is_paper = args.markdown == "paper"
+        markdown = markdown_paper_table(runs, args.intervals) if is_paper else markdown_table(runs)
+        is_paper = args.latex == "paper"
+        latex = latex_paper_table(runs, args.intervals) if is_paper else latex_table(runs)
+        write_whole(args.out / "table.md", markdown.encode())
+        write_whole(args.out / "table.tex", latex.encode())
+    except (FileNotFoundError, ValueError, OutputError) as error:
+        parser.exit(1, f"avs-report: {printable(error)}\n")
+    print(results_table(runs))
+    print(page)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="avs-report",
         description="Scores of one or several models, as a page and tables.",
@@ -66,41 +116,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     pictures = parser.add_mutually_exclusive_group()
     pictures.add_argument("--data_dir", type=Path, metavar="DIR", help="the AVSBench download, for the gallery")
     pictures.add_argument("--gallery", type=Path, metavar="FILE.json", help="clips to show: ids, frame and mask files")
+    tables = ("full", "paper")
+    for name, file in (("latex", "table.tex"), ("markdown", "table.md")):
+        parser.add_argument(
+            f"--{name}",
+            choices=tables,
+            default="full",
+            help=f"what {file} holds: every score of every model (full), or models as rows and subsets side by side",
+        )
+    parser.add_argument("--intervals", action="store_true", help="95 %% intervals in the tables of a paper")
     parser.add_argument("--title", default="Does the model listen?")
     parser.add_argument("--note", action="append", default=[], help="a paragraph for the page's notes; repeatable")
     _add_mixed_annotations(parser)
-    args = parser.parse_args(argv)
-
-    logs: dict[str, list[Path]] = {}
-    for name, path in args.log:
-        logs.setdefault(name, []).append(path)
-    names = [name for name, _ in args.run]
-    for name, path in args.predictions:
-        if name not in names:
-            parser.error(f"--predictions {name}: there is no --run of this name.")
-        if not path.is_dir():
-            parser.error(f"--predictions {name}: {path} is not a folder.")
-    for name, paths in logs.items():
-        if len(paths) > names.count(name):
-            parser.error(f"--log {name}: {len(paths)} given, but {names.count(name)} --run of this name.")
-    try:
-        runs = [read_run(name, path, logs[name].pop(0) if logs.get(name) else None) for name, path in args.run]
-        for name, path in args.predictions:
-            runs[names.index(name)] = replace(runs[names.index(name)], predictions=path)
-        clips: Iterable[Clip] = ()
-        if args.gallery:
-            clips = read_gallery(args.gallery)
-        elif args.data_dir:
-            clips = read_download(args.data_dir, runs[0])
-        page = write_report(
-            args.out, runs, clips, title=args.title, notes=args.note, mixed_annotations=args.mixed_annotations
-        )
-        write_whole(args.out / "table.md", markdown_table(runs).encode())
-        write_whole(args.out / "table.tex", latex_table(runs).encode())
-    except (FileNotFoundError, ValueError, OutputError) as error:
-        parser.exit(1, f"avs-report: {printable(error)}\n")
-    print(results_table(runs))
-    print(page)
+    return parser
 
 
 def _add_mixed_annotations(parser):
@@ -127,7 +155,7 @@ def compare_main(argv: Sequence[str]) -> None:
     parser.add_argument("b", type=Path, metavar="B", help="results.json of the second model, or its folder")
     parser.add_argument("--more_a", type=Path, nargs="+", default=[], metavar="A2", help="more seeds of A")
     parser.add_argument("--more_b", type=Path, nargs="+", default=[], metavar="B2", help="more seeds of B")
-    parser.add_argument("--names", nargs=2, default=["a", "b"], metavar=("A", "B"), help="what to call them")
+    parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="what to call them; default: their folders")
     parser.add_argument("--format", choices=list(FORMATS), default="text")
     parser.add_argument("--resamples", type=int, default=uncertainty.RESAMPLES, metavar="N")
     parser.add_argument("--level", type=float, default=uncertainty.LEVEL, metavar="P", help="of the intervals")
@@ -150,10 +178,17 @@ def compare_main(argv: Sequence[str]) -> None:
         found = compare_runs(*sides, **options)
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"avs-report compare: {printable(error)}\n")
-    print(comparison_text(found, [*sides[0], *sides[1]], args.names, args.format), end="")
+    names = args.names or _folder_names(args.a, args.b)
+    print(comparison_text(found, [*sides[0], *sides[1]], names, args.format), end="")
     if args.format == "text":
-        for name, runs in zip("ab", sides, strict=True):
+        for name, runs in zip(names, sides, strict=True):
             print(f"{name}: {', '.join(run.name for run in runs)}" + (" (mean of seeds)" if len(runs) > 1 else ""))
+
+
+def _folder_names(a: Path, b: Path) -> tuple[str, str]:
+    """The last folder's name in which two results' paths differ, of each; "a" and "b" where there is none."""
+    parts = [(path.parent if path.is_file() else path).resolve().parts[::-1] for path in (a, b)]
+    return next(((first, second) for first, second in zip(*parts, strict=False) if first != second), ("a", "b"))
 
 
 if __name__ == "__main__":

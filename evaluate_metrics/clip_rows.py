@@ -4,6 +4,7 @@ A row is what a line of `clips.jsonl` holds:
 
     {"clip_id": str, "category": str, "group": str or None, "source_video": str, "mask_area": [a frame's fraction, …],
      "conditions": {condition: {"iou": [a frame, …], "area": [a frame's fraction predicted at > 0.5, …],
+                                "intersection": [a frame's pixels, …], "union": [a frame's pixels, …],
                                 "f_score": float or None, "fpr_curve": [fraction predicted at > each of THRESHOLDS],
                                 "similarity": [a frame, …] or None,
                                 "heard": [a frame, …]}},
@@ -30,6 +31,7 @@ from .avs_robust.avs_robust import (
     METRICS,
     NEGATIVE_CONDITIONS,
     SELECTIVITY,
+    STATISTICS,
     check_clip,
     clip_statistics,
     condition_scores,
@@ -206,7 +208,7 @@ def _area_bins(rows: Sequence[Mapping]) -> dict[str, str]:
 
 def _by_frame(rows: Sequence[Mapping]) -> dict[str, list[Mapping]]:
     """Number of the frame, from 1 -> rows of this frame alone, without what is one number a clip."""
-    per_frame = {metric.statistic: metric.per_frame for metric in METRICS} | {"heard": True}
+    per_frame = STATISTICS | {"heard": True}
     frames: dict[str, list[Mapping]] = {}
     for k in range(max((len(row["mask_area"]) for row in rows), default=0)):
         frames[str(k + 1)] = [

@@ -6,15 +6,18 @@ seeds, the seeds are the units. Needs the `clips.jsonl` that evaluate_accelerate
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import uncertainty
 from .avs_robust.avs_robust import CONDITIONS
 from .clip_rows import have_two_values
 from .results import Run, check_annotations, extra_negatives
 
-__all__ = ["Comparison", "compare_runs"]
+__all__ = ["MIN_CLIPS", "Comparison", "compare_runs"]
+
+MIN_CLIPS = 20  # fewer decide nothing
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,12 @@ class Comparison:
     @property
     def explanation(self) -> list[str]:
         """How to read the differences, a sentence or two a line."""
-        others = [found for metric, found in self.differences.items() if metric != uncertainty.PRIMARY]
+        scores = {metric: found for metric, found in self.differences.items() if not math.isnan(found.adjusted)}
+        others = [found for metric, found in scores.items() if metric != uncertainty.PRIMARY]
         primary = self.differences.get(uncertainty.PRIMARY)
         verdict = "was not measured" if primary is None else "stands" if primary.stands else "does not stand"
         lines = [
-            f"The primary score is G-mIoU; its difference {verdict}. Of the {len(others)} other scores "
+            f"The primary score is G-mIoU; its difference {verdict}. Of the {len(others)} others that can be better "
             f"{sum(found.stands for found in others)} stand; their p-values are corrected for their number (Holm). A "
             f"difference stands if its p is at most {1 - self.settings['level']:.3g}. The intervals are not corrected."
         ]
@@ -106,6 +110,12 @@ def compare_runs(
         notes.append(other_masks)
     elif any(run.annotation == "semantic" for run in runs):
         notes.append("All scores are on the masks of AVSBench-semantic, not on the benchmark's of AVSBench-object.")
+    front_ends = {run.settings.get("front_end") for run in runs} - {None}
+    if len(front_ends) > 1:
+        raise ValueError(
+            f"Expected results of one front end, got {' and '.join(sorted(front_ends))}: the released one tells a "
+            "model which sounds are negative, so that the difference is not one of models. Score both with the same."
+        )
     rows, left_out = uncertainty.common_conditions([run.clips for run in runs])
     if set(left_out) & set(CONDITIONS):
         missing = ", ".join(c for c in CONDITIONS if c in left_out)
@@ -137,6 +147,11 @@ def compare_runs(
         rows[: len(a)], rows[len(a) :], extra_negatives=extra_negatives(runs), level=level, **options
     )
     differences = {difference.metric: difference for difference in found}
+    if len(rows[0]) < MIN_CLIPS:
+        notes.append(
+            f"{len(rows[0])} clips cannot decide: below {MIN_CLIPS} no difference is said to stand. Score more clips."
+        )
+        differences = {metric: replace(found, stands=False) for metric, found in differences.items()}
     settings = uncertainty.bootstrap_settings(rows[0], level=level, **options)
     return Comparison(differences, settings, (len(a), len(b)), notes)
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -20,7 +20,7 @@ from .avs_robust.avs_robust import CONDITIONS, NEGATIVE_CONDITIONS, condition_sc
 from .mask_files import Reading
 from .mask_folders import Source
 
-__all__ = ["Run", "check_annotations", "extra_negatives", "read_clips", "read_run"]
+__all__ = ["Protocol", "Run", "check_annotations", "extra_negatives", "protocol_of", "read_clips", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Fractions = Annotated[list[Fraction], Field(min_length=1)]
 Count = Annotated[int, Field(ge=0, le=2**53)]  # what every JSON reader keeps exactly
 Numbers = Annotated[list[float], Field(min_length=1)]
+Pixels = Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
 MAX_DEPTH = 32  # of objects and lists in each other
 
 
@@ -183,6 +184,8 @@ class _ClipInCondition(_Checked):
     f_score: Fraction | None = None
     similarity: Numbers | None = None
     heard: list[bool] | None = None
+    intersection: Pixels | None = None
+    union: Pixels | None = None
     fpr_curve: Fractions | None = None
 
 
@@ -200,9 +203,10 @@ class _ClipRow(_Checked):
     @model_validator(mode="after")
     def _one_number_a_frame(self) -> Self:
         for clip in self.conditions.values():
-            lengths = {len(values or clip.iou) for values in (clip.iou, clip.area, self.mask_area, clip.heard)}
-            if len(lengths) > 1:
-                raise PydanticCustomError("length", "equally many values in iou, area, mask_area and heard")
+            lists = (clip.iou, clip.area, self.mask_area, clip.heard, clip.intersection, clip.union)
+            if len({len(values or clip.iou) for values in lists}) > 1:
+                expected = "equally many values in iou, area, mask_area, heard, intersection and union"
+                raise PydanticCustomError("length", expected)
         return self
 
 
@@ -298,6 +302,41 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
     )
 
 
+class Protocol(NamedTuple):
+    """What scores must have in common to be compared; "" and None: unknown."""
+
+    subset: str
+    split: str
+    annotation: str
+    clips: int | None
+    front_end: str | None
+
+    def differences(self, others: Iterable["Protocol"]) -> dict[str, str]:
+        """Field -> its value in words, of the fields in which one of the others is known to differ.
+
+        Those of another subset differ in nothing else: their clips are others.
+        """
+        words = {
+            "subset": self.subset.upper(),
+            "split": f"{self.split} split",
+            "annotation": f"{self.annotation} masks",
+            "clips": f"{self.clips} clips",
+            "front_end": f"{self.front_end} front end",
+        }
+        found = set()
+        for other in others:
+            pairs = zip(self._fields, self, other, strict=True)
+            fields = {name for name, ours, theirs in pairs if ours and theirs and ours != theirs}
+            found |= {"subset"} if "subset" in fields else fields
+        return {name: said for name, said in words.items() if name in found}
+
+
+def protocol_of(run: Run) -> Protocol:
+    """Results that do not say whose masks are of AVSBench-object, which alone was read before they said it."""
+    clips = len(run.clips) or run.bootstrap.get("clips")
+    return Protocol(run.subset, run.split, run.annotation or "object", clips, run.settings.get("front_end"))
+
+
 def extra_negatives(runs: Iterable[Run]) -> list[str]:
     """Conditions beside silence, noise and off_screen that have a harmonic mean with the positives."""
     keys = {key for run in runs for key in run.scores}
@@ -308,8 +347,6 @@ def extra_negatives(runs: Iterable[Run]) -> list[str]:
 def check_annotations(runs: Iterable[Run], mixed_annotations: bool = False) -> str:
     """What to say of runs that were scored against masks of different annotations; "" where they are the same.
 
-    Results that do not say are of AVSBench-object, which alone was read before they said it.
-
     Args:
         mixed_annotations: do not refuse them.
 
@@ -318,7 +355,7 @@ def check_annotations(runs: Iterable[Run], mixed_annotations: bool = False) -> s
     """
     by_annotation: dict[str, list[str]] = {}
     for run in runs:
-        by_annotation.setdefault(run.annotation or "object", []).append(repr(run.name))
+        by_annotation.setdefault(protocol_of(run).annotation, []).append(repr(run.name))
     if len(by_annotation) < 2:
         return ""
     found = "; ".join(f"AVSBench-{whose}: {', '.join(names)}" for whose, names in sorted(by_annotation.items()))

@@ -31,7 +31,7 @@ from .avs_robust.avs_robust import (
     METRICS,
     NEGATIVE_CONDITIONS,
     SELECTIVITY,
-    clip_values,
+    clip_parts,
     flat_scores,
     partly_heard_values,
     with_partly_heard,
@@ -72,7 +72,8 @@ class Difference:
         a, b: the score of each, of several training seeds the mean.
         low, high: the interval of b - a, not corrected for the number of scores.
         p: two-sided p-value of "the models are equal".
-        adjusted: `p` of the primary score; of another score `p` corrected for their number by Holm's method.
+        adjusted: `p` of the primary score; of another score `p` corrected for their number by Holm's method; NaN of a
+            score of which neither direction is better, which does not count.
         stands: whether `adjusted` is at most 1 - level and b - a is more than rounding.
     """
 
@@ -268,8 +269,11 @@ def compare(
         bounds = _paired_intervals(runs[0], runs[1], metrics, resamples, level, seed)
     else:
         p, bounds = _seeds_test(sides, scores, metrics, level)
-    others = [metric for metric in metrics if metric != PRIMARY]
-    adjusted = p | dict(zip(others, holm([p[metric] for metric in others]), strict=True))
+    undirected = _without_direction(runs[0])
+    others = [metric for metric in metrics if metric != PRIMARY and metric not in undirected]
+    adjusted = (
+        p | dict(zip(others, holm([p[metric] for metric in others]), strict=True)) | dict.fromkeys(undirected, np.nan)
+    )
     found = []
     for metric in metrics:
         first, second = (float(side[metric][0]) for side in means)
@@ -277,6 +281,14 @@ def compare(
         stands = adjusted[metric] <= 1 - level + 1e-12 and abs(second - first) > _ROUNDING
         found.append(Difference(metric, first, second, low, high, p[metric], adjusted[metric], stands))
     return found
+
+
+def _without_direction(table):
+    """The scores of which neither direction is better."""
+    negatives = {*NEGATIVE_CONDITIONS, *table.extra_negatives}
+    both = {metric.key for metric in METRICS if not metric.heard}
+    found = {f"{key}_{c}" for c, key in table.keys if c and c not in negatives and key in both}
+    return found | {"audio_blind_floor"}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -405,6 +417,24 @@ def _unseen(values):
     return np.where(low >= 1, 0.0, low / 2), np.where(high <= 0, 1.0, (high + 1) / 2)
 
 
+def _unseen_clips(keys, values):
+    """`_unseen` of the columns of `_columns`; of a ratio of sums it is the clip's ratio, at a union of mean size."""
+    unseen = list(_unseen(values))
+    place = {key: column for column, key in enumerate(keys)}
+    for condition in {condition for condition, _ in keys if condition}:
+        for metric in METRICS:
+            if not metric.over:
+                continue
+            part, whole = place[condition, metric.key], place[condition, metric.over]
+            size = values[:, whole].mean()
+            shares = np.divide(
+                *values[:, [part, whole]].T, out=np.full(len(values), np.nan), where=values[:, whole] > 0
+            )
+            for end, share in zip(unseen, _unseen(shares[:, None]), strict=True):
+                end[part], end[whole] = share[0] * size, size
+    return unseen
+
+
 class _Table:
     """One run's clips by column, summed by source video, and every score from a mean of the columns.
 
@@ -417,7 +447,7 @@ class _Table:
     def __init__(self, rows: Sequence[Mapping], clusters: np.ndarray, extra_negatives: Sequence[str]):
         self.keys, values = _columns(rows, extra_negatives)
         self.extra_negatives = extra_negatives
-        unseen = list(_unseen(values))
+        unseen = _unseen_clips(self.keys, values)
         for condition in [*NEGATIVE_CONDITIONS, *extra_negatives]:
             if len(rows) > 1 and all(_similarity(row, c) for row in rows for c in ("positive", condition)):
                 pair = [np.array([np.mean(_similarity(row, c)) for row in rows]) for c in ("positive", condition)]
@@ -576,9 +606,16 @@ def _columns(rows, extra_negatives):
             columns += zip(*(partly_heard_values(row["conditions"][condition]) for row in rows), strict=True)
             continue
         is_negative = condition in (*NEGATIVE_CONDITIONS, *extra_negatives)
-        clips = [clip_values(row["conditions"][condition], row.get("mask_area"), is_negative) for row in rows]
-        keys += [(condition, metric.key) for metric in METRICS]
-        columns += [[values[metric.key] for values in clips] for metric in METRICS]
+        for metric in METRICS:
+            parts = [
+                clip_parts(metric, row["conditions"][condition], row.get("mask_area"), is_negative) for row in rows
+            ]
+            of_clips, wholes = zip(*parts, strict=True)
+            keys.append((condition, metric.key))
+            columns.append(of_clips)
+            if metric.over:
+                keys.append((condition, metric.over))
+                columns.append(wholes)
     if any(row.get("selectivity") for row in rows):
         keys += [("", metric.key) for metric in SELECTIVITY]
         columns += [[(row.get("selectivity") or {}).get(m.statistic, np.nan) for row in rows] for m in SELECTIVITY]
@@ -594,6 +631,11 @@ def _named(keys, means, extra_negatives):
             by_condition.setdefault(condition, {})[metric] = values
         else:
             by_clip[metric] = values
+    for of in by_condition.values():
+        for metric in METRICS:
+            if metric.over:
+                whole = of.pop(metric.over)
+                of[metric.key] = np.divide(of[metric.key], whole, out=np.full_like(whole, np.nan), where=whole > 0)
     return flat_scores(by_condition, extra_negatives) | with_partly_heard(by_clip)
 
 

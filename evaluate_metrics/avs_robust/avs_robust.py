@@ -70,6 +70,8 @@ Returns:
         miou_{condition}: frame IoU at probability > 0.5, mean over a clip's frames, then over clips. An empty mask
             scores the fraction of its frame that is left empty; on negative conditions, where lower is better, it
             does not count, and a clip of such frames alone is left out.
+        pooled_iou_{condition}: sum of the intersections of all frames over the sum of their unions, in pixels, as CAVP
+            reports it; frames without an object do not count on negative conditions.
         f_score_{condition}: maximum over 255 thresholds of the F curve (beta squared 0.3), itself the mean over a
             clip's frames with a non-empty mask; then mean over clips. On negative conditions lower is better; never 0.
         fpr_{condition}: fraction of the frame predicted at probability > 0.5. A false-positive rate only on negative
@@ -120,6 +122,7 @@ class Metric:
         label: its name in tables and charts.
         explanation: what the report tells its reader.
         statistic: the clip's statistic of which it is the mean.
+        over: the statistic by whose sum over all clips that of `statistic` is divided; "": it is the mean over clips.
         per_frame: whether this statistic is a list of one number a frame. Else it is one number a clip, or None where
             it is not defined.
         heard, unheard: which values are better, "higher" or "lower", where the visible object is heard, and where
@@ -138,6 +141,7 @@ class Metric:
     label: str
     explanation: str
     statistic: str
+    over: str = ""
     per_frame: bool = True
     heard: str = ""
     unheard: str = ""
@@ -164,6 +168,19 @@ METRICS = (
         unheard="lower",
         general="G-mIoU",
         is_harmonic=True,
+        objects_only=True,
+    ),
+    Metric(
+        key="pooled_iou",
+        label="pooled IoU",
+        explanation=(
+            "Sum of all intersections over sum of all unions, in pixels, as CAVP reports it: large objects count "
+            "more, where mIoU counts each frame once. Frames without an object do not count under negative audio."
+        ),
+        statistic="intersection",
+        over="union",
+        heard="higher",
+        unheard="lower",
         objects_only=True,
     ),
     Metric(
@@ -208,6 +225,8 @@ METRICS = (
         variant_of="miou",
     ),
 )
+
+STATISTICS = {row.statistic: row.per_frame for row in METRICS} | {row.over: True for row in METRICS if row.over}
 
 # Of a clip that shows more than one labelled object, under its own sound; from the row's "selectivity".
 SELECTIVITY = (
@@ -319,13 +338,15 @@ def clip_statistics(probabilities, masks):
         probabilities (float32[T, P]), masks (bool[T, P] or float[T, P]): T frames of P pixels.
 
     Returns:
-        ({"iou": T floats, "area": T floats, "f_score": float or None, "curve_sum": float32[255]},
-        {"area": T floats}): of the prediction and of the mask; areas as fractions of the frame. `f_score` is None if
+        ({"iou", "area", "intersection", "union": T numbers each, "f_score": float or None, "curve_sum": float32[255]},
+        {"area": T floats}): of the prediction and of the mask; areas as fractions of the frame, intersections and
+        unions of prediction and mask in pixels. `f_score` is None if
         every mask is empty. `curve_sum` adds up the F curves of the frames whose mask is not empty. The prediction
         also has the statistics of metrics with a `measure` of their own.
     """
     pixels = probabilities.shape[1]
     ious, predicted_areas, target_areas, curves = [], [], [], []
+    intersections, unions = [], []
     for frame, mask in zip(probabilities, masks, strict=True):
         foreground = frame > 0.5
         predicted = np.count_nonzero(foreground)
@@ -334,6 +355,8 @@ def clip_statistics(probabilities, masks):
         else:
             target, intersection = mask.sum(dtype=np.float64), mask.sum(where=foreground, dtype=np.float64)
         union = predicted + target - intersection
+        intersections.append(intersection.item() if mask.dtype != bool else int(intersection))
+        unions.append(union.item() if mask.dtype != bool else int(union))
         if target == 0:  # an empty mask scores the background that was left alone
             intersection, union = pixels - predicted, pixels
         else:
@@ -344,6 +367,7 @@ def clip_statistics(probabilities, masks):
         predicted_areas.append(predicted / pixels)
         target_areas.append(float(target / pixels))
     prediction: dict[str, object] = {"iou": ious, "area": predicted_areas}
+    prediction |= {"intersection": intersections, "union": unions}
     prediction["f_score"] = float(np.mean(curves, axis=0).max()) if curves else None
     prediction["curve_sum"] = np.sum(curves, axis=0).astype(np.float32) if curves else np.zeros(255, np.float32)
     prediction |= {row.statistic: row.measure(probabilities, masks) for row in METRICS if row.measure}
@@ -467,42 +491,59 @@ def check_coverage(keys):
             )
 
 
-def clip_values(clip, mask_area=None, is_negative=False):
-    """Each metric's value of one clip under one condition: {key: float}, NaN where it is not defined.
+def clip_parts(metric, clip, mask_area=None, is_negative=False):
+    """(a clip's part in the metric's sum over clips, and in what that is divided by), NaN where it has none.
 
     Args:
+        metric: of `METRICS`.
         clip: the statistics of the prediction, see `clip_statistics`.
         mask_area (T floats): of the masks; None where they are unknown: then every frame counts.
         is_negative: whether nothing visible is heard under this condition.
     """
-    values = {}
-    for metric in METRICS:
-        found = clip.get(metric.statistic)
-        if metric.per_frame and found is not None:
-            if is_negative and metric.objects_only and mask_area is not None:
-                found = [value for value, area in zip(found, mask_area, strict=True) if area > 0]
-            found = np.mean(found) if len(found) else None
-        values[metric.key] = float("nan") if found is None else float(found)
-    return values
+    found, over = clip.get(metric.statistic), clip.get(metric.over)
+    if found is None or (metric.over and over is None):
+        return float("nan"), float("nan")
+    if not metric.per_frame:
+        return float(found), 1.0
+    counted = np.ones(len(found), dtype=bool)
+    if is_negative and metric.objects_only and mask_area is not None:
+        counted = np.array(mask_area) > 0
+    found = np.array(found)[counted]
+    if metric.over:
+        return float(found.sum()), float(np.array(over)[counted].sum())
+    return (float(found.mean()), 1.0) if len(found) else (float("nan"), float("nan"))
+
+
+def clip_values(clip, mask_area=None, is_negative=False):
+    """Each metric's value of one clip under one condition: {key: float}, NaN where it is not defined.
+
+    Arguments as in `clip_parts`.
+    """
+    parts = {metric.key: clip_parts(metric, clip, mask_area, is_negative) for metric in METRICS}
+    return {key: part / whole if whole else float("nan") for key, (part, whole) in parts.items()}
 
 
 def condition_scores(predictions, mask_areas=None, is_negative=False):
-    """Each metric's mean over the clips of one condition, None if no clip defines it, and how many clips there are.
+    """Each metric over the clips of one condition, None if no clip defines it, and how many clips there are.
 
     Args:
         predictions: the clips' statistics.
-        mask_areas: one list of areas a clip, see `clip_values`.
+        mask_areas: one list of areas a clip, see `clip_parts`.
         is_negative: whether nothing visible is heard under this condition.
     """
     areas = [None] * len(predictions) if mask_areas is None else mask_areas
-    clips = [clip_values(clip, area, is_negative) for clip, area in zip(predictions, areas, strict=True)]
     scores, without = {}, {}
     for metric in METRICS:
-        defined = [values[metric.key] for values in clips if np.isfinite(values[metric.key])]
-        scores[metric.key] = float(np.mean(defined)) if defined else None
+        parts = [clip_parts(metric, clip, area, is_negative) for clip, area in zip(predictions, areas, strict=True)]
+        defined = np.array([pair for pair in parts if np.isfinite(pair[0])]).reshape(-1, 2)
+        whole = defined[:, 1].sum()
+        if metric.over:
+            scores[metric.key] = float(defined[:, 0].sum() / whole) if whole else None
+        else:
+            scores[metric.key] = float(np.mean(defined[:, 0])) if len(defined) else None
         if not metric.per_frame:
-            without[f"clips_without_{metric.key}"] = len(clips) - len(defined)
-    return scores | {"clips": len(clips)} | without
+            without[f"clips_without_{metric.key}"] = len(parts) - len(defined)
+    return scores | {"clips": len(predictions)} | without
 
 
 def official_condition_scores(predictions, references, curve_sums, batch_size):
@@ -642,7 +683,7 @@ class AVSRobust(evaluate.Metric):
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(
                 {
-                    "predictions": {row.statistic: numbers if row.per_frame else number for row in METRICS},
+                    "predictions": {name: numbers if many else number for name, many in STATISTICS.items()},
                     "references": {"area": numbers},
                     "conditions": datasets.Value("string"),
                     "clip_ids": datasets.Value("string"),

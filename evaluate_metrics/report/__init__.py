@@ -3,6 +3,7 @@
 from ..results import Run, read_run
 from .gallery import Clip, ClipScore, choose_clips, read_download, read_gallery
 from .page import write_report
+from .paper import latex_paper_table, markdown_paper_table
 from .tables import latex_table, markdown_table, results_table
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "ClipScore",
     "Run",
     "choose_clips",
+    "latex_paper_table",
     "latex_table",
+    "markdown_paper_table",
     "markdown_table",
     "read_download",
     "read_gallery",

@@ -15,6 +15,7 @@ from . import charts, overlay
 from .markup import figures
 from .tables import (
     SWEEP,
+    are_comparable,
     conditions_of,
     has_seeds,
     is_negative,
@@ -46,6 +47,11 @@ class Evidence:
     intervals: Mapping[str, Mapping[str, Sequence[float]]]
     differences: Mapping[str, uncertainty.Difference]
     explanation: Sequence[str]
+
+    @property
+    def has_differences(self) -> bool:
+        """Whether the second model's scores less the first's may be shown."""
+        return len(self.models) == 2 and are_comparable(self.runs)
 
 
 def conditions_html(evidence):

@@ -1,6 +1,7 @@
 """A comparison of two results as plain text, Markdown, LaTeX and JSON. Every format says how to read it."""
 
 import json
+import math
 from collections.abc import Sequence
 
 from .. import uncertainty
@@ -13,11 +14,11 @@ __all__ = ["FORMATS", "comparison_text"]
 
 
 def _verdict(metric: Score, difference: uncertainty.Difference, names: Sequence[str]) -> str:
-    """What stands, in words."""
+    """What stands, in words; "" of a score of which neither direction is better."""
+    if math.isnan(difference.adjusted):
+        return ""
     if not difference.stands:
         return "no"
-    if not metric.better:
-        return "yes"
     better = (difference.difference > 0) == (metric.better == "higher")
     return f"yes, {names[better]} is better"
 
@@ -37,7 +38,7 @@ def _sections(comparison, runs, names, form):
             )
             values = [number(found.a, metric.digits), number(found.b, metric.digits), difference]
             verdict = form.escape(_verdict(metric, found, names))
-            sure = [f"[{low}, {high}]", f"{found.adjusted:.4f}", verdict]
+            sure = [f"[{low}, {high}]", number(found.adjusted, 4, ""), verdict]
             rows.append([section.full_label(metric), metric.better, *values, *sure])
         if rows:
             sections.append(rows)
@@ -63,7 +64,7 @@ def _json(comparison, runs, names):
             "difference": found.difference,
             "interval": [found.low, found.high],
             "p": found.p,
-            "p_adjusted": found.adjusted,
+            "p_adjusted": None if math.isnan(found.adjusted) else found.adjusted,
             "stands": found.stands,
         }
         for metric, found in comparison.differences.items()

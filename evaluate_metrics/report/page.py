@@ -23,6 +23,7 @@ from .gallery import Clip, gallery_html
 from .markup import render
 from .table_formats import ARROWS, MISSING
 from .tables import (
+    are_comparable,
     conditions_of,
     difference_digits,
     group_by_name,
@@ -32,6 +33,7 @@ from .tables import (
     model_cells,
     model_intervals,
     number,
+    partial_reasons,
     sections_of,
     seed_values,
     signed,
@@ -112,8 +114,13 @@ def _comparison(models, mixed_annotations):
     """The comparison of two models that were scored on the same clips; None for any other number of models."""
     if len(models) != 2:
         return None
-    rows = [run.clips for seeds in models.values() for run in seeds]
-    if not all(rows) or len({frozenset(row["clip_id"] for row in each) for each in rows}) > 1:
+    runs = [run for seeds in models.values() for run in seeds]
+    rows = [run.clips for run in runs]
+    if (
+        not are_comparable(runs)
+        or not all(rows)
+        or len({frozenset(row["clip_id"] for row in each) for each in rows}) > 1
+    ):
         return None
     rows, left_out = uncertainty.common_conditions(rows)
     if set(left_out) & set(CONDITIONS):  # the G-scores average over them
@@ -180,15 +187,15 @@ def _table_html(evidence):
     for section in sections_of(evidence.runs):
         cells = {name: model_cells(seeds, section.rows, evidence.intervals[name]) for name, seeds in models.items()}
         rows = [
-            _row(metric, {name: of[metric.key] for name, of in cells.items()}, evidence.differences.get(metric.key))
-            for metric in section.rows
+            _row(metric, {name: of[metric.key] for name, of in cells.items()}, evidence) for metric in section.rows
         ]
         sections.append({"title": section.title, "explanation": section.explanation, "lines": rows})
     hint = "Small figures without brackets: the seeds, in one order throughout. " if has_seeds(models) else ""
     return render(
         "scores.html",
         hint=hint + _intervals_hint(evidence),
-        models=[(name, len(seeds)) for name, seeds in models.items()],
+        models=[(name, len(seeds), "; ".join(partial_reasons(seeds[0]))) for name, seeds in models.items()],
+        has_differences=evidence.has_differences,
         sections=sections,
     )
 
@@ -208,8 +215,9 @@ def _intervals_hint(evidence):
     return f"In brackets: intervals{said}; clips of one source video share a weight.{seeds}{compared} "
 
 
-def _row(metric, cells, difference):
-    """What a row of the table shows. `cells`: model -> Cell; of two models the difference gets a column."""
+def _row(metric, cells, evidence):
+    """What a row of the table shows. `cells`: model -> Cell; of two comparable models the difference gets a column."""
+    difference = evidence.differences.get(metric.key)
     row = {
         "label": metric.label,
         "better": metric.better,
@@ -230,7 +238,7 @@ def _row(metric, cells, difference):
                 "seeds": [number(value, metric.digits) for value in cell.values] if has_seeds else [],
             }
         )
-    if len(cells) == 2:
+    if evidence.has_differences:
         first, second = (cell.mean for cell in cells.values())
         digits = difference_digits(difference, metric.digits) if difference else metric.digits
         row["difference"] = {"value": _signed(second - first, digits), "interval": [], "stands": False}
@@ -238,7 +246,11 @@ def _row(metric, cells, difference):
             row["difference"] |= {
                 "interval": [_signed(bound, digits) for bound in (difference.low, difference.high)],
                 "stands": difference.stands,
-                "verdict": "stands" if difference.stands else "may be chance",
+                "verdict": ""
+                if math.isnan(difference.adjusted)
+                else "stands"
+                if difference.stands
+                else "may be chance",
             }
     return row
 

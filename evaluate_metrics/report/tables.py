@@ -5,7 +5,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .. import uncertainty
+from avsbench_robust_dataset.check import PUBLISHED_CLIPS
+
+from .. import entry, uncertainty
 from ..avs_robust.avs_robust import (
     CONDITIONS,
     METRICS,
@@ -14,7 +16,7 @@ from ..avs_robust.avs_robust import (
     SELECTIVITY,
     partly_heard_conditions,
 )
-from ..results import Run, extra_negatives
+from ..results import Run, extra_negatives, protocol_of
 from .table_formats import LATEX, MARKDOWN, MISSING, TEXT, write_table
 
 __all__ = [
@@ -23,9 +25,11 @@ __all__ = [
     "Score",
     "Section",
     "conditions_of",
+    "are_comparable",
     "difference_digits",
     "group_by_name",
     "has_seeds",
+    "head_of",
     "is_negative",
     "label_of",
     "latex_table",
@@ -34,6 +38,7 @@ __all__ = [
     "model_cells",
     "model_intervals",
     "number",
+    "partial_reasons",
     "results_table",
     "seed_values",
     "sections_of",
@@ -98,13 +103,48 @@ _SIMILARITY = (
 
 
 def group_by_name(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Model -> its runs (training seeds), in the order of first appearance."""
-    models: dict[str, list[Run]] = {}
+    """Model -> its runs (training seeds), in the order of first appearance.
+
+    Runs of one name whose scores are not comparable, of S4 and of MS3 for example, are models of their own, which
+    say in their names what differs.
+    """
+    by_name: dict[str, list[Run]] = {}
     for run in runs:
-        models.setdefault(run.name, []).append(run)
+        by_name.setdefault(run.name, []).append(run)
+    models: dict[str, list[Run]] = {}
+    for name, seeds in by_name.items():
+        protocols = [protocol_of(run) for run in seeds]
+        for run, protocol in zip(seeds, protocols, strict=True):
+            differences = ", ".join(protocol.differences(protocols).values())
+            models.setdefault(f"{name} ({differences})" if differences else name, []).append(run)
     if not models:
         raise ValueError("Expected at least one run, got none.")
     return models
+
+
+def are_comparable(runs: Sequence[Run]) -> bool:
+    """Whether the runs' scores may stand in one column of differences."""
+    protocols = [protocol_of(run) for run in runs]
+    return not any(protocol.differences(protocols) for protocol in protocols)
+
+
+def partial_reasons(run: Run) -> list[str]:
+    """Why a run is not of all clips of its split under the four conditions; [] where it is."""
+    clips = protocol_of(run).clips
+    if run.subset in PUBLISHED_CLIPS:
+        results = {"subset": run.subset, "split": run.split, "clips": clips, "scores": run.scores}
+        reasons = entry.partial_reasons(results | {"settings": run.settings}) if clips else []
+        return [reason.partition(",")[0] if reason.startswith("with ") else reason for reason in reasons]
+    return [f"{clips} clips alone"] if run.settings.get("max_clips") == clips and clips else []
+
+
+def head_of(name: str, seeds: Sequence[Run]) -> str:
+    """The head of a model's column: how many seeds, whose masks, and the mark of a partial evaluation."""
+    notes = [f"{len(seeds)} seeds"] if len(seeds) > 1 else []
+    notes += ["semantic masks"] if any(run.annotation == "semantic" for run in seeds) else []
+    notes += dict.fromkeys(reason for run in seeds for reason in partial_reasons(run))
+    notes = [note for note in notes if note not in name]
+    return f"{name} ({', '.join(notes)})" if notes else name
 
 
 def has_seeds(models: Mapping[str, Sequence[Run]]) -> bool:
@@ -128,7 +168,9 @@ def sections_of(runs: Sequence[Run]) -> list[Section]:
     extra = extra_negatives(runs)
     negatives = [*NEGATIVE_CONDITIONS, *(c for c in conditions if c in extra)]
     measured = {key for run in runs for key in run.scores}
-    metrics = [metric for metric in METRICS if not metric.variant_of or f"g_{metric.key}" in measured]
+    # Earlier results have no pooled IoU.
+    later = {metric for metric in METRICS if metric.variant_of or metric.over}
+    metrics = [m for m in METRICS if m not in later or any(f"{m.key}_{c}" in measured for c in conditions)]
     sections = [Section("Robustness", _ROBUSTNESS, _robustness_rows(metrics, extra, measured), names_rows=False)]
     for metric in metrics:
         rows = [
@@ -280,14 +322,8 @@ def _scores_table(runs, form):
         ]
         for section in sections
     ]
-    names = [_column_name(name, seeds) for name, seeds in models.items()]
+    names = [head_of(name, seeds) for name, seeds in models.items()]
     return write_table(form, names, rows, "r" * len(names))
-
-
-def _column_name(name, seeds):
-    words = [f"{len(seeds)} seeds"] if len(seeds) > 1 else []
-    words += ["semantic masks"] if any(run.annotation == "semantic" for run in seeds) else []
-    return f"{name} ({', '.join(words)})" if words else name
 
 
 def _cell_text(cell, digits, form):

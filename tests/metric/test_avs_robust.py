@@ -239,7 +239,7 @@ def test_nothing_right_and_everything_wrong_is_zero_not_nan(metric):
 def test_without_negatives_only_what_is_defined(metric):
     add_overlaps(metric, {"positive": 0.8})
     assert set(metric.compute()) == {
-        *("miou_positive", "f_score_positive", "fpr_positive"),
+        *("miou_positive", "pooled_iou_positive", "f_score_positive", "fpr_positive"),
         *("clips_positive", "clips_without_f_score_positive", "audio_blind_floor"),
     }
 
@@ -247,17 +247,31 @@ def test_without_negatives_only_what_is_defined(metric):
 def test_without_positives_only_what_is_defined(metric):
     add_overlaps(metric, {"silence": 0.2, "noise": 0.4})
     scores = metric.compute()
-    keys = {
-        f"{key}_{name}" for key in ("miou", "f_score", "fpr", "clips", "clips_without_f_score") for name in NEGATIVES
-    }
+    names = ("miou", "pooled_iou", "f_score", "fpr", "clips", "clips_without_f_score")
+    keys = {f"{key}_{name}" for key in names for name in NEGATIVES}
     assert set(scores) == {key for key in keys if "off_screen" not in key} | {"g_fpr"}
     assert scores["g_fpr"] == pytest.approx((0.1 + 0.2) / 2)
+
+
+def test_pooled_iou_counts_each_pixel_once(metric):
+    """One large object that is found and one small one that is missed; on negative audio, an empty mask besides."""
+    masks = np.zeros((3, 1, 10, 10), bool)
+    masks[0, 0, :9], masks[1, 0, 0, :2] = True, True
+    found = np.zeros((3, 1, 10, 10), np.float32)
+    found[0, 0, :6], found[2, 0, :5] = 1, 1
+    for condition in ("positive", "silence"):
+        metric.add_batch(predictions=found, references=masks, conditions=[condition] * 3, clip_ids=["a", "b", "c"])
+    scores = metric.compute()
+    assert scores["pooled_iou_positive"] == pytest.approx(60 / (90 + 2 + 50))
+    assert scores["miou_positive"] == pytest.approx((60 / 90 + 0 + 0.5) / 3)
+    assert scores["pooled_iou_silence"] == pytest.approx(60 / 92)
+    assert scores["miou_silence"] == pytest.approx((60 / 90 + 0) / 2)
 
 
 def test_scores_are_plain_unrounded_numbers(metric):
     add_overlaps(metric, dict.fromkeys(CONDITIONS, 2 / 3))
     scores = metric.compute()
-    assert len(scores) == 4 * 5 + 2 * 4 + 2
+    assert len(scores) == 4 * 6 + 2 * 4 + 2
     for key, value in scores.items():
         assert type(value) is (int if key.startswith("clips") else float)
         assert key.startswith("clips") or 0 <= value <= 1
@@ -411,7 +425,7 @@ def test_scores_depend_on_neither_batches_nor_order(metric):
         return metric.compute()
 
     expected = scores(range(24), 1)
-    assert len(expected) == 30
+    assert len(expected) == 34
     for batch_size in (2, 7, 24):
         assert scores(rng.permutation(24), batch_size) == pytest.approx(expected, abs=1e-12)
 

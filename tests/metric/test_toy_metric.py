@@ -87,7 +87,7 @@ def test_a_metric_of_one_file_is_in_rows_intervals_tables_charts_card_and_page(t
     assert "missed_positive" in found["results"]["breakdown"]["category"]["a"]
     assert "missed_silence" in found["results"]["breakdown_intervals"]["frame"]["1"]
     assert "missed area, silence" in found["markdown"] and "G-missed with unseen" in found["latex"]
-    assert "| sound | mIoU | F | FPR | missed area |" in found["card"] and "G-missed" in found["card"]
+    assert "| sound | mIoU | pooled IoU | F | FPR | missed area |" in found["card"] and "G-missed" in found["card"]
     page = found["page"]
     assert "Share of the frame that is object and not marked." in page
     assert 'alt="Bar chart. missed area: low under positive, high elsewhere.' in page

@@ -124,7 +124,7 @@ def test_extra_conditions_stand_beside_the_four():
         assert extra[name]["miou"] == pytest.approx(np.nanmean([clip_miou(row, name) for row in rows]))
         assert extra[name]["fpr"] == pytest.approx(np.mean([np.mean(clip["area"]) for clip in of]))
         assert extra[name]["clips"] == 13
-    assert set(extra["mixed_snr_0"]) == {"miou", "f_score", "fpr", "clips"}
+    assert set(extra["mixed_snr_0"]) == {"miou", "pooled_iou", "f_score", "fpr", "clips"}
     positive = scores(rows)["miou_positive"]
     rest = 1 - extra["unseen"]["miou"]
     assert extra["unseen"]["g_miou"] == pytest.approx(2 * positive * rest / (positive + rest))

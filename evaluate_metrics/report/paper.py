@@ -1,0 +1,141 @@
+"""The table of a paper: models as rows, subsets side by side, percent with one decimal, best bold, second underlined.
+
+Only full evaluations of one kind are ranked in a subset; others stand in the table with a mark and a note.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..avs_robust.avs_robust import METRICS
+from ..results import Run, protocol_of
+from .markup import render
+from .table_formats import ARROWS, LATEX, MARKDOWN, TableFormat
+from .tables import group_by_name, mean, model_intervals, number, partial_reasons, seed_values
+
+__all__ = ["latex_paper_table", "markdown_paper_table"]
+
+LATEX_MARKS = (r"$^\dagger$", r"$^\ddagger$", r"$^\S$", r"$^\P$", r"$^\|$")
+MARKDOWN_MARKS = ("†", "‡", "§", "¶", "‖")
+
+
+@dataclass(frozen=True)
+class _Column:
+    key: str
+    label: str
+    better: str
+
+
+# The scores under the clip's own sound, and over the negative conditions.
+_SHOWN = [metric for metric in METRICS if metric.general and not metric.variant_of]
+COLUMNS = [_Column(f"{m.key}_positive", m.label, m.heard) for m in _SHOWN if m.heard]
+COLUMNS += [_Column(f"g_{m.key}", m.general, m.heard if m.is_harmonic else m.unheard) for m in _SHOWN]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A subset's part of the table.
+
+    Attributes:
+        values: model -> percent with one decimal, one a column, NaN: not measured.
+        intervals: model -> "low, high" or "", one a column.
+        notes: model -> why it is not ranked; "" if it is.
+        places: model -> 1 for the best, 2 for the second, 0 for others, one a column.
+    """
+
+    subset: str
+    values: Mapping[str, Sequence[float]]
+    intervals: Mapping[str, Sequence[str]]
+    notes: Mapping[str, str]
+    places: Mapping[str, Sequence[int]]
+
+
+def _block(subset: str, runs: Sequence[Run]) -> _Block:
+    models = group_by_name(runs)
+    values, intervals, notes = {}, {}, {}
+    kinds = {name: protocol_of(seeds[0]) for name, seeds in models.items()}
+    reasons = {name: partial_reasons(seeds[0]) for name, seeds in models.items()}
+    whole = Counter(kinds[name] for name in models if not reasons[name])
+    common = whole.most_common(1)[0][0] if whole else None
+    for name, seeds in models.items():
+        bounds = model_intervals(seeds)
+        values[name] = [round(100 * mean(seed_values(seeds, column.key)), 1) for column in COLUMNS]
+        pairs = [bounds.get(column.key) for column in COLUMNS]
+        intervals[name] = [", ".join(number(100 * bound, 1) for bound in pair or ()) for pair in pairs]
+        others = [] if common is None else list(kinds[name].differences([common]).values())
+        notes[name] = "; ".join(reasons[name] or others)
+    ranked = [name for name in models if not notes[name]]
+    places = {name: [0] * len(COLUMNS) for name in models}
+    for i, column in enumerate(COLUMNS):
+        found = {values[name][i] for name in ranked if math.isfinite(values[name][i])}
+        order = sorted(found, reverse=column.better == "higher")
+        for name in ranked if len(ranked) > 1 else ():
+            place = order.index(values[name][i]) + 1 if values[name][i] in found else 0
+            places[name][i] = place if place <= 2 else 0
+    return _Block(subset, values, intervals, notes, places)
+
+
+def _blocks(runs: Iterable[Run]) -> list[_Block]:
+    by_subset: dict[str, list[Run]] = {}
+    for run in runs:
+        by_subset.setdefault(run.subset, []).append(run)
+    return [_block(subset, of_subset) for subset, of_subset in by_subset.items()]
+
+
+def _rows(blocks: Sequence[_Block], form: TableFormat, marks: Sequence[str], style, with_intervals: bool):
+    """(rows of cells, the notes that the marks refer to)."""
+    notes = list(dict.fromkeys(note for block in blocks for note in block.notes.values() if note))
+    rows = []
+    for name in dict.fromkeys(name for block in blocks for name in block.values):
+        row = [form.escape(name)]
+        bounds = [""]
+        for block in blocks:
+            note = block.notes.get(name, "")
+            mark = marks[notes.index(note) % len(marks)] if note else ""
+            for i in range(len(COLUMNS)):
+                value = block.values[name][i] if name in block.values else math.nan
+                text = number(value, 1, form.missing)
+                place = block.places[name][i] if name in block.places else 0
+                row.append(style[place].format(text) + (mark if math.isfinite(value) else ""))
+                bounds.append(block.intervals[name][i] if name in block.intervals else "")
+        rows.append((row, bounds if with_intervals else None))
+    said = [f"{marks[i % len(marks)]} {form.escape(f'{note}: not ranked')}" for i, note in enumerate(notes)]
+    return rows, said
+
+
+def latex_paper_table(runs: Iterable[Run], intervals: bool = False) -> str:
+    r"""The table in LaTeX, no wider than a line; needs `\usepackage{booktabs,graphicx}`.
+
+    Args:
+        intervals: with the 95 % interval of each score below it.
+    """
+    blocks = _blocks(runs)
+    style = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
+    rows, notes = _rows(blocks, LATEX, LATEX_MARKS, style, intervals)
+    lines = []
+    for row, bounds in rows:
+        lines += [row] if bounds is None else [row, [rf"{{\tiny {bound}}}" if bound else "" for bound in bounds]]
+    return render(
+        "paper.tex",
+        subsets=[LATEX.escape(block.subset.upper()) for block in blocks],
+        labels=[f"{LATEX.escape(column.label)}\\,{LATEX.arrows[column.better]}" for column in COLUMNS],
+        lines=lines,
+        notes=notes,
+    )
+
+
+def markdown_paper_table(runs: Iterable[Run], intervals: bool = False) -> str:
+    """The table in GitHub Markdown; arguments as in `latex_paper_table`."""
+    blocks = _blocks(runs)
+    rows, notes = _rows(blocks, MARKDOWN, MARKDOWN_MARKS, ("{}", "**{}**", "<u>{}</u>"), intervals)
+    head = ["model"]
+    head += [
+        f"{block.subset.upper()} {column.label} {ARROWS[column.better]}" for block in blocks for column in COLUMNS
+    ]
+    lines = [
+        [f"{cell} [{bound}]" if bound else cell for cell, bound in zip(row, bounds or [""] * len(row), strict=True)]
+        for row, bounds in rows
+    ]
+    table = MARKDOWN.table(head, [lines], "l" + "r" * (len(head) - 1))
+    return table + "".join(f"\n{note}\n" for note in notes)
