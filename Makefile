@@ -53,9 +53,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy avsbench_robust_dataset evaluate_metrics avs_engine
 
-# The site of docs/ in build/site: without a network, and any broken link fails. `.venv/bin/mkdocs serve` shows it.
+# The site of docs/ in build/site: without a network, and any broken link fails (not with --quiet, which hides them). `.venv/bin/mkdocs serve` shows it.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf outputs build *.egg-info .pytest_cache .ruff_cache

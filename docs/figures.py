@@ -39,7 +39,10 @@ def save_svg(figure: Figure, name: str) -> None:
 
 def demo_picture(demo: Path, clip_id: str | None) -> None:
     """One test clip of a finished demo, under five sounds, with the masks of the first seed's two models."""
-    (data_dir,) = demo.glob("data_seed*")
+    found = sorted(demo.glob("data_seed*"))
+    if len(found) != 1:
+        raise FileNotFoundError(f"Expected one folder data_seed… in {demo}, got {len(found)}. Run `make demo`.")
+    data_dir = found[0]
     splits = {
         name: load_dataset("avsbench_robust", "demo", data_dir=str(data_dir), split=f"test_{name}", conditions=SHOWN)
         for name in SHOWN

@@ -224,7 +224,7 @@ def test_the_site_builds_and_is_found_in(tmp_path):
     """A strict build fails for a broken link or heading. It fetches nothing, and neither do its pages."""
     pytest.importorskip("material", reason="needs the site's generator: pip install -e '.[docs]'")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
         cwd=ROOT,
         env=os.environ
         | {"NO_MKDOCS_2_WARNING": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"},
