@@ -95,7 +95,8 @@ class AudioVisualSegmentationPipeline(Pipeline):
         inputs = self.processor(frames=[frames])
         extractor = type(self.processor.feature_extractor)(num_seconds=len(frames))
         inputs |= extractor([audio], sampling_rate=clip.get("sampling_rate"), return_tensors="pt")
-        return inputs | {"target_size": _size(frames[0])}
+        size = frames[0].shape[-2:] if isinstance(frames[0], torch.Tensor) else np.shape(frames[0])[:2]
+        return inputs | {"target_size": tuple(size)}
 
     def _forward(self, model_inputs):
         """`logits (sounds, frames, height, width)` and, with its head, `similarity (sounds, frames)` of `pixel_values
@@ -122,11 +123,6 @@ class AudioVisualSegmentationPipeline(Pipeline):
             ModelOutput(logits=logits), threshold, target_sizes=[size] * len(logits)
         )
         return np.stack([mask.numpy() for mask in masks])
-
-
-def _size(image) -> tuple[int, int]:
-    """(height, width)"""
-    return tuple(image.shape[-2:]) if isinstance(image, torch.Tensor) else np.shape(image)[:2]
 
 
 __all__ = ["AudioVisualSegmentationPipeline"]

@@ -1,5 +1,7 @@
 """AVSegFormer's processor: frames and sound to tensors, logits to masks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -243,6 +245,8 @@ class AVSegFormerProcessor(ProcessorMixin):
 
     _auto_class = "AutoProcessor"  # checkpoints carry their code, for `trust_remote_code=True`
     valid_processor_kwargs = AVSegFormerProcessorKwargs
+    # transformers' `Trainer` asks the tokenizer of a processor for special tokens.
+    tokenizer = SimpleNamespace(eos_token_id=None, bos_token_id=None, pad_token_id=None, init_kwargs={})
 
     def __init__(self, image_processor=None, feature_extractor=None, front_end: str | None = None, **kwargs):
         _check_part("image_processor", image_processor, "AVSegFormerImageProcessor")

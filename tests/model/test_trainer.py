@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, Trainer, TrainingArguments
+from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
 
-from modeling_avsegformer import AVSegFormerForSegmentation
+from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
 
 class Clips(torch.utils.data.Dataset):
@@ -51,13 +51,13 @@ def test_trainer(make_config, tmp_path):
         lr_scheduler_type="constant",
         logging_steps=10,
         save_steps=20,
-        label_names=["labels", "audio_labels"],
         activation_checkpointing=True,
         report_to="none",
         disable_tqdm=True,
         use_cpu=True,
     )
-    trainer = Trainer(model, arguments, train_dataset=Clips(4), eval_dataset=Clips(5), compute_metrics=pixel_accuracy)
+    data = dict(train_dataset=Clips(4), eval_dataset=Clips(5), processing_class=AVSegFormerProcessor())
+    trainer = Trainer(model, arguments, compute_metrics=pixel_accuracy, **data)
     before = trainer.evaluate()
     trainer.train()
     after = trainer.evaluate()
@@ -70,6 +70,7 @@ def test_trainer(make_config, tmp_path):
     trainer.save_model(tmp_path / "saved")
     saved = AutoModel.from_pretrained(tmp_path / "saved")
     assert isinstance(saved, AVSegFormerForSegmentation)
+    assert isinstance(AutoProcessor.from_pretrained(tmp_path / "saved"), AVSegFormerProcessor)
     for name, value in model.state_dict().items():
         assert torch.equal(saved.state_dict()[name], value), name
 
