@@ -166,6 +166,10 @@ class Condition:
     heard: Literal["all", "none", "some"] = "none"
     draw_heard: Callable[[np.random.Generator], np.ndarray] | None = None
 
+    def __post_init__(self):
+        if (self.heard == "some") != (self.draw_heard is not None):
+            raise ValueError(f"Expected `draw_heard` exactly where `heard` is 'some', got heard={self.heard!r}.")
+
 
 # The benchmark's conditions, in the order of the `condition` ClassLabel.
 CONDITIONS: dict[str, Condition] = {

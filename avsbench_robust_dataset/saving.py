@@ -43,8 +43,8 @@ def portable(dataset: Any, folder: Path | None = None) -> Any:
         FileNotFoundError, ValueError: a file of a row is gone or broken by now.
     """
     if isinstance(dataset, Mapping):
-        parts = {name: portable(part, folder and folder / name) for name, part in dataset.items()}
-        return type(dataset)(parts)
+        kind: Any = type(dataset)
+        return kind({name: portable(part, folder and folder / name) for name, part in dataset.items()})
     stored = dataset.features or {}
     sounds = [name for name, feature in stored.items() if isinstance(feature, Waveform)]
     if not sounds:

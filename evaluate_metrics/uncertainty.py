@@ -599,7 +599,8 @@ def _columns(rows, extra_negatives):
 
     The metrics of `SELECTIVITY`, and those of conditions that are heard in some frames, have "" for a condition.
     """
-    keys, columns = [], []
+    keys: list[tuple[str, str]] = []
+    columns: list[Sequence[float]] = []
     for condition, first in rows[0]["conditions"].items():
         if first.get("heard"):
             keys += [("", f"miou_{condition}_heard"), ("", f"fpr_{condition}")]

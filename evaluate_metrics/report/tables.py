@@ -94,7 +94,8 @@ _SELECTIVITY = (
 )
 _PARTLY_HEARD = (
     "The clip's own sound is silent in some of its seconds: the mask should be the object's in the seconds that are "
-    "heard and empty in the others. mIoU over the former, share of the picture that is marked in the latter."
+    "heard and empty in the others. mIoU over the former, share of the picture that is marked in the latter (FPR): "
+    "where a model never listens, that is its FPR under positive, which is small where objects are small."
 )
 _SIMILARITY = (
     "How often the model's own similarity of sound and picture, averaged over the frames, is higher for a clip "

@@ -135,7 +135,11 @@ def test_muted_silences_two_seconds_whole():
 def test_the_negatives_are_derived(monkeypatch):
     assert negative_conditions() == ("silence", "noise", "off_screen")
     monkeypatch.setitem(CONDITIONS, "hum", Condition("hum", silence))
-    monkeypatch.setitem(CONDITIONS, "half", Condition("half", positive, needs_own=True, heard="some"))
+    half = Condition("half", positive, needs_own=True, heard="some", draw_heard=lambda rng: np.arange(5) < 2)
+    monkeypatch.setitem(CONDITIONS, "half", half)
+    assert heard_frames("half", "key") == [True, True, False, False, False]
+    with pytest.raises(ValueError, match="Expected `draw_heard` exactly where `heard` is 'some', got heard='all'"):
+        Condition("whole", positive, heard="all", draw_heard=half.draw_heard)
     assert negative_conditions() == ("silence", "noise", "off_screen", "hum")
 
 
