@@ -43,6 +43,8 @@ def test_relative_links_lead_somewhere(page):
         place = (ROOT / page).parent / path if path else ROOT / page
         if not place.exists():
             wrong.append(f"{target}: no such file")
+        elif page.startswith("docs/") and not place.resolve().is_relative_to(ROOT / "docs"):
+            wrong.append(f"{target}: not on the site, name the file in `code` instead")
         elif anchor and place.suffix == ".md" and "/reference/" not in place.as_posix():
             if anchor not in anchors(os.path.relpath(place, ROOT)):
                 wrong.append(f"{target}: no such heading")
