@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avs_engine.accelerator import worker_count
-from avs_engine.step import train_batch
+from avs_engine.step import build_scheduler, mean_losses, train_batch
 from modeling_avsegformer import AVSegFormerForSegmentation
 
 CLIPS, FRAMES, SIZE = 3, 4, 64
@@ -142,6 +142,27 @@ def test_a_step_waits_for_the_gpu_only_when_its_backward_pass_is_queued(model, b
             train_batch(accelerator, model, optimizer, batch | {"clips": ["a", "b", "c"]}, 0.1, 0)
     assert before == []
     assert waits.found.count("_local_scalar_dense") == 1  # is the loss finite?
+
+
+def test_the_learning_rate_rises_for_warmup_steps():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    args = SimpleNamespace(lr_scheduler="onecycle", learning_rate=1.0, warmup_steps=3)
+    scheduler = build_scheduler(args, optimizer, total_steps=10)
+    rates = []
+    for _ in range(10):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        if len(rates) < 10:
+            scheduler.step()
+    # The first step is taken at the lowest rate; three more reach the highest.
+    assert rates.index(max(rates)) == 3 and max(rates) == pytest.approx(1.0)
+    assert rates[:4] == sorted(rates[:4]) and rates[3:] == sorted(rates[3:], reverse=True)
+
+
+def test_losses_of_a_step_are_means_and_negative_items_a_sum():
+    of_batches = [{"loss": 1.0, "negatives": 3.0}, {"loss": 2.0, "negatives": 4.0}]
+    losses = [{name: torch.tensor(value) for name, value in batch.items()} for batch in of_batches]
+    assert mean_losses(Accelerator(cpu=True), losses) == {"loss": 1.5, "negatives": 7}
 
 
 def test_workers_read_the_data_for_a_gpu(monkeypatch):
