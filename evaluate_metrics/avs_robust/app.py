@@ -18,6 +18,16 @@ EXAMPLE = """{
 }"""
 HERE = Path(__file__).resolve().parent
 INPUTS = ["predictions", "references", "conditions", "clip_ids"]
+# On a phone, long names in tables break instead of leaving a letter's width to the other columns.
+CSS = """
+.gradio-container { width: 100%; max-width: 1100px !important; margin: 0 auto; }
+.prose td code { white-space: normal; overflow-wrap: anywhere; }
+@media (max-width: 640px) {
+    .prose table { table-layout: fixed; width: 100%; font-size: 0.85em; }
+    .prose :is(td, th) { padding: 0.4em !important; overflow-wrap: anywhere; }
+    .prose :is(td, th):first-child { width: 34%; }
+}
+"""
 
 
 def compute(text: str) -> dict:
@@ -41,12 +51,15 @@ def build() -> gr.Blocks:
     with gr.Blocks(title="AVS Robust") as page:
         gr.Markdown("# AVS Robust\nProbabilities in [0, 1], masks of 0 and 1, one condition and one clip id a clip.")
         with gr.Row():
-            clips = gr.Code(EXAMPLE, language="json", label="Clips")
-            scores = gr.JSON(label="Scores", elem_id="scores")
-        gr.Button("Compute", variant="primary").click(compute, clips, scores)
+            with gr.Column(min_width=300):
+                clips = gr.Code(EXAMPLE, language="json", label="Clips", wrap_lines=True)
+                button = gr.Button("Compute", variant="primary")
+            with gr.Column(min_width=300):
+                scores = gr.JSON(label="Scores", elem_id="scores")
+        button.click(compute, clips, scores)
         gr.Markdown(card)
     return page
 
 
 if __name__ == "__main__":
-    build().launch()
+    build().launch(css=CSS)

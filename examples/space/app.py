@@ -39,7 +39,7 @@ SIMILARITY = (
     "the clip's own sound and finds them unlike, it does not know this object."
 )
 CSS = """
-.gradio-container { max-width: 1280px !important; margin: 0 auto; }
+.gradio-container { width: 100%; max-width: 1280px !important; margin: 0 auto; }
 #clip video { max-height: 280px; }
 #verdict { min-height: 4em; }
 #results { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
