@@ -26,6 +26,7 @@ CSS = """
     .prose table { table-layout: fixed; width: 100%; font-size: 0.85em; }
     .prose :is(td, th) { padding: 0.4em !important; overflow-wrap: anywhere; }
     .prose :is(td, th):first-child { width: 34%; }
+    #scores * { font-size: 12px !important; }
 }
 """
 
