@@ -13,6 +13,7 @@ installed, torch-ms-deform-attn and on CUDA the design of 2020 and the kernels o
 DETR and msda-triton. `ratio` is the time in units of ours. Passes: `fwd`, `bwd` (the gradients of all three inputs),
 `fwd+bwd`.
 
+On the CPU, times of one thread are the processor's, which other work on the machine disturbs less; else the clock's.
 On CUDA every timed call waits in the stream behind a kernel that only spins, so that the times are the GPU's alone:
 Python needs longer for a call than the GPU. All calls of a row get the same inputs, as a layer finds them that has
 just made its values. Floors: `copy` is a copy of the bytes that have to be moved once; on CUDA `gather` reads the rows
@@ -274,10 +275,11 @@ def floors(inputs: tuple, of_pass: str, speed: dict[str, float]) -> dict[str, fl
 def seconds(run, device: str, count: int = 1) -> float:
     """Of one of `count` calls."""
     if device == "cpu":
-        begin = time.perf_counter()
+        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+        begin = clock()
         for _ in range(count):
             run()
-        return (time.perf_counter() - begin) / count
+        return (clock() - begin) / count
     cycles = 4_000_000  # 2 ms
     while True:
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -47,6 +47,30 @@ def test_a_cuda_graph(make_inputs):
     torch.testing.assert_close(output, ms_deform_attn(value, sizes, locations, weights))
 
 
+def test_a_cuda_graph_of_kernels_that_never_ran(make_inputs):
+    value, spatial_shapes, locations, weights = make_inputs(torch.float16, channels=32, device="cuda")
+    sizes = spatial_shapes.flatten().tolist()
+    grad = torch.randn(2, 7, 96, device="cuda").half()
+    cuda.load.cache_clear()
+    assert cuda.load(0).functions.keys() == set(cuda.KERNEL_NAMES)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        grads = torch.ops.ms_deform_attn.backward(grad, value, sizes, locations, weights)
+    graph.replay()
+    expected = torch.ops.ms_deform_attn.backward(grad, value, sizes, locations, weights)
+    for got, wanted in zip(grads, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["batch", "queries", "heads", "channels", "points", "shapes"])
+def test_any_size_may_be_zero(name, make_inputs):
+    inputs = make_inputs(**{name: () if name == "shapes" else 0}, device="cuda", requires_grad=True)
+    output = ms_deform_attn(*inputs)
+    assert not output.any()
+    output.sum().backward()
+    assert not any(tensor.grad.any() for tensor in (inputs[0], *inputs[2:]))
+
+
 def test_shapes_on_the_gpu_are_read_once(make_inputs):
     value, spatial_shapes, locations, weights = make_inputs(device="cuda")
     shapes = spatial_shapes.cuda()
