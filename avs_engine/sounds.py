@@ -70,7 +70,10 @@ class Sounds:
 
     def stacked(self, items: Iterable[tuple[str, Sequence[int]]]) -> torch.Tensor:
         """The features of each item's sound, by its key, in the item's seconds: (B, T, …) on the device."""
-        return torch.stack([self[key][list(seconds)] for key, seconds in items]).to(self.device)
+        features = torch.stack([self[key][list(seconds)] for key, seconds in items])
+        if torch.device(self.device).type == "cuda":
+            features = features.pin_memory()  # whose copy need not be waited for
+        return features.to(self.device, non_blocking=True)
 
     def prepare(
         self, wanted: Collection[int] | None = None, accelerator: Accelerator | None = None, progress: bool = False
