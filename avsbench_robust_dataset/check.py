@@ -1,7 +1,7 @@
 """What a download has and lacks, file by file, and which of its sounds are not what they should be."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import soundfile
@@ -22,41 +22,31 @@ PUBLISHED_CLIPS = {
 SHOWN = 3  # paths of each kind
 HEADER_TOLERANCE = 0.01  # s; some programs count the header's own bytes as samples
 SHOWN_SOUNDS = 20  # of mute and short ones, of which AVSBench itself has some
+MISSING = ("frames", "masks", "wavs")
+HEADINGS = {
+    "cut": "cut off: {}. Download them again:",
+    "mute": "mute: {}. A mute clip's own sound is its silence condition once more, and whoever gets it off screen "
+    "hears silence:",
+    "short": "shorter than a second: {}. The rest of the 5 seconds is made up:",
+}
 
 
-@dataclass
-class _Findings:
-    """What was found in a split: paths that are missing, and sentences that begin with a path."""
+Findings = dict[str, list[str]]  # kind -> paths that are missing, or sentences that begin with a path
 
-    frames: list[str] = field(default_factory=list)
-    masks: list[str] = field(default_factory=list)
-    wavs: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    cut: list[str] = field(default_factory=list)
-    mute: list[str] = field(default_factory=list)
-    short: list[str] = field(default_factory=list)
 
-    @property
-    def complete(self) -> bool:
-        return not (self.frames or self.masks or self.wavs or self.unreadable or self.cut)
+def _is_complete(findings: Findings) -> bool:
+    return not any(findings[kind] for kind in (*MISSING, "unreadable", "cut"))
 
-    def lines(self) -> list[str]:
-        lines = []
-        for paths in (self.frames, self.masks, self.wavs, self.unreadable):
-            lines += _listed(paths, SHOWN)
-        if self.cut:
-            lines.append(f"    cut off: {len(self.cut)}. Download them again:")
-            lines += _listed(self.cut, SHOWN)
-        if self.mute:
-            lines.append(
-                f"    mute: {len(self.mute)}. A mute clip's own sound is its silence condition once more, and whoever "
-                "gets it off screen hears silence:"
-            )
-            lines += _listed(self.mute, SHOWN_SOUNDS)
-        if self.short:
-            lines.append(f"    shorter than a second: {len(self.short)}. The rest of the 5 seconds is made up:")
-            lines += _listed(self.short, SHOWN_SOUNDS)
-        return lines
+
+def _lines(findings: Findings) -> list[str]:
+    lines = []
+    for kind in (*MISSING, "unreadable"):
+        lines += _listed(findings[kind], SHOWN)
+    for kind, heading in HEADINGS.items():
+        if findings[kind]:
+            lines.append(f"    {heading.format(len(findings[kind]))}")
+            lines += _listed(findings[kind], SHOWN if kind == "cut" else SHOWN_SOUNDS)
+    return lines
 
 
 def _listed(paths: list[str], shown: int) -> list[str]:
@@ -64,47 +54,49 @@ def _listed(paths: list[str], shown: int) -> list[str]:
     return [f"    {path}" for path in paths[:shown]] + more
 
 
-def _look_at_images(frames: list[Path], masks: list[Path], findings: _Findings) -> None:
+def _look_at_images(frames: list[Path], masks: list[Path], findings: Findings) -> None:
     size = None
     for path in frames:
         if not path.is_file():
-            findings.frames.append(str(path))
+            findings["frames"].append(str(path))
             continue
         try:
             _, size_of_frame = read_frames([path])
         except ValueError as error:
-            findings.unreadable.append(str(error))
+            findings["unreadable"].append(str(error))
             continue
         size = size or size_of_frame
         if size_of_frame != size:
-            findings.unreadable.append(f"{path}: {size_of_frame} pixels, where the clip's other frames have {size}.")
+            findings["unreadable"].append(
+                f"{path}: {size_of_frame} pixels, where the clip's other frames have {size}."
+            )
     for path in masks:
         if not path.is_file():
-            findings.masks.append(str(path))
+            findings["masks"].append(str(path))
             continue
         try:
             read_masks([path], size)
         except ValueError as error:
-            findings.unreadable.append(str(error))
+            findings["unreadable"].append(str(error))
 
 
-def _look_at_sound(path: Path, findings: _Findings) -> None:
+def _look_at_sound(path: Path, findings: Findings) -> None:
     if not path.is_file():
-        findings.wavs.append(str(path))
+        findings["wavs"].append(str(path))
         return
     try:
         waveform = read_waveform(path)
     except ValueError as error:
-        findings.unreadable.append(str(error))
+        findings["unreadable"].append(str(error))
         return
     seconds = soundfile.info(path).duration
     announced = seconds / (1 - missing_share(path))
     if announced > seconds + HEADER_TOLERANCE:
-        findings.cut.append(f"{path}: ends after {seconds:.2f} of the {announced:.2f} s that its header announces")
+        findings["cut"].append(f"{path}: ends after {seconds:.2f} of the {announced:.2f} s that its header announces")
     if is_mute(waveform):
-        findings.mute.append(str(path))
+        findings["mute"].append(str(path))
     if seconds < 1:
-        findings.short.append(f"{path}: {seconds:.2f} s")
+        findings["short"].append(f"{path}: {seconds:.2f} s")
 
 
 def check(subset: Subset, root: Path) -> tuple[list[str], bool]:
@@ -141,16 +133,16 @@ def check(subset: Subset, root: Path) -> tuple[list[str], bool]:
             )
     for split in SPLITS.values():
         of_split = [clip for clip in clips if clip.split == split]
-        findings = _Findings()
+        findings: Findings = defaultdict(list)
         for clip in progress(of_split, len(of_split), f"check {split}"):
             frames, masks, wav = media_files(subset, root, clip)
             _look_at_images(frames, masks, findings)
             _look_at_sound(wav, findings)
-        missing = {"frames": findings.frames, "masks": findings.masks, "wavs": findings.wavs}
-        absent = ", ".join(f"{len(paths)} {kind}" for kind, paths in missing.items() if paths) or "nothing"
-        lines.append(f"  {split}: {len(of_split)} clips, missing: {absent}, unreadable: {len(findings.unreadable)}")
-        lines += findings.lines()
-        complete &= findings.complete
+        absent = ", ".join(f"{len(findings[kind])} {kind}" for kind in MISSING if findings[kind]) or "nothing"
+        unreadable = len(findings["unreadable"])
+        lines.append(f"  {split}: {len(of_split)} clips, missing: {absent}, unreadable: {unreadable}")
+        lines += _lines(findings)
+        complete &= _is_complete(findings)
     return list(map(printable, lines)), complete
 
 

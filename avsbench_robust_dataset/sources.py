@@ -318,21 +318,20 @@ def _read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict
         )
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, skipinitialspace=True)
-            header = [name.strip() for name in next(reader, [])]
+            reader = csv.DictReader(file, skipinitialspace=True)
+            reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
             absent = [column for column in columns if column not in header]
             if absent:
                 raise ValueError(
                     f"Expected the columns {', '.join(columns)} in {path}, got "
                     f"{_shortened(', '.join(header)) or 'an empty file'}. Add {', '.join(absent)} to its first line."
                 )
-            places = {column: header.index(column) for column in columns}
-            for row in filter(None, reader):
-                if len(row) <= max(places.values()):
+            for row in reader:
+                if None in (row[column] for column in columns):
                     raise ValueError(
                         f"Expected {len(header)} values in {path}, line {reader.line_num}, got fewer. Complete them."
                     )
-                yield reader.line_num, {column: row[place].strip() for column, place in places.items()}
+                yield reader.line_num, {column: row[column].strip() for column in columns}
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"Expected comma-separated UTF-8 text in {path}: {error}. Download it again.") from error
 
