@@ -164,8 +164,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/recipes"))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="training seeds")
-    parser.add_argument("--data_seed", type=int, default=1)
-    parser.add_argument("--max_steps", type=int, default=350)
+    parser.add_argument("--data_seed", type=int, default=2027)
+    parser.add_argument("--max_steps", type=int, default=800)
     parser.add_argument("--unseen_dir", type=Path, help="recordings (wav) to score as further unseen sounds")
     args = parser.parse_args(argv)
     if args.unseen_dir is not None:
