@@ -4,7 +4,7 @@ import argparse
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
@@ -137,7 +137,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
         settings |= unseen_source(args.unseen_dir)
     journal = splits = weights = None
     if args.predictions:
-        rows = []
+        rows: list[dict] = []
         if accelerator.is_main_process:
             reading = Reading(args.grey_of_one, args.resize == "nearest", args.background, args.mask_pattern)
             data = SUBSETS[args.subset], args.data_dir, args.split, args.max_clips
@@ -165,7 +165,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     head = {"model": source, "subset": args.subset, "split": args.split}
     masks: Source | None = output_dir / "predictions" if args.save_predictions else None
     masks = named_folders(args.predictions) if args.predictions else masks
-    rest = {"settings": settings, "clips_file": "clips.jsonl", "versions": library_versions()}
+    rest: dict[str, Any] = {"settings": settings, "clips_file": "clips.jsonl", "versions": library_versions()}
     rest |= {"git_revision": git_revision(), "arguments": arguments_of(args)}
     if weights is not None:
         rest["weights"] = weights

@@ -110,7 +110,7 @@ def compare_runs(
         notes.append(other_masks)
     elif any(run.annotation == "semantic" for run in runs):
         notes.append("All scores are on the masks of AVSBench-semantic, not on the benchmark's of AVSBench-object.")
-    front_ends = {run.settings.get("front_end") for run in runs} - {None}
+    front_ends = {str(run.settings["front_end"]) for run in runs if run.settings.get("front_end")}
     if len(front_ends) > 1:
         raise ValueError(
             f"Expected results of one front end, got {' and '.join(sorted(front_ends))}: the released one tells a "

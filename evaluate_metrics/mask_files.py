@@ -197,7 +197,7 @@ def _values(image: Image.Image, path: Path, background: tuple[int, int, int] | N
         )
     pixels = np.asarray(image.convert("RGB"))
     if background is not None:
-        return (pixels != np.uint8(background)).any(axis=-1).astype(np.uint8) * np.uint8(255), False
+        return (pixels != np.array(background, np.uint8)).any(axis=-1).astype(np.uint8) * np.uint8(255), False
     if (pixels == pixels[..., :1]).all():
         return pixels[..., 0], True
     return _inside_by_colour(pixels, path).astype(np.uint8) * np.uint8(255), False

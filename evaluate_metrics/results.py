@@ -141,8 +141,6 @@ class _Settings(_Checked):
     resize: Literal["nearest"] | None = None
     background: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)] | None = None
     pattern: str | None = None
-    conditions: list[str] | None = None
-    max_clips: Count | None = None
 
 
 class _Results(_Checked):

@@ -427,9 +427,8 @@ def _unseen_clips(keys, values):
                 continue
             part, whole = place[condition, metric.key], place[condition, metric.over]
             size = values[:, whole].mean()
-            shares = np.divide(
-                *values[:, [part, whole]].T, out=np.full(len(values), np.nan), where=values[:, whole] > 0
-            )
+            nothing = np.full(len(values), np.nan)
+            shares = np.divide(values[:, part], values[:, whole], out=nothing, where=values[:, whole] > 0)
             for end, share in zip(unseen, _unseen(shares[:, None]), strict=True):
                 end[part], end[whole] = share[0] * size, size
     return unseen

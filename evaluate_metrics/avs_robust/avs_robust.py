@@ -207,7 +207,6 @@ METRICS = (
         ),
         statistic="area",
         unheard="lower",
-        digits=4,
         general="G-FPR",
     ),
     Metric(
@@ -265,7 +264,6 @@ PARTLY_HEARD = (
         explanation="",
         statistic="area",
         heard="lower",
-        digits=4,
     ),
     Metric(
         key="g_{}",

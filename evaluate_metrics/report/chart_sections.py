@@ -67,7 +67,9 @@ def conditions_html(evidence):
         # What is neither good nor bad under positive audio has a scale of its own.
         top = 1 if metric.heard else None
         title = f"{metric.label}: {_good_values(metric)}"
-        found += _bars(title, [label_of(c) for c in conditions], values, bounds, metric.digits - 1, top)
+        found += _bars(
+            title, [label_of(c) for c in conditions], values, bounds, metric.digits - bool(metric.heard), top
+        )
     found += _sweeps(evidence, every)
     seeds = "Bars are means over the seeds, dots the seeds. " if has_seeds(evidence.models) else ""
     return figures(found, f"{seeds}{_whisker_hint(evidence)}FPR has a scale of its own.")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from avsbench_robust_dataset.files import BROKEN_IMAGE
 from avsbench_robust_dataset.masks import object_mask
+from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP, SPLITS, SUBSETS
 
 from ..avs_robust.avs_robust import harmonic_mean
 from ..mask_files import predictions_digest, read_prediction
@@ -97,17 +98,6 @@ def read_gallery(path: str | os.PathLike) -> Iterator[Clip]:
         )
 
 
-# Where the official download keeps frames and masks, by its folder: S4 (and the demo) below one, MS3 below the other.
-_LAYOUTS = {
-    "Single-source/s4_data": (
-        "visual_frames/{split}/{category}/{clip}/{clip}_",
-        "gt_masks/{split}/{category}/{clip}/",
-    ),
-    "Multi-sources/ms3_data": ("visual_frames/{clip}/{clip}.mp4_", "gt_masks/{split}/{clip}/"),
-}
-_SPLITS = {"validation": "val"}  # the download's own word
-
-
 def read_download(data_dir: str | os.PathLike, run: Run) -> Iterator[Clip]:
     """Every clip that `run` was scored on, its frames and masks from an AVSBench download in the official layout.
 
@@ -117,25 +107,22 @@ def read_download(data_dir: str | os.PathLike, run: Run) -> Iterator[Clip]:
     """
     if not run.clips:
         raise ValueError(f"Expected clips.jsonl beside the results of {run.name!r}: it says which clips were scored.")
-    folder = "Multi-sources/ms3_data" if run.subset == "ms3" else "Single-source/s4_data"
-    media = Path(data_dir) / folder
+    subset = SUBSETS.get(run.subset, SUBSETS["s4"])
+    media = Path(data_dir) / subset.folder / subset.media
     if not media.is_dir():
         raise FileNotFoundError(f"{media}: not found. Expected an AVSBench download in the official layout.")
     for row in run.clips:
-        names = {"clip": row["clip_id"], "category": row.get("category") or ""}
-        _check_names(names["clip"], names["category"])
-        names["split"] = _SPLITS.get(run.split, run.split)
-        frame, masks = (media / part.format(**names) for part in _LAYOUTS[folder])
-        numbers = range(1, 6)
-        annotated = [k for k in numbers if (masks / f"{names['clip']}_{k}.png").is_file()]
-        if not annotated:
-            raise FileNotFoundError(f"{masks}: no masks found. Expected those of clip {names['clip']!r}.")
-        yield Clip(
-            clip_id=row["clip_id"],
-            category=names["category"],
-            frames=_ImageFiles(frame.with_name(f"{frame.name}{k}.png") for k in numbers),
-            masks=_ImageFiles(masks / f"{names['clip']}_{k}.png" for k in annotated),
+        names = {"clip_id": row["clip_id"], "category": row.get("category") or ""}
+        _check_names(**names)
+        split = SPLITS.get(run.split, run.split)
+        frames, masks = (
+            [media / pattern.format(**names, split=split, number=k) for k in range(1, FRAMES_PER_CLIP + 1)]
+            for pattern in (subset.frame, subset.mask)
         )
+        annotated = [path for path in masks if path.is_file()]
+        if not annotated:
+            raise FileNotFoundError(f"{masks[0].parent}: no masks found. Expected those of clip {names['clip_id']!r}.")
+        yield Clip(**names, frames=_ImageFiles(frames), masks=_ImageFiles(annotated))
 
 
 def _open_image(path):

@@ -183,12 +183,14 @@ def _cards_html(evidence):
 
 def _table_html(evidence):
     models = evidence.models
-    sections = []
+    sections, flat = [], []
     for section in sections_of(evidence.runs):
         cells = {name: model_cells(seeds, section.rows, evidence.intervals[name]) for name, seeds in models.items()}
-        rows = [
-            _row(metric, {name: of[metric.key] for name, of in cells.items()}, evidence) for metric in section.rows
-        ]
+        rows = []
+        for metric in section.rows:
+            of_metric = {name: of[metric.key] for name, of in cells.items()}
+            rows.append(_row(metric, of_metric, evidence))
+            flat.append((metric.key, [text for cell in of_metric.values() for text in _flat_cells(cell)]))
         sections.append({"title": section.title, "explanation": section.explanation, "lines": rows})
     hint = "Small figures without brackets: the seeds, in one order throughout. " if has_seeds(models) else ""
     return render(
@@ -196,8 +198,15 @@ def _table_html(evidence):
         hint=hint + _intervals_hint(evidence),
         models=[(name, len(seeds), "; ".join(partial_reasons(seeds[0]))) for name, seeds in models.items()],
         has_differences=evidence.has_differences,
+        flat=flat,
         sections=sections,
     )
+
+
+def _flat_cells(cell):
+    """The mean and the ends of its interval, as a spreadsheet takes them; "" for what is not known."""
+    values = [cell.mean, *(cell.interval or (math.nan, math.nan))]
+    return [number(value, 4, "") for value in values]
 
 
 def _intervals_hint(evidence):

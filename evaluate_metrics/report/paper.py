@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..avs_robust.avs_robust import METRICS
 from ..results import Run, protocol_of
 from .markup import render
-from .table_formats import ARROWS, LATEX, MARKDOWN, TableFormat
+from .table_formats import ARROWS, LATEX, LATEX_ARROWS, MARKDOWN, TableFormat
 from .tables import group_by_name, mean, model_intervals, number, partial_reasons, seed_values
 
 __all__ = ["latex_paper_table", "markdown_paper_table"]
@@ -119,7 +119,7 @@ def latex_paper_table(runs: Iterable[Run], intervals: bool = False) -> str:
     return render(
         "paper.tex",
         subsets=[LATEX.escape(block.subset.upper()) for block in blocks],
-        labels=[f"{LATEX.escape(column.label)}\\,{LATEX.arrows[column.better]}" for column in COLUMNS],
+        labels=[f"{LATEX.escape(column.label)}\\,{LATEX_ARROWS[column.better]}" for column in COLUMNS],
         lines=lines,
         notes=notes,
     )

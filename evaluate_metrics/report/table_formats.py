@@ -8,6 +8,7 @@ __all__ = ["ARROWS", "LATEX", "MARKDOWN", "MISSING", "TEXT", "TableFormat", "wri
 
 MISSING = "–"
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
+LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "": ""}
 
 Rows = Sequence[Sequence[str]]
 
@@ -109,7 +110,7 @@ LATEX = TableFormat(
     interval=r"{{\scriptsize [{}, {}]}}",
     signed="${}$",
     escape=_escape_latex,
-    arrows={"higher": r"$\uparrow$", "lower": r"$\downarrow$", "": ""},
+    arrows=LATEX_ARROWS,
     table=_latex_table,
     notes=lambda lines: "\n".join([r"\par\smallskip", r"{\footnotesize", *map(_escape_latex, lines), "}"]) + "\n",
 )

@@ -166,11 +166,32 @@ def test_table_numbers_are_the_inputs(tmp_path):
     assert rows["G-mIoU"] == [[f"{scores['g_miou']:.3f}"]]
     assert rows["audio-blind floor of G-mIoU"] == [[f"{scores['audio_blind_floor']:.3f}"]]
     assert rows["G-F, off-screen"] == [[f"{scores['g_f_score_off_screen']:.3f}"]]
-    assert rows["G-FPR"] == [[f"{scores['g_fpr']:.4f}"]]
+    assert rows["G-FPR"] == [[f"{scores['g_fpr']:.3f}"]]
     for condition in CONDITIONS:
-        expected = [f"{scores[f'{k}_{condition}']:.{d}f}" for k, d in (("miou", 3), ("f_score", 3), ("fpr", 4))]
+        expected = [f"{scores[f'{key}_{condition}']:.3f}" for key in ("miou", "f_score", "fpr")]
         assert [cells[0] for cells in rows[condition.replace("_", "-")]] == expected
     assert len([c for cells in rows.values() for c in cells]) == len(scores)
+
+
+def test_a_flat_table_can_be_copied_from(tmp_path):
+    runs = [Run("a", make_scores(), intervals={"g_miou": (0.7, 0.81234)}), Run("b", make_scores(g_miou=None))]
+    html = report.write_report(tmp_path, runs).read_text(encoding="utf-8")
+    flat = html[html.index('<table class="flat">') :].partition("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in flat.split("<tr>")[1:]]
+    assert rows[0] == ["metric", "a", "low", "high", "b", "low", "high"]
+    assert ["g_miou", "0.7742", "0.7000", "0.8123", "", "", ""] in rows
+    assert {row[0] for row in rows[1:]} == set(make_scores())
+    assert {len(cell) for row in rows[1:] for cell in row[1:]} == {0, 6}  # as many digits everywhere
+
+
+def test_dark_mode_changes_colours_alone(tmp_path):
+    """Every colour of the page's ground and text is a variable, which a dark screen sets anew."""
+    html = report.write_report(tmp_path, [Run("a", make_scores())]).read_text(encoding="utf-8")
+    css = html[html.index("<style>") : html.index("</style>")]
+    light, dark = (set(re.findall(r"(--\w+):", part)) for part in css.split("prefers-color-scheme: dark")[:2])
+    assert light == dark >= {"--ink", "--paper", "--link"}
+    rules = css.split("prefers-color-scheme: dark")[1].partition("* {")[2]
+    assert not re.findall(r"[^-]color: #\w+", rules)
 
 
 def test_seeds_become_mean_half_range_and_difference(tmp_path):
@@ -222,7 +243,7 @@ def test_an_extra_condition_is_a_value():
     scores |= {"miou_mixed": 0.7, "f_score_mixed": 0.75, "fpr_mixed": 0.08, "miou_alone": 1.0}
     table = report.markdown_table([Run("m", scores)])
     assert "| mIoU, unseen ↓ | 0.100 |" in table and "| G-mIoU, unseen ↑ | 0.800 |" in table
-    assert "| mIoU, mixed ↑ | 0.700 |" in table and "| FPR, mixed | 0.0800 |" in table
+    assert "| mIoU, mixed ↑ | 0.700 |" in table and "| FPR, mixed | 0.080 |" in table
     assert "alone" not in table  # no condition: it has no F and no FPR
 
 
