@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -156,8 +156,9 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
             float or None}`
         """
         condition = _condition(condition, audio, unseen)
-        sound = _Sounds(read_info(video), audio, unseen).open(condition)
-        for time, frame, (mask,), (similarity,) in self._masks(video, [sound], **options):
+        info = read_info(video)
+        sound = _Sounds(info, audio, unseen).open(condition)
+        for time, frame, (mask,), (similarity,) in self._masks(info, [sound], **options):
             similarity = None if math.isnan(similarity) else float(similarity)
             yield {"timestamp": time, "frame": frame, "mask": mask, "similarity": similarity}
 
@@ -216,7 +217,8 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
     ) -> dict[str, Heard]:
         """Writes a video for each sound, `folder/{condition}.mp4`: the masks, and the sound that the model heard.
 
-        Arguments as in a call. Returns what was marked with each sound, by condition.
+        Arguments as in a call; videos are at most 960 pixels wide. Returns what was marked with each sound, by
+        condition.
         """
         info = read_info(video)
         sounds = _Sounds(info, audio, unseen)
@@ -225,7 +227,9 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
             layout = Panels([sounds.label(name)], (info.width, info.height))
             path, size, track = Path(folder) / f"{name}.mp4", layout.size, sounds.track(name)
             views.append(_View([name], partial(VideoWriter, path, info, size, **track), layout.draw_overlays))
-        return self._write(sounds, views, **options)
+        # Pictures and masks in the size that is shown: of a large video, most of the work is in those of its own size.
+        width, height = layout.panel_size
+        return self._write(sounds, views, shown=replace(info, width=width, height=height), **options)
 
     def _write(self, sounds: "_Sounds", views: Sequence["_View"], **options) -> dict[str, Heard]:
         names = list(dict.fromkeys(name for view in views for name in view.conditions))
@@ -236,7 +240,7 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
             for view in views:
                 writers.append(view.open())
                 stack.callback(writers[-1].abandon)
-            for time, frame, masks, similarities in self._masks(sounds.info.path, opened, **options):
+            for time, frame, masks, similarities in self._masks(sounds.info, opened, **options):
                 drawn = dict(zip(names, masks, strict=True))
                 for name, similarity in zip(names, similarities, strict=True):
                     heard[name].areas.append(float(drawn[name].mean()))
@@ -252,8 +256,9 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
 
     def _masks(
         self,
-        video,
+        info: VideoInfo,
         sounds: Sequence,
+        shown: VideoInfo | None = None,
         threshold: float | None = None,
         masks_per_second: float = 4.0,
         max_seconds: float = math.inf,
@@ -261,6 +266,8 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         progress: bool | type[tqdm] = False,
     ) -> Iterator[tuple[float, np.ndarray, np.ndarray, np.ndarray]]:
         """Each frame's time, picture, masks, bool `(sounds, height, width)`, and similarities, `(sounds,)`.
+
+        Pictures and masks have the size of `shown`, else the video's own, which the model sees in any case.
 
         Two readers of the video run side by side: one ahead, for the model, and one for the pictures. So a frame need
         not be held until the model has seen the next one.
@@ -272,11 +279,11 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
             batch_size = self._batch_size or BATCH
         if batch_size < 1:
             raise ValueError(f"Expected a `batch_size` of at least 1, got {batch_size}.")
-        info = read_info(video)
+        shown = shown or info
         samples = self._sampled_logits(info, sounds, masks_per_second, max_seconds, batch_size)
         before = after = next(samples)
         show = progress if isinstance(progress, type) else tqdm
-        with show(desc=Path(video).name, total=info.num_frames, unit=" frames", disable=not progress) as bar:
+        with show(desc=info.path.name, total=info.num_frames, unit=" frames", disable=not progress) as bar:
             for time, frame in read_frames(info, max_seconds):
                 while after[0] < time and (following := next(samples, None)) is not None:
                     before, after = after, following
@@ -285,13 +292,13 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
                 span = after[0] - before[0]
                 weight = (time - before[0]) / span if span else 1.0
                 logits, similarity = (torch.lerp(before[part], after[part], weight) for part in (1, 2))
-                masks = self._threshold(logits[:, None], (info.height, info.width), parameters.get("threshold", 0.5))
-                yield time, to_rgb(frame, info), masks[:, 0], similarity.numpy()
+                masks = self._threshold(logits[:, None], (shown.height, shown.width), parameters.get("threshold", 0.5))
+                yield time, to_rgb(frame, shown), masks[:, 0], similarity.numpy()
                 bar.update()
             bar.total = bar.n  # `num_frames` is often an estimate
         over = time + max(float(1 / info.rate), float((frame.duration or 0) * info.time_base))
         if info.end is not None and over < info.end - CUT_OFF:
-            logger.warning(f"{video} ends after {over:.1f} s but says {info.end:.1f} s: it may be cut off.")
+            logger.warning(f"{info.path} ends after {over:.1f} s but says {info.end:.1f} s: it may be cut off.")
 
     def _sampled_logits(
         self, info, sounds: Sequence, rate: float, max_seconds: float, batch_size: int

@@ -258,6 +258,13 @@ def test_each_sound_has_a_video_of_its_own(pipe, clip, tmp_path, marking, read):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(f"{name}.mp4" for name in heard)
     frames = read(tmp_path / "new" / "noise.mp4")[1]
     assert frames.shape == (10, 48 + 16, 64, 3)  # even, and a bar with the name above
+    pipe.compare(clip("large.mp4", size=(1200, 900), rotation=90, seconds=0.2), tmp_path / "large")
+    large = read(tmp_path / "large" / "silence.mp4")[1][0]
+    assert large.shape == (1200 + 56, 900, 3)
+    pipe.compare(clip("wide.mp4", size=(1200, 900), seconds=0.2), tmp_path / "wide")
+    wide = read(tmp_path / "wide" / "silence.mp4")[1][0]
+    assert wide.shape == (720 + 60, 960, 3)
+    np.testing.assert_allclose(wide[[160, -100], [100, -100]], [(200, 30, 0), (40, 40, 40)], atol=12)
 
 
 @needs_av
