@@ -24,7 +24,7 @@ import numpy as np
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from avsbench_robust_dataset import CONDITIONS, SPLITS, SUBSETS, Subset
+from avsbench_robust_dataset import CONDITIONS, SPLITS, SUBSETS, Subset, __version__
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.conditions import SAMPLING_RATE
 from avsbench_robust_dataset.draw import DRAWS
@@ -461,6 +461,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="avs-audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--subset", choices=list(SUBSETS), default="s4")
     parser.add_argument("--data_dir", help="the download; default: $AVSBENCH_DIR, else ./data")
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=["test"], help="default: test")

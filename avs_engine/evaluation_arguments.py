@@ -33,7 +33,7 @@ from pathlib import Path
 
 from PIL.ImageColor import getrgb
 
-from avsbench_robust_dataset import CONDITIONS, SUBSETS
+from avsbench_robust_dataset import CONDITIONS, SUBSETS, __version__
 from avsbench_robust_dataset.conditions import get_condition
 from evaluate_metrics.mask_folders import named_folders
 
@@ -49,6 +49,7 @@ def condition_name(name: str) -> str:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="from_pretrained folder or Hub id")
     source.add_argument(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from avsbench_robust_dataset import SUBSETS
+from avsbench_robust_dataset import SUBSETS, __version__
 from avsbench_robust_dataset.audio_files import add_audio_arguments, audio_folders, audio_rows, wav_path
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.files import printable, write_whole
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="avs-log-mel", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--subset", choices=list(SUBSETS), default="s4")
     parser.add_argument("--data_dir", help="the download; default: $AVSBENCH_DIR, else ./data")
     add_audio_arguments(parser)

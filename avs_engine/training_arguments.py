@@ -29,6 +29,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from avsbench_robust_dataset import __version__
 from avsbench_robust_dataset import conditions as audio_conditions
 from avsbench_robust_dataset.conditions import EXTRA_CONDITIONS
 
@@ -148,6 +149,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         SystemExit: an argument is refused; the message names it.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     _add_data(parser)
     _add_model(parser)
     _add_training(parser)

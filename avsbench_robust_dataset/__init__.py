@@ -6,6 +6,7 @@ from .conditions import CONDITIONS
 from .registration import register
 from .saving import portable
 from .subsets import SPLITS, SUBSETS, Subset
+from .version import __version__
 
 __all__ = [
     "CONDITIONS",
@@ -16,6 +17,7 @@ __all__ = [
     "AvsbenchRobust",
     "AvsbenchRobustConfig",
     "Subset",
+    "__version__",
     "portable",
 ]
 

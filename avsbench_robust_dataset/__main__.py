@@ -31,6 +31,7 @@ from .draw import (
 from .files import printable
 from .sources import read_clips
 from .subsets import LAYOUTS, SPLITS, SUBSETS
+from .version import __version__
 
 
 def _manifest(args: argparse.Namespace) -> int:
@@ -118,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="avs-data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
     where = argparse.ArgumentParser(add_help=False)

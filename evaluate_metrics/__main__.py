@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from avsbench_robust_dataset import __version__
 from avsbench_robust_dataset.files import OutputError, printable, write_whole
 
 from . import uncertainty
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="avs-report compare A B: which differences between two results stand; avs-report entry RESULTS: the "
         "Hub's evaluation results and the row of a table. Each has a --help.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
         "--run",
         action="append",

@@ -1,5 +1,7 @@
 """AVSegFormer for the Hugging Face ecosystem: configuration, model, processor, pipeline, and their Auto classes."""
 
+from importlib.metadata import PackageNotFoundError, version
+
 from . import registration
 from .configuration_avsegformer import AVSegFormerConfig as AVSegFormerConfig
 from .configuration_avsegformer import VGGishConfig as VGGishConfig
@@ -16,5 +18,10 @@ from .pipeline_avsegformer import AudioVisualSegmentationPipeline as AudioVisual
 from .processing_avsegformer import AVSegFormerImageProcessor as AVSegFormerImageProcessor
 from .processing_avsegformer import AVSegFormerProcessor as AVSegFormerProcessor
 from .processing_avsegformer import VGGishFeatureExtractor as VGGishFeatureExtractor
+
+try:
+    __version__ = version("avsbench-robust")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "unknown"
 
 registration.register()

@@ -18,6 +18,8 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers.utils import is_av_available
 
+from .. import __version__
+
 DEMO = Path("outputs/demo")
 
 
@@ -28,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("video", type=Path, help="any video that FFmpeg reads")
     parser.add_argument(
         "-o", "--output", type=Path, help="video to write: .mp4, .mov, .mkv or .webm; replaced if there"
