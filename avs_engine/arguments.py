@@ -3,6 +3,10 @@ answered at once."""
 
 import argparse
 
+from avsbench_robust_dataset import SUBSETS
+from avsbench_robust_dataset.builder import locate
+from avsbench_robust_dataset.subsets import LAYOUTS
+
 NUM_WORKERS_HELP = "processes that read the data; default: 0 on a CPU; on a GPU as many as processors, at most 8"
 
 
@@ -15,6 +19,21 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
             return text
         shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
         return f"{text} (default: {shown.replace('%', '%%')})"
+
+
+def add_layout_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    help_text = "AVSBench-object or AVSBench-semantic; default: the one that is there"
+    parser.add_argument("--layout", choices=LAYOUTS, help=help_text)
+
+
+def use_layout(args: argparse.Namespace) -> None:
+    """Where `args.layout` names one, lets `args.data_dir` be the folder in it that has this layout.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if args.layout is not None:
+        args.data_dir = str(locate(SUBSETS[args.subset], args.data_dir, layout=args.layout))
 
 
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,7 @@ from avsbench_robust_dataset import CONDITIONS, SUBSETS, __version__
 from avsbench_robust_dataset.conditions import get_condition
 from evaluate_metrics.mask_folders import named_folders
 
-from .arguments import NUM_WORKERS_HELP, HelpFormatter, add_hub_arguments
+from .arguments import NUM_WORKERS_HELP, HelpFormatter, add_hub_arguments, add_layout_argument
 
 
 def condition_name(name: str) -> str:
@@ -63,6 +63,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--subset", required=True, choices=list(SUBSETS), help="demo is what `avs-data demo` writes")
     parser.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
+    add_layout_argument(parser)
     parser.add_argument("--seed", type=int, default=42, help="seed of the draw of negative sounds")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="which clips")
     parser.add_argument(

@@ -33,7 +33,7 @@ from avsbench_robust_dataset import __version__
 from avsbench_robust_dataset import conditions as audio_conditions
 from avsbench_robust_dataset.conditions import EXTRA_CONDITIONS
 
-from .arguments import NUM_WORKERS_HELP, HelpFormatter, add_hub_arguments
+from .arguments import NUM_WORKERS_HELP, HelpFormatter, add_hub_arguments, add_layout_argument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +179,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--subset", required=True, choices=list(PRESETS), help="demo is what `avs-data demo` writes")
     data.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
+    add_layout_argument(data)
     data.add_argument("--data_seed", type=int, default=42, help="seed of the negative sounds; avs-evaluate's --seed")
     data.add_argument("--num_workers", type=int, help=NUM_WORKERS_HELP)
     data.add_argument("--cache_frames_gb", type=float, default=2, help="keep decoded frames in this much memory, GiB")
