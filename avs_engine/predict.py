@@ -172,10 +172,11 @@ class AVSegFormerSegmenter:
 
     def hear(self, splits: Splits, wanted: Sequence[int], accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self.sounds = self.known_sounds
-        if self.sounds is None:
-            self.sounds = Sounds(self.processor, splits, self.model.get_audio_embeddings, accelerator.device)
-        self.sounds.prepare(wanted, accelerator, accelerator.is_main_process)
+        sounds = self.known_sounds
+        if sounds is None:
+            sounds = Sounds(self.processor, splits, self.model.get_audio_embeddings, accelerator.device)
+        sounds.prepare(wanted, accelerator, accelerator.is_main_process)
+        self.sounds: Sounds = sounds
 
     def segment(self, clips: Sequence[DecodedClip]) -> list[Segmented]:
         """The logits are resized bilinearly to the masks' resolution."""

@@ -83,7 +83,7 @@ class Sounds:
         Args:
             accelerator: its processes share the work, and each gets all features. None uses this process alone.
         """
-        needed = set()
+        needed: set[str] = set()
         for keys in self.keys.values():
             needed.update(keys if wanted is None else map(keys.__getitem__, wanted))
         needed -= self.features.keys()
