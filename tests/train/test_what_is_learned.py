@@ -7,11 +7,12 @@ import torch
 from accelerate import Accelerator
 
 from avs_engine import scoring
-from avs_engine.clips import load_splits
+from avs_engine.clips import evenly_spaced, load_splits
 from avs_engine.epochs import build_clips
 from avs_engine.models import build_model
 from avs_engine.sounds import Sounds
 from avs_engine.step import steps_per_epoch, train_batch
+from avs_engine.training import load_data
 from avs_engine.training_arguments import parse_args
 from modeling_avsegformer import AVSegFormerForSegmentation
 from modeling_avsegformer.loss_avsegformer import avsegformer_loss
@@ -23,6 +24,23 @@ def arguments(demo_tree, tiny_model) -> list[str]:
     """Eight clips, two at a time."""
     arguments = ["--subset", "demo", "--data_dir", demo_tree, "--model", tiny_model, "--cpu", "--batch_size", "2"]
     return [*arguments, "--frames_per_clip", "2", "--logging_steps", "1", "--recipe", "paper"]
+
+
+@pytest.mark.parametrize(
+    ("negatives", "validated"),
+    [(["silence", "timbre"], ["silence"]), (["timbre"], ["silence", "off_screen"])],
+)
+def test_the_best_model_is_chosen_by_the_benchmarks_conditions_on_evenly_spaced_clips(
+    negatives, validated, arguments, demo_tree, tmp_path
+):
+    more = ["--negative_conditions", *negatives, "--validation_clips", "2", "--output_dir", str(tmp_path)]
+    data = load_data(parse_args([*arguments, *more]), Accelerator(cpu=True))
+    assert list(data.training) == ["positive", *negatives] and list(data.validation) == ["positive", *validated]
+    (everything,) = load_splits("demo", demo_tree, 42, ["validation"], ["positive"])
+    clip_ids = everything["positive"]["clip_id"][:]
+    expected = [clip_ids[place] for place in evenly_spaced(len(clip_ids), 2)]
+    assert expected != clip_ids[:2]
+    assert all(split["clip_id"][:] == expected for split in data.validation.values())
 
 
 def test_negative_items_hear_their_own_condition_and_have_empty_masks(arguments, demo_tree, tmp_path):
