@@ -69,7 +69,7 @@ def kill_at_random_moments(run_command):
 
     def kill_at_random_moments(entry, arguments_of, check, folders, moments=30, seed=0, **options):
         draw = random.Random(seed)
-        for name in ("first", "undisturbed"):  # the first run also fills caches: its time says little of later ones
+        for name in ("undisturbed", "warm"):  # the first run also fills caches: its time says little of later ones
             folder = folders(name)
             undisturbed = run_command(entry, arguments_of(folder), **options)
             assert undisturbed.code == 0, undisturbed.output[-3000:]

@@ -33,9 +33,9 @@ if sys.argv.pop(1) == "fsdp":
 else:
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_CPU)
 
-import train_accelerate
+from avs_engine.commands import train
 
-train_accelerate.main()
+train()
 """
 
 
