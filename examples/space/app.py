@@ -1,4 +1,4 @@
-"""Try a model on your own clip, in the browser, with five sounds: its own, silence, noise, another, an unseen one.
+"""Try a model on your own clip, in the browser, with six sounds: its own, whole and in part, and others.
 
     python examples/space/app.py --model runs/s4          # then open http://127.0.0.1:7860
 
@@ -20,15 +20,16 @@ from pebble import ProcessExpired, ProcessPool
 from avsbench_robust_dataset.timbres import UNSEEN_KINDS
 from modeling_avsegformer.video.explain import verdict
 
-CONDITIONS = ("positive", "silence", "noise", "off_screen", "unseen")
+CONDITIONS = ("positive", "silence", "noise", "off_screen", "unseen", "muted")
 MAX_FILE = "50mb"
 MAX_WAITING = 10  # visitors; one more is asked to come back later
 KEPT = 1800  # seconds until uploads and results are deleted
 INTRODUCTION = """# Does it listen?
 
-A model for audio-visual segmentation should mark what is *heard*. Here it hears your clip five times: with its own
-sound, with silence, with noise, with the sound of something else, and with a sound that no training uses. A model that
-listens marks the object with the clip's own sound, and nothing with the others.
+A model for audio-visual segmentation should mark what is *heard*. Here it hears your clip six times: with its own
+sound, with silence, with noise, with the sound of something else, with a sound that no training uses, and with its own
+sound silenced in two of each five seconds. A model that listens marks the object while the clip's own sound is heard,
+and nothing else.
 """
 LIMITS = (
     f"At most {worker.MAX_SECONDS} seconds, {MAX_FILE.upper()}, {worker.MAX_SIZE[0]} x {worker.MAX_SIZE[1]} pixels. "

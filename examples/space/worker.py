@@ -48,4 +48,5 @@ def run(model: str | None, video: str, folder: str, sound: str | None, unseen: s
             (Path(folder) / PROGRESS).write_text(str(self.n / (self.total or self.n)))
             return shown
 
-    return segmenter(model).compare(video, folder, audio=sound, unseen=unseen, max_seconds=MAX_SECONDS, progress=Bar)
+    sounds = {"audio": sound, "unseen": unseen, "muted": True}
+    return segmenter(model).compare(video, folder, **sounds, max_seconds=MAX_SECONDS, progress=Bar)

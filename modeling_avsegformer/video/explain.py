@@ -83,8 +83,9 @@ def _of_subset(subset: str) -> str:
 
 
 def verdict(heard: Mapping[str, Heard]) -> str:
-    """A sentence on whether the model listens, of the conditions of one video; "positive" is the own sound."""
-    own, others = heard["positive"], {name: other for name, other in heard.items() if name != "positive"}
+    """A sentence on whether the model listens, of the conditions of one video; "positive" is the own sound;
+    "muted", a part of it, does not count."""
+    own, others = heard["positive"], {name: heard[name] for name in heard if name not in ("positive", "muted")}
     if own.area < NOTHING:
         marked = [other.label for other in others.values() if other.area >= NOTHING]
         if marked:

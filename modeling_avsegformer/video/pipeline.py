@@ -18,7 +18,7 @@ from ..log_mel import SAMPLE_RATE, log_mel
 from ..pipeline_avsegformer import AudioVisualSegmentationPipeline
 from .explain import Heard
 from .overlay import Panels, draw_overlay, draw_transparent
-from .sounds import Noise, Recording, Silence, Siren, Sound, Unseen, as_chunks, hear
+from .sounds import Muted, Noise, Recording, Silence, Siren, Sound, Unseen, as_chunks, hear
 from .video import (
     MaskFolderWriter,
     VideoInfo,
@@ -213,15 +213,16 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         *,
         audio: str | os.PathLike | None = None,
         unseen: str | None = None,
+        muted: bool = False,
         **options,
     ) -> dict[str, Heard]:
         """Writes a video for each sound, `folder/{condition}.mp4`: the masks, and the sound that the model heard.
 
-        Arguments as in a call; videos are at most 960 pixels wide. Returns what was marked with each sound, by
-        condition.
+        Arguments as in a call, and `muted`: the own sound again, silent in two of each five seconds. Videos are at
+        most 960 pixels wide. Returns what was marked with each sound, by condition.
         """
         info = read_info(video)
-        sounds = _Sounds(info, audio, unseen)
+        sounds = _Sounds(info, audio, unseen, muted)
         views = []
         for name in sounds.conditions():
             layout = Panels([sounds.label(name)], (info.width, info.height))
@@ -359,14 +360,17 @@ class _Sounds:
     info: VideoInfo
     audio: str | os.PathLike | None
     unseen: str | None
+    muted: bool = False
 
     def conditions(self) -> tuple[str, ...]:
-        return CONDITIONS if self.unseen is None else (*CONDITIONS, "unseen")
+        extra = {"unseen": self.unseen is not None, "muted": self.muted}
+        return (*CONDITIONS, *(name for name, wanted in extra.items() if wanted))
 
     def open(self, condition: str) -> Sound:
         """A reader of its own; the model and each writer read at another position."""
-        if condition == "positive":
-            return Recording(self.info.path, self.info.start) if self.info.has_audio else Silence()
+        if condition in ("positive", "muted"):
+            own = Recording(self.info.path, self.info.start) if self.info.has_audio else Silence()
+            return Muted(own) if condition == "muted" else own
         if condition == "off_screen":
             return Siren() if self.audio is None else Recording(self.audio, loop=True)
         return Unseen(self.unseen) if condition == "unseen" else Noise() if condition == "noise" else Silence()
@@ -384,7 +388,8 @@ class _Sounds:
             return "own sound" if self.info.has_audio else "own sound (none)"
         if condition == "off_screen":
             return f"off-screen: {'siren' if self.audio is None else Path(self.audio).stem}"
-        return f"unseen: {self.unseen}" if condition == "unseen" else condition
+        labels = {"unseen": f"unseen: {self.unseen}", "muted": "own sound, 3 of 5 s"}
+        return labels.get(condition, condition)
 
 
 __all__ = ["VideoSegmentationPipeline"]

@@ -72,6 +72,32 @@ class Unseen:
         return self._samples.take(range(start, stop), mode="wrap")
 
 
+class Muted:
+    """Another sound, silent in two of each five seconds, which are drawn as those of the condition `muted`."""
+
+    def __init__(self, sound: "Recording | Silence", seed: int = 42):
+        # Only here: who loads a model need not have the data set's package.
+        from avsbench_robust_dataset.conditions import draw_heard_frames
+
+        self._sound, self._seed, self._draw = sound, seed, draw_heard_frames
+
+    @property
+    def length(self) -> int | None:
+        return self._sound.length
+
+    def is_heard(self, second: int) -> bool:
+        """Whether the sound is there from `second` to `second + 1`, counted from the video's first frame."""
+        heard = self._draw(np.random.default_rng([self._seed, second // 5]))
+        return bool(heard[second % 5])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        samples = self._sound.read(start, stop).copy()
+        for second in range(start // SAMPLE_RATE, (stop - 1) // SAMPLE_RATE + 1):
+            if not self.is_heard(second):
+                samples[max(0, second * SAMPLE_RATE - start) : (second + 1) * SAMPLE_RATE - start] = 0
+        return samples
+
+
 class Recording:
     """The sound of a file, at 16 kHz, averaged over its channels; zeros before and after it.
 
@@ -156,7 +182,7 @@ class Recording:
                     position += chunk.samples
 
 
-Sound = Silence | Noise | Siren | Unseen | Recording
+Sound = Silence | Noise | Siren | Unseen | Muted | Recording
 
 
 def hear(sound: Sound, time: float) -> np.ndarray:

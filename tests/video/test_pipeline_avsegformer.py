@@ -250,11 +250,15 @@ def test_a_sound_that_no_training_uses(pipe, clip, tmp_path, marking, read, read
 def test_each_sound_has_a_video_of_its_own(pipe, clip, tmp_path, marking, read):
     """`compare`: where noise is heard the model marks all, else nothing; it has no similarity head."""
     marking(lambda frame, example: 1.0 if example.mean() > 0 else -1.0)
-    heard = pipe.compare(clip(size=(65, 49), pix_fmt="yuv444p"), tmp_path / "new", unseen="rain")
-    assert list(heard) == ["positive", "silence", "noise", "off_screen", "unseen"]
-    assert [sound.area for sound in heard.values()] == [0, 0, 1, 0, 0]
+    heard = pipe.compare(clip(size=(65, 49), pix_fmt="yuv444p"), tmp_path / "new", unseen="rain", muted=True)
+    assert list(heard) == ["positive", "silence", "noise", "off_screen", "unseen", "muted"]
+    assert [sound.area for sound in heard.values()] == [0, 0, 1, 0, 0, 0]
     assert {sound.similarity for sound in heard.values()} == {None}
-    assert [sound.label for sound in heard.values()][3:] == ["off-screen: siren", "unseen: rain"]
+    assert [sound.label for sound in heard.values()][3:] == [
+        "off-screen: siren",
+        "unseen: rain",
+        "own sound, 3 of 5 s",
+    ]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(f"{name}.mp4" for name in heard)
     frames = read(tmp_path / "new" / "noise.mp4")[1]
     assert frames.shape == (10, 48 + 16, 64, 3)  # even, and a bar with the name above

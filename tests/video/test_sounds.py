@@ -7,7 +7,7 @@ import soundfile
 pytest.importorskip("av", reason="needs PyAV, which reads sound: pip install av")
 
 from modeling_avsegformer.log_mel import MIN_SAMPLES, SAMPLE_RATE
-from modeling_avsegformer.video.sounds import Noise, Recording, Silence, Siren, hear
+from modeling_avsegformer.video.sounds import Muted, Noise, Recording, Silence, Siren, hear
 
 
 @pytest.fixture
@@ -51,6 +51,18 @@ def test_the_files_time_zero_may_lie_elsewhere(wav):
     np.testing.assert_array_equal(Recording(wav(samples), start=0.5).read(0, 100), samples[8000:8100])
     late = Recording(wav(samples), start=-0.25).read(0, 4100)  # it begins after the first frame
     np.testing.assert_array_equal(late, np.pad(samples[:100], (4000, 0)))
+
+
+def test_a_muted_sound_is_silent_in_two_of_each_five_seconds(wav):
+    samples = np.random.default_rng(0).uniform(-1, 1, 10 * SAMPLE_RATE).astype(np.float32)
+    sound = Muted(Recording(wav(samples)))
+    heard = [sound.is_heard(second) for second in range(10)]
+    assert sum(heard[:5]) == sum(heard[5:]) == 3
+    assert heard == [Muted(Silence()).is_heard(second) for second in range(10)]  # of the seed alone
+    expected = samples * np.repeat(heard, SAMPLE_RATE)
+    for start, stop in ((0, 9000), (9000, 40000), (39000, 80000), (80000, 160000)):
+        np.testing.assert_array_equal(sound.read(start, stop), expected[start:stop])
+    assert {tuple(Muted(Silence(), seed).is_heard(k) for k in range(5)) for seed in range(99)} != {tuple(heard[:5])}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from gradio_client.exceptions import AppError
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = ROOT / "examples/space/app.py"
-CONDITIONS = ("positive", "silence", "noise", "off_screen", "unseen")
+CONDITIONS = ("positive", "silence", "noise", "off_screen", "unseen", "muted")
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +135,7 @@ SIZES = f"""{list(CONDITIONS)}.map(id => {{
 
 
 def test_a_visitor_without_a_clip_clicks_on_an_example(space, open_page):
-    """One click, five videos, each with its numbers, below each other on a phone in the dark."""
+    """One click, six videos, each with its numbers, below each other on a phone in the dark."""
     page = open_page(space, width=390, dark=True)
     page.get_by_text("a piano plays", exact=True).click()
     page.wait_for_function(f"{SIZES}.every(Boolean)")
@@ -198,7 +198,12 @@ def test_the_space_answers_over_http(space, space_folder, clip, tmp_path, read, 
     assert said.startswith("### clip\n")
     for path in results[::2]:
         assert read(path)[1].shape == (5, 64, 64, 3)
-    assert [text.split("**")[1] for text in results[1::2]][2:] == ["noise", "off-screen: other", "unseen: rain"]
+    assert [text.split("**")[1] for text in results[1::2]][2:] == [
+        "noise",
+        "off-screen: other",
+        "unseen: rain",
+        "own sound, 3 of 5 s",
+    ]
     assert read_sound(results[6])[1] == 16000  # what the model heard
     other = client.predict(upload, None, "rain", api_name="/segment")
     assert Path(other[7]).read_bytes() != Path(results[6]).read_bytes()  # the siren, not the other sound
