@@ -221,6 +221,7 @@ def test_the_released_front_end_gives_negatives_away(tree):
         assert not off_screen.at_chance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shortcut", ["shift", "polarity", "last bit"])
 def test_sounds_that_are_not_the_very_same_fail_the_matched_draw(tree, monkeypatch, capsys, shortcut):
     """No probe tells them, and a network may: the matched draw promises equal sounds."""
@@ -248,6 +249,7 @@ def test_sounds_that_are_not_the_very_same_fail_the_matched_draw(tree, monkeypat
     assert "NOT at chance: the sounds are not the very same in both" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shortcut", ["level", "padding", "DC", "order", "files"])
 def test_a_shortcut_is_found(tree, monkeypatch, shortcut):
     """A data set that treats off-screen sounds a little differently."""

@@ -193,6 +193,7 @@ def test_a_dark_palette_mask_keeps_its_object(write_s4, load, tmp_path):
 # --- ways to load ---
 
 
+@pytest.mark.slow
 def test_streaming_and_processes_give_the_same_rows(write_s4, load, tmp_path):
     root = write_s4(tmp_path / "data")
     one = load("s4", root)
@@ -388,6 +389,7 @@ def test_a_file_that_arrives_or_goes_is_seen(write_s4, tmp_path):
     assert cache_folder(root, tmp_path) != before
 
 
+@pytest.mark.slow
 def test_the_code_digest_covers_what_decides_content_and_nothing_else(tmp_path, monkeypatch):
     """A copy of the package, in which one file after the other gets a comment, a docstring and a statement."""
     package = tmp_path / "avsbench_robust_dataset"

@@ -365,6 +365,7 @@ def test_an_interrupted_export_goes_on_where_it_was(write_s4, out, tmp_path, mon
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["data", "seed", "size"])
 def test_what_was_begun_of_something_else_is_not_used(write_s4, out, tmp_path, monkeypatch, change):
     root = write_s4(tmp_path / "data", FEW)

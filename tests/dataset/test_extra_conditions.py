@@ -223,6 +223,7 @@ def toys(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_new_condition_is_one_entry(write_s4, load, toys, tmp_path):
     root = write_s4(tmp_path / "tree")
     loaded, stream = load("s4", root), load("s4", root, streaming=True)

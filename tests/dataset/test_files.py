@@ -117,6 +117,7 @@ while held < 50:
 """
 
 
+@pytest.mark.slow
 def test_runs_that_come_and_go_meet_no_other_error(tmp_path):
     """Each makes the folder and takes it away again, under the hands of the others; an empty one may stay."""
     command = [sys.executable, "-c", CONTENDER, str(tmp_path / "out"), str(tmp_path / "inside")]

@@ -12,6 +12,7 @@ from ms_deform_attn import functional, ms_deform_attn
 OPS = torch.ops.ms_deform_attn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("overload", ["default", "tensor"])
 def test_opcheck(dtype, overload, make_inputs):

@@ -714,6 +714,7 @@ def test_intervals_of_results_json_are_shown_as_they_are(tmp_path):
     assert "90 % bootstrap over ? clips of 3 source videos, 7 resamples" in html
 
 
+@pytest.mark.slow
 def test_the_difference_of_two_models_is_paired(tmp_path):
     better = make_rows(20)
     for row in better:  # each clip by the same amount
@@ -1042,6 +1043,7 @@ def test_models_without_a_bar_keep_their_room(groups, monkeypatch):
     assert drawn[0].axes[0].get_xlim() == (-0.5, groups - 0.5)
 
 
+@pytest.mark.slow
 def test_an_extra_condition_of_one_model_leaves_the_intervals(tmp_path):
     extra = make_rows(conditions=(*CONDITIONS, "unseen"))
     plain = [{**row, "conditions": {c: row["conditions"][c] for c in CONDITIONS}} for row in make_rows(seed=1)]
@@ -1062,6 +1064,7 @@ def compare_rows(a, b):
     return uncertainty.compare([common], [b])
 
 
+@pytest.mark.slow
 def test_a_small_difference_is_shown_at_its_size(tmp_path):
     better, equal = make_rows(), make_rows()
     for rows, shift in ((better, 0.0002), (equal, -1e-9)):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import evaluate_metrics
 
 PACKAGE = Path(evaluate_metrics.__file__).parent
@@ -70,6 +72,7 @@ json.dump(texts, open(folder / "texts.json", "w"))
 """
 
 
+@pytest.mark.slow
 def test_a_metric_of_one_file_is_in_rows_intervals_tables_charts_card_and_page(tmp_path):
     copy = tmp_path / "evaluate_metrics"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))

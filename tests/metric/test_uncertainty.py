@@ -300,6 +300,7 @@ def equal_models(clips, rng, effects):
     return sides
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds, seed_effect", [(1, 0.0), (3, 0.03)])
 def test_equal_models_differ_in_5_percent_of_comparisons(seeds, seed_effect):
     """Of the primary score, and of all others together; without correction one stood in 25 to 44 %."""

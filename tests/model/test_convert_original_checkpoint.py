@@ -24,6 +24,7 @@ def original(backbone: str, module: str = "") -> dict[str, torch.Tensor]:
     return {module + name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "parameters", "unused"), [("pvt_v2_b5", 184082880, 11), ("resnet50", 127263552, 185)]
 )

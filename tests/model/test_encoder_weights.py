@@ -41,6 +41,7 @@ def original_resnet(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     return {f"module.{name}": value for name, value in names.items()} | {"module.conv1.bias": torch.ones(3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "change"),
     [
