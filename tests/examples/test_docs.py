@@ -20,14 +20,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = (
-    "avsbench_robust_dataset benchmarks configs docs evaluate_metrics examples fuzz kernels modeling_avsegformer "
-    "tests/peers"
-).split()
-TEMPLATES = {"avsbench_robust_dataset/data_card.md", "kernels/CARD.md"}
-FILES = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
-PAGES = sorted({path.relative_to(ROOT).as_posix() for path in FILES} - TEMPLATES)
+from tests.pages import PAGES, ROOT
+
 LEFT_OUT = re.compile(r"<!-- not (run|parsed): .{4,} -->\s*$")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ALREADY_RUN = ("evaluate_metrics/avs_robust/", "kernels/README.md")  # by tests/metric and tests/kernel

@@ -2,18 +2,11 @@
 
 import os
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = (
-    "avsbench_robust_dataset benchmarks configs docs evaluate_metrics examples fuzz kernels modeling_avsegformer "
-    "tests/peers"
-).split()
-TEMPLATES = {"avsbench_robust_dataset/data_card.md", "kernels/CARD.md"}
-FILES = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
-PAGES = sorted({path.relative_to(ROOT).as_posix() for path in FILES} - TEMPLATES)
+from tests.pages import PAGES, ROOT
+
 CODE = re.compile(r"^```\w*\n.*?^```$", re.MULTILINE | re.DOTALL)
 INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
 LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
