@@ -160,7 +160,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     found["source_videos"] = count_source_videos(SUBSETS[args.subset], args.data_dir)
     found |= data_facts(SUBSETS[args.subset], args.data_dir, args.split, args.seed, args.conditions)
     if splits is not None:
-        found["mute_clips"] = find_mute_clips(splits)
+        found["mute_clips"] = find_mute_clips(splits, args.unseen_dir)
     write_rows(output_dir / "clips.jsonl", rows)
     head = {"model": source, "subset": args.subset, "split": args.split}
     masks: Source | None = output_dir / "predictions" if args.save_predictions else None

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from avs_engine import sounds
 from avs_engine.clips import batches, evenly_spaced, load_splits
+from avs_engine.data_facts import find_mute_clips
 from avs_engine.models import check_model_path
 from avs_engine.predict import AVSegFormerSegmenter, Prediction, predict, save_predictions
 from avs_engine.provenance import git_revision
@@ -111,6 +112,13 @@ def test_results_name_masks_draw_and_mute_clips(model_folder, demo_tree, tmp_pat
     out = capsys.readouterr().out
     assert f"Mute clips, which hear silence in place of a recorded sound: 1 in their own sound ({wav.stem}), " in out
     assert "Off-screen draw: " in out and "Masks: those that were drawn" in out
+
+
+def test_mute_recordings_in_unseen_dir_are_named(demo_tree, tmp_path):
+    soundfile.write(tmp_path / "mute.wav", np.zeros(80000), 16000)
+    (splits,) = load_splits("demo", demo_tree, 42, ["test"], ["unseen"], folders={"unseen_dir": str(tmp_path)})
+    clip_ids = splits["unseen"]["clip_id"][:]
+    assert find_mute_clips(splits, tmp_path) == {"unseen": clip_ids} and find_mute_clips(splits) == {}
 
 
 def test_two_processes_score_every_clip_once(model_folder, demo_tree, tmp_path, launch):
