@@ -3,32 +3,53 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
-from avsbench_robust_dataset import SPLITS, Subset
+from avsbench_robust_dataset import SPLITS, SUBSETS, Subset
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.check import mute_clips
 from avsbench_robust_dataset.conditions import get_condition, off_screen, positive, unseen
 from avsbench_robust_dataset.draw import draw_off_screen, draw_statistics
 from avsbench_robust_dataset.recipes import partners_wanted
 from avsbench_robust_dataset.sources import annotation, read_clips
+from avsbench_robust_dataset.subsets import Clip
+from evaluate_metrics.uncertainty import shared_source_videos
 
 from .clips import Splits
 
-__all__ = ["data_facts", "find_mute_clips"]
+__all__ = ["Download", "data_facts", "find_mute_clips", "open_download"]
 
 DRAW = "matched"  # the builder's default, which an evaluation always has
 
 
-def data_facts(subset: Subset, data_dir: str | None, split: str, seed: int, conditions: Sequence[str]) -> dict:
-    """{"annotation": "object" or "semantic", "draw": name and `DrawStatistics` of the whole split}.
+class Download(NamedTuple):
+    """A subset, the root that it is read from and the clips of all its splits."""
 
-    "draw" is missing where none of the conditions has an off-screen sound.
+    subset: Subset
+    root: Path
+    clips: list[Clip]
+
+    def of_split(self, split: str) -> list[Clip]:
+        return [clip for clip in self.clips if clip.split == SPLITS[split]]
+
+
+def open_download(subset: str, data_dir: str | None) -> Download:
+    """Locates the data and reads its table, once for all that an evaluation says of it."""
+    known = SUBSETS[subset]
+    root = locate(known, data_dir)
+    return Download(known, root, read_clips(known, root))
+
+
+def data_facts(download: Download, split: str, seed: int, conditions: Sequence[str]) -> dict:
+    """{"source_videos": shared by splits, "annotation": "object" or "semantic", "draw": name and `DrawStatistics`}.
+
+    "draw" is of the whole split, and missing where none of the conditions has an off-screen sound.
     """
-    root = locate(subset, data_dir)
-    facts: dict = {"annotation": annotation(root)}
+    videos = {SPLITS[name]: [clip.source_video for clip in download.of_split(name)] for name in SPLITS}
+    facts: dict = {"source_videos": shared_source_videos(videos), "annotation": annotation(download.root)}
     if "off_screen" in partners_wanted(conditions):
-        clips = [clip for clip in read_clips(subset, root) if clip.split == SPLITS[split]]
-        statistics = draw_statistics(draw_off_screen(clips, subset, seed, DRAW), subset)
+        pairs = draw_off_screen(download.of_split(split), download.subset, seed, DRAW)
+        statistics = draw_statistics(pairs, download.subset)
         facts["draw"] = {"name": DRAW} | asdict(statistics)
     return facts
 

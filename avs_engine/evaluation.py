@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
-from avsbench_robust_dataset import SUBSETS
 from avsbench_robust_dataset.conditions import get_condition
 from avsbench_robust_dataset.files import only_run_in, printable
 from avsbench_robust_dataset.hub_access import check_hub_access
@@ -23,20 +22,13 @@ from evaluate_metrics.results import read_results
 
 from .accelerator import worker_count
 from .clips import Splits, load_conditions
-from .data_facts import data_facts, find_mute_clips
+from .data_facts import Download, data_facts, find_mute_clips, open_download
 from .hub import publish
 from .journal import Journal
 from .models import check_model_path
 from .predict import AVSegFormerSegmenter, Noted, load_segmenter, predict, save_predictions
 from .provenance import encoders_of, git_revision, library_versions, weights_of, write_json
-from .scoring import (
-    add_heard_frames,
-    count_source_videos,
-    find_silent_masks,
-    format_scores,
-    score,
-    score_masks,
-)
+from .scoring import add_heard_frames, find_silent_masks, format_scores, score, score_masks
 from .signals import ends_on_sigterm
 
 
@@ -49,7 +41,7 @@ class Scored(NamedTuple):
     weights: dict | None
 
 
-def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: dict) -> Scored:
+def score_model(args: argparse.Namespace, accelerator: Accelerator, download: Download, settings: dict) -> Scored:
     """Scores `args.model` or what `args.model_fn` names.
 
     Args:
@@ -75,8 +67,7 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: di
             args.max_clips,
             args.num_workers or None,
         )
-    subset = SUBSETS[args.subset]
-    silent_masks = find_silent_masks(subset, args.data_dir)
+    silent_masks = find_silent_masks(download)
     if silent_masks:
         settings = settings | {"clips_with_silent_masks": len(silent_masks)}
     output_dir = Path(args.output_dir)
@@ -96,7 +87,7 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, settings: di
             predictions = save_predictions(predictions, list(splits), output_dir / "predictions")
         with Noted(f"while scoring {args.model or args.model_fn}"):
             left = len(clip_ids) - len(done)
-            score(predictions, list(splits), accelerator, subset, journal, left, silent_masks)
+            score(predictions, list(splits), accelerator, download.subset, journal, left, silent_masks)
     return Scored([journal.rows[clip_id] for clip_id in clip_ids], journal, splits, weights)
 
 
@@ -135,19 +126,22 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     settings = {"seed": args.seed, "conditions": args.conditions, "max_clips": args.max_clips}
     if "unseen" in args.conditions and not args.predictions:
         settings |= unseen_source(args.unseen_dir)
+    with accelerator.main_process_first():  # one process writes the demo's files where there are none
+        download = open_download(args.subset, args.data_dir)
     journal = splits = weights = None
     if args.predictions:
         rows: list[dict] = []
         if accelerator.is_main_process:
             reading = Reading(args.grey_of_one, args.resize == "nearest", args.background, args.mask_pattern)
-            data = SUBSETS[args.subset], args.data_dir, args.split, args.max_clips
-            rows, facts = score_masks(named_folders(args.predictions), args.conditions, *data, reading)
+            rows, facts = score_masks(
+                named_folders(args.predictions), args.conditions, download, args.split, args.max_clips, reading
+            )
             settings |= facts
             print(f"predictions: {printable(facts['layout'])}")
     else:
         settings |= {"mixed_precision": accelerator.mixed_precision, "device": accelerator.device.type}
         run = {"source": source, "subset": args.subset, "split": args.split, "saved": args.save_predictions}
-        rows, journal, splits, weights = score_model(args, accelerator, settings | run)
+        rows, journal, splits, weights = score_model(args, accelerator, download, settings | run)
         settings |= {"batch_size": args.batch_size, "num_processes": accelerator.num_processes}
         settings |= {"front_end": args.front_end} if args.model else {}
     if not accelerator.is_main_process:
@@ -157,8 +151,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     add_heard_frames(rows, args.conditions, args.subset, args.split, args.seed)
     found = results(rows, [name for name in extra if get_condition(name).heard == "none"])
     settings["prediction_levels"] = "1-bit" if have_two_values(rows) else "8-bit" if args.predictions else "float"
-    found["source_videos"] = count_source_videos(SUBSETS[args.subset], args.data_dir)
-    found |= data_facts(SUBSETS[args.subset], args.data_dir, args.split, args.seed, args.conditions)
+    found |= data_facts(download, args.split, args.seed, args.conditions)
     if splits is not None:
         found["mute_clips"] = find_mute_clips(splits, args.unseen_dir)
     write_rows(output_dir / "clips.jsonl", rows)

@@ -12,19 +12,18 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from avsbench_robust_dataset import SPLITS, Subset
-from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.conditions import get_condition, heard_frames
 from avsbench_robust_dataset.progress import progress_bar
 from avsbench_robust_dataset.recipes import generator_key
-from avsbench_robust_dataset.sources import media_files, read_clips, read_masks, silent_mask_files
+from avsbench_robust_dataset.sources import media_files, read_masks, silent_mask_files
 from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP
 from evaluate_metrics.avs_robust.avs_robust import METRICS, PARTLY_HEARD, SELECTIVITY, partly_heard_conditions
 from evaluate_metrics.clip_rows import clip_row, scores
 from evaluate_metrics.mask_files import READING, Reading, Target, read_objects, score_predictions
 from evaluate_metrics.mask_folders import Source
-from evaluate_metrics.uncertainty import shared_source_videos
 
 from .clips import Splits, check_splits, clip_metadata, clip_of, evenly_spaced
+from .data_facts import Download
 from .journal import Journal
 from .predict import Prediction, Segmenter, predict
 
@@ -102,18 +101,16 @@ def add_heard_frames(rows: Iterable[dict], conditions: Iterable[str], subset: st
             row["conditions"][name]["heard"] = heard[: len(row["conditions"][name]["iou"])]
 
 
-def find_silent_masks(subset: Subset, data_dir: str | None) -> dict[str, list[Path]]:
+def find_silent_masks(download: Download) -> dict[str, list[Path]]:
     """Clip id -> mask files of the objects that are visible and do not sound, for the clips that have them."""
-    root = locate(subset, data_dir)
-    found = {clip.clip_id: silent_mask_files(subset, root, clip) for clip in read_clips(subset, root)}
+    found = {clip.clip_id: silent_mask_files(download.subset, download.root, clip) for clip in download.clips}
     return {clip_id: files for clip_id, files in found.items() if files}
 
 
 def score_masks(
     source: Source,
     conditions: Sequence[str],
-    subset: Subset,
-    data_dir: str | None,
+    download: Download,
     split: str,
     max_clips: int | None = None,
     reading: Reading = READING,
@@ -125,7 +122,7 @@ def score_masks(
         PredictionsError: what is missing, extra, broken, of another size or may mean two things.
         FileNotFoundError, ValueError: from the download.
     """
-    root = locate(subset, data_dir)
+    subset, root = download.subset, download.root
     targets = [
         Target(
             **clip_metadata(clip, subset),
@@ -133,8 +130,7 @@ def score_masks(
             frames=FRAMES_PER_CLIP,
             silent_masks=tuple(silent_mask_files(subset, root, clip)),
         )
-        for clip in read_clips(subset, root)
-        if clip.split == SPLITS[split]
+        for clip in download.of_split(split)
     ]
     if not targets:
         raise ValueError(
@@ -203,11 +199,3 @@ def format_scores(
         measured = ", ".join(f"{metric.label} {scores[metric.key]:.4f}" for metric in SELECTIVITY)
         lines += [f"{scores['selectivity_clips']} clips with several labelled objects: {measured}"]
     return "\n".join(lines)
-
-
-def count_source_videos(subset: Subset, data_dir: str | None) -> dict:
-    """How many source videos the splits of the subset's table share."""
-    videos: dict[str, list[str]] = {split: [] for split in SPLITS.values()}
-    for clip in read_clips(subset, locate(subset, data_dir)):
-        videos[clip.split].append(clip.source_video)
-    return shared_source_videos(videos)
