@@ -4,7 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (
-    "avsbench_robust_dataset benchmarks configs docs evaluate_metrics examples fuzz kernels modeling_avsegformer "
+    "avsbench_robust_dataset benchmarks configs docs evaluate_metrics examples kernels modeling_avsegformer "
     "tests/peers"
 ).split()
 TEMPLATES = {"avsbench_robust_dataset/data_card.md", "kernels/CARD.md"}

@@ -1,10 +1,8 @@
-"""Hostile tables, images and sounds: a clear error that names the file, in little time and memory, and nothing else.
-
-`fuzz/` has the same properties as targets for atheris, which runs longer and looks at the code.
-"""
+"""Hostile tables, images and sounds: a clear error that names the file, in little time and memory, nothing else."""
 
 import io
 import os
+import shutil
 import struct
 import time
 import zlib
@@ -21,8 +19,9 @@ from avsbench_robust_dataset import SUBSETS
 from avsbench_robust_dataset.__main__ import main
 from avsbench_robust_dataset.sounds import read_waveform
 from avsbench_robust_dataset.sources import MAX_PIXELS, media_files, read_clips, read_frames, read_masks
+from avsbench_robust_dataset.subsets import SPLITS
 
-CORPUS = Path(__file__).resolve().parents[2] / "fuzz" / "corpus"
+CORPUS = Path(__file__).resolve().parents[1] / "fixtures" / "hostile"
 S4 = SUBSETS["s4"]
 HEADER = "name,start,category,split\n"
 few = settings(
@@ -88,22 +87,34 @@ def little_memory():
 # --- tables ---
 
 
-def read_table(root: Path, data: bytes) -> Path:
-    """Reads it as S4's; all files that it then names lie below its folder."""
-    table = root / "s4_meta_data.csv"
+MS3 = b"video_id,split\naaaaaaaaaaa_0,train\nbbbbbbbbbbb,test\n"
+
+
+def read_table(root: Path, data: bytes, name: str = "s4_meta_data.csv") -> None:
+    """Reads it as the table `name`; all files that it then names lie below its folder."""
+    table = root / name
+    table.parent.mkdir(exist_ok=True)
     table.write_bytes(data)
+    subset = SUBSETS["s4" if name.startswith("s4") else "ms3"]
     with Clear(table):
-        for clip in read_clips(S4, root):
-            frames, masks, wav = media_files(S4, root, clip)
+        clips = read_clips(subset, root)
+        assert clips and len({clip.clip_id for clip in clips}) == len(clips)
+        for clip in clips:
+            assert clip.split in SPLITS.values()
+            frames, masks, wav = media_files(subset, root, clip)
             for path in (*frames, *masks, wav):
                 assert os.path.normpath(path) == str(path) and path.is_relative_to(root) and not path.is_file()
-    return table
 
 
 @few
-@given(data=st.binary(max_size=300) | changed("csv").map(lambda data: data[1:]))
-def test_any_bytes_as_a_table(tmp_path, data):
-    read_table(tmp_path, data)
+@given(
+    data=st.binary(max_size=300) | changed("csv"),
+    name=st.sampled_from(["s4_meta_data.csv", "ms3_meta_data.csv", "AVSS/metadata.csv"]),
+)
+def test_any_bytes_as_a_table(tmp_path, data, name):
+    (tmp_path / "ms3_meta_data.csv").write_bytes(MS3)  # AVSS's table stands beside one of MS3
+    shutil.rmtree(tmp_path / "AVSS", ignore_errors=True)
+    read_table(tmp_path, data, name)
 
 
 @few
@@ -159,15 +170,32 @@ def png(width: int, height: int, *chunks: bytes, bits: int = 1, colours: int = 0
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
 
 
+def with_checksums(data: bytes) -> bytes:
+    """A PNG's chunks with the right checksums, without which few changed files pass the first."""
+    out, place = data[:8], 8
+    while place + 12 <= len(data):
+        (length,) = struct.unpack(">I", data[place : place + 4])
+        content = data[place + 4 : place + 8 + length]
+        if len(content) < length + 4:
+            break
+        out += chunk(content[:4], content[4:])
+        place += length + 12
+    return out + data[place:]
+
+
 def read_image(path: Path, data: bytes) -> None:
     path.write_bytes(data)
-    for read in (read_frames, read_masks):
-        with Clear(path):
-            read([path])
+    with Clear(path):
+        files, (width, height) = read_frames([path])
+        assert files == [data] and 0 < width * height <= MAX_PIXELS
+    with Clear(path):
+        (mask,) = read_masks([path])
+        grey = np.asarray(Image.open(io.BytesIO(mask)).convert("L"))
+        assert len(np.unique(grey[grey > 0])) <= 1
 
 
 @few
-@given(data=st.binary(max_size=300) | changed("png"))
+@given(data=st.binary(max_size=300) | changed("png") | changed("png").map(with_checksums))
 def test_any_bytes_as_an_image(tmp_path, data):
     read_image(tmp_path / "image_1.png", data)
 
