@@ -49,12 +49,20 @@ class Row:
         training: options of train_accelerate.py, over those of `TRAINING`.
         encoders: options of pretrain_encoders.py.
         two_objects: share of the training clips that show a second, silent object.
+        variant: of recipe_variants.py, where the project has no option for it.
     """
 
     label: str
     training: dict
     encoders: dict = dataclasses.field(default_factory=dict)
     two_objects: float = USUAL
+    variant: str | None = None
+
+    def program(self, task: str) -> str:
+        """The program that trains ("train") or scores ("evaluate") the row's model, with its first arguments."""
+        if self.variant is None:
+            return f"{task}_accelerate.py"
+        return f"benchmarks/recipe_variants.py {self.variant} {task}"
 
 
 ROWS = {
@@ -66,6 +74,14 @@ ROWS = {
     "two_objects": Row("paper, half of the training clips show two objects", {"recipe": "paper"}, two_objects=0.5),
     "no_objectosphere": Row("all, encoder without objectosphere", {"recipe": "listen"}, {"nothing_weight": 0}),
     "no_redraw": Row("all, off-screen sounds drawn once", {"recipe": "listen", "no-redraw_sounds": True}),
+    "gate": Row("all, mask gated by the similarity", {"recipe": "listen"}, variant="gate"),
+    "mixtures": Row(
+        "paper + mixtures of two categories", {"recipe": "paper", "redraw_sounds": True}, variant="mixtures"
+    ),
+    "paper_no_timbres_heard": Row("paper, encoder that heard no timbres", {"recipe": "paper"}, {"timbres": 0}),
+    "listen_no_timbres_heard": Row("all, encoder that heard no timbres", {"recipe": "listen"}, {"timbres": 0}),
+    "paper_one_object": Row("paper, no training clip shows two objects", {"recipe": "paper"}, two_objects=0.0),
+    "listen_one_object": Row("all, no training clip shows two objects", {"recipe": "listen"}, two_objects=0.0),
 }
 SCORES = {  # key in results.json -> digits
     "miou_positive": 3,
@@ -88,7 +104,7 @@ def words(name: str, value: object) -> list[str]:
 
 def run(program: str, options: dict, log: Path) -> None:
     """Runs one of our programs on one thread, its output going to `log`."""
-    command = [sys.executable, program, *itertools.chain.from_iterable(map(words, options, options.values()))]
+    command = [sys.executable, *program.split(), *itertools.chain.from_iterable(map(words, options, options.values()))]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(
@@ -129,7 +145,7 @@ def train_and_score(row: Row, seed: int, name: str, args: argparse.Namespace) ->
     folder = out / f"{name}_seed{seed}"
     options = {**data, "model": init, "output_dir": folder, "seed": seed, "overwrite_output_dir": True}
     options |= {**TRAINING, "max_steps": args.max_steps, **row.training}
-    run("train_accelerate.py", options, out / "logs" / f"{folder.name}_training.log")
+    run(row.program("train"), options, out / "logs" / f"{folder.name}_training.log")
     scores = {}
     for suffix, sounds in {"": {}, "_recordings": {"unseen_dir": args.unseen_dir}}.items():
         if None in sounds.values():
@@ -137,7 +153,7 @@ def train_and_score(row: Row, seed: int, name: str, args: argparse.Namespace) ->
         place = folder / f"eval{suffix}"
         conditions = ["positive", "unseen"] if sounds else [*CONDITIONS, "unseen"]
         options = {**data, "model": folder / "last", "output_dir": place, "conditions": conditions, **sounds}
-        run("evaluate_accelerate.py", options, out / "logs" / f"{folder.name}_{place.name}.log")
+        run(row.program("evaluate"), options, out / "logs" / f"{folder.name}_{place.name}.log")
         found = json.loads((place / "results.json").read_text(encoding="utf-8"))
         unseen = found["extra_conditions"]["unseen"]
         scores |= {f"{key}_unseen{suffix}": unseen[key] for key in ("miou", "fpr")}
