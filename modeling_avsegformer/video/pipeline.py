@@ -23,8 +23,7 @@ from .video import (
     MaskFolderWriter,
     VideoInfo,
     VideoWriter,
-    check_mask_output,
-    check_suffix,
+    mask_writer,
     read_frames,
     read_info,
     to_rgb,
@@ -33,6 +32,7 @@ from .video import (
 logger = logging.get_logger(__name__)
 
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
+OUTPUTS = ("output", "masks", "panels")
 BATCH = 5  # frames that pass the model together, AVSBench's clip; frames are independent of each other
 CUT_OFF = 0.5  # seconds; a warning names a video that ends this much earlier than its header says
 NOISE_GAIN = 0.1  # the model's noise has full scale; the written video contains a tenth of it
@@ -85,59 +85,30 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
     segment("clip.mp4", output="out.mp4", panels="panels.mp4")
     ```"""
 
-    def __call__(
-        self,
-        inputs,
-        *,
-        output: str | os.PathLike | None = None,
-        masks: str | os.PathLike | None = None,
-        panels: str | os.PathLike | None = None,
-        condition: str | None = None,
-        audio: str | os.PathLike | None = None,
-        unseen: str | None = None,
-        threshold: float | None = None,
-        masks_per_second: float = 4.0,
-        max_seconds: float = math.inf,
-        batch_size: int | None = None,
-        num_workers: int | None = None,
-        progress: bool | type[tqdm] = False,
-    ):
-        outputs = {
-            name: Path(path)
-            for name, path in (("output", output), ("masks", masks), ("panels", panels))
-            if path is not None
-        }
-        options = {
-            "audio": audio,
-            "unseen": unseen,
-            "threshold": threshold,
-            "masks_per_second": masks_per_second,
-            "max_seconds": max_seconds,
-            "batch_size": batch_size,
-            "progress": progress,
-        }
+    def __call__(self, inputs, **options):
+        paths = {name: Path(options[name]) for name in OUTPUTS if options.get(name) is not None}
         if isinstance(inputs, list | tuple | Iterator):
-            if outputs:
+            if paths:
                 raise ValueError("Expected one video with `output`, `masks` or `panels`; call once for each video.")
-            results = (self(item, condition=condition, **options) for item in inputs)
-            return results if isinstance(inputs, Iterator) else list(results)
+            return super().__call__(inputs, **options)
+        num_workers = options.pop("num_workers", None)
         if not isinstance(inputs, str | os.PathLike):
-            if outputs or (audio, condition, unseen) != (None, None, None):
+            if paths or any(options.get(name) is not None for name in ("audio", "condition", "unseen")):
                 raise ValueError(
                     "Expected a video's path with `output`, `masks`, `panels`, `condition`, `audio` or `unseen`; a "
                     "clip has its sound with it."
                 )
-            return super().__call__(inputs, threshold=threshold, num_workers=num_workers)
-        if outputs:
-            self.write(inputs, condition=condition, **outputs, **options)
-            return outputs
+            return super().__call__(inputs, threshold=options.get("threshold"), num_workers=num_workers)
+        if paths:
+            self.write(inputs, **options)
+            return paths
         return [
             {
                 "timestamp": moment["timestamp"],
                 "mask": Image.fromarray(moment["mask"] * np.uint8(255)),
                 "similarity": moment["similarity"],
             }
-            for moment in self.stream(inputs, condition=condition, **options)
+            for moment in self.stream(inputs, **options)
         ]
 
     def stream(
@@ -176,13 +147,9 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
     ) -> dict[str, Heard]:
         """Writes what a call writes; arguments as in a call. Returns what was marked with each sound, by condition."""
         condition = _condition(condition, audio, unseen, alone=panels is None)
-        paths = [Path(path) for path in (output, masks, panels) if path is not None]
-        if len({path.resolve() for path in (Path(video), *paths)}) <= len(paths):
+        paths = [Path(path).resolve() for path in (video, output, masks, panels) if path is not None]
+        if len(set(paths)) < len(paths):
             raise ValueError(f"Expected outputs unlike each other and unlike the video, {video}.")
-        if masks is not None:
-            check_mask_output(Path(masks))
-        for path in filter(None, (output, panels)):
-            check_suffix(Path(path))
         info = read_info(video)
         sounds = _Sounds(info, audio, unseen)
         size = (info.width, info.height)
@@ -192,12 +159,9 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
                 _View([condition], lambda: VideoWriter(output, info, size, **sounds.track(condition)), draw_overlay)
             )
         if masks is not None:
-            alpha = Path(masks).suffix
-
-            def mask_writer():
-                return VideoWriter(masks, info, size, alpha=True) if alpha else MaskFolderWriter(masks)
-
-            views.append(_View([condition], mask_writer, lambda frame, mask: draw_transparent(mask)))
+            views.append(
+                _View([condition], lambda: mask_writer(masks, info, size), lambda frame, mask: draw_transparent(mask))
+            )
         if panels is not None:
             names = sounds.conditions()
             layout = Panels([sounds.label(name) for name in names], size)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..log_mel import MIN_SAMPLES, SAMPLE_RATE
-from .video import MAX_GAP, decode, open_media, resampled
+from .video import decode, open_media, placed_samples
 
 
 class Silence:
@@ -165,21 +165,10 @@ class Recording:
 
     def _decode_once(self) -> Iterator[tuple[int, np.ndarray]]:
         with open_media(self.path) as container:
-            stream = container.streams.best("audio")
+            frames = decode(container, container.streams.best("audio"), self.path)
             # The channels stay apart: FFmpeg's own mix of floats is not their mean but louder.
-            position, expected = None, 0.0
-            for frame, chunks in resampled(decode(container, stream, self.path), SAMPLE_RATE):
-                if frame is not None:
-                    time = expected if frame.time is None else frame.time
-                    if position is None:
-                        start = time if self.start is None else self.start
-                        position = round((time - start) * SAMPLE_RATE)
-                    elif time - expected > MAX_GAP:
-                        position += round((time - expected) * SAMPLE_RATE)
-                    expected = time + frame.samples / frame.sample_rate
-                for chunk in chunks:
-                    yield position, chunk.to_ndarray().mean(0, dtype=np.float32)
-                    position += chunk.samples
+            for position, samples in placed_samples(frames, SAMPLE_RATE, self.start):
+                yield position, samples.mean(0, dtype=np.float32)
 
 
 Sound = Silence | Noise | Siren | Unseen | Muted | Recording

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -166,21 +167,32 @@ def _formats() -> str:
     return ",".join(names - PLAYLISTS)
 
 
-def resampled(
-    frames: Iterable[av.AudioFrame], rate: int, layout: str | None = None
-) -> Iterator[tuple[av.AudioFrame | None, list[av.AudioFrame]]]:
-    """Each frame of a sound with what a resampler gives after it, planar float32 at `rate` Hz; at the end None and the
-    rest. Where rate, layout or sample format change midway a new resampler begins; `layout` None keeps the frames'."""
-    resampler, before = None, None
-    for frame in frames:
-        chunks = []
-        setup = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if setup != before:
-            chunks += resampler.resample(None) if resampler is not None else []
-            resampler, before = av.AudioResampler(format="fltp", layout=layout, rate=rate), setup
-        yield frame, chunks + resampler.resample(frame)
-    if resampler is not None:
-        yield None, resampler.resample(None)
+def placed_samples(
+    frames: Iterable[av.AudioFrame], rate: int, start: float | None = None, layout: str | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The samples of a sound at `rate` Hz, float32 `(channels, samples)`, and the place of the first of each chunk.
+
+    Places are counted from `start` seconds, None for the first frame's time; a hole in the times is left out. Where
+    rate, layout or sample format change midway a new resampler begins; `layout` None keeps the frames'.
+    """
+    resampler = setup = position = None
+    expected = 0.0  # time of the next frame
+    for frame in chain(frames, [None]):
+        following = None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
+        chunks = resampler.resample(None) if resampler is not None and following != setup else []
+        if frame is not None:
+            if following != setup:
+                resampler, setup = av.AudioResampler(format="fltp", layout=layout, rate=rate), following
+            chunks += resampler.resample(frame)
+            time = expected if frame.time is None else frame.time
+            if position is None:
+                position = round((time - start) * rate) if start is not None else 0
+            elif time - expected > MAX_GAP:
+                position += round((time - expected) * rate)
+            expected = time + frame.samples / frame.sample_rate
+        for chunk in chunks:
+            yield position, chunk.to_ndarray()
+            position += chunk.samples
 
 
 def read_info(path: str | os.PathLike) -> VideoInfo:
@@ -302,7 +314,9 @@ class VideoWriter:
                 if copy_audio and info.has_audio:
                     self._copy_audio()
                 elif audio is not None:
-                    self._encode_audio(*audio)
+                    rate, chunks = audio
+                    self._add_sound(rate, layout="mono")
+                    self._audio = self._encoded_packets(_one_after_the_other(chunks))
                 # The next packets of sound, held until the pictures have come as far.
                 self._waiting = next(self._audio, None)
         except BaseException:
@@ -376,8 +390,11 @@ class VideoWriter:
             self._sound = self._container.add_stream_from_template(stream)
             self._audio = self._copied_packets(container, stream)
         else:
-            self._add_sound(_codec_rate(stream.rate))
-            self._audio = self._transcoded_packets(container, stream)
+            # A rate that both AAC and Opus take.
+            self._add_sound(stream.rate if stream.rate in (8000, 12000, 16000, 24000, 48000) else 48000)
+            frames = decode(container, stream, self._info.path)
+            placed = placed_samples(frames, self._sound.rate, self._info.start, self._sound.layout.name)
+            self._audio = self._encoded_packets(placed)
 
     def _copied_packets(self, container, stream):
         offset, last = round(self._info.start / stream.time_base), -math.inf
@@ -398,41 +415,21 @@ class VideoWriter:
             packet.stream = self._sound
             yield float(packet.pts * stream.time_base), [packet]
 
-    def _transcoded_packets(self, container, stream):
-        rate, layout = self._sound.rate, self._sound.layout.name
-        position, expected = None, 0.0
-        for frame, chunks in resampled(decode(container, stream, self._info.path), rate, layout):
-            if frame is not None:
-                time = expected if frame.time is None else frame.time
-                if position is None or time - expected > MAX_GAP:
-                    position = round((time - self._info.start) * rate)
-                expected = time + frame.samples / frame.sample_rate
-            for chunk in chunks:
-                before = max(0, -position)  # samples before the first picture are left out
-                position += chunk.samples
-                if position > 0:
-                    samples = np.ascontiguousarray(chunk.to_ndarray()[:, before:])
-                    yield self._encoded(samples, layout, rate, position - samples.shape[1])
-
-    def _encode_audio(self, rate: int, chunks: Iterable[np.ndarray]) -> None:
-        self._add_sound(rate, layout="mono")
-        self._audio = self._encoded_packets(rate, chunks)
-
     def _add_sound(self, rate: int, **options) -> None:
         self._sound = self._container.add_stream(CODECS[self.path.suffix.lower()][1], rate=rate, **options)
         self._encodes_sound = True
 
-    def _encoded_packets(self, rate: int, chunks: Iterable[np.ndarray]):
-        position = 0
-        for chunk in chunks:
-            yield self._encoded(np.ascontiguousarray(chunk[None], np.float32), "mono", rate, position)
-            position += len(chunk)
-
-    def _encoded(self, samples: np.ndarray, layout: str, rate: int, position: int):
-        """The time and the packets of float32 samples `(channels, samples)`, the first one at `position`."""
-        frame = av.AudioFrame.from_ndarray(samples, "fltp", layout)
-        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), position
-        return position / rate, self._sound.encode(frame)
+    def _encoded_packets(self, placed: Iterable[tuple[int, np.ndarray]]):
+        """The time and the packets of samples and their places; samples before the first picture are left out."""
+        for position, samples in placed:
+            before = max(0, -position)
+            if before >= samples.shape[1]:
+                continue
+            samples = np.ascontiguousarray(samples[:, before:], np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, "fltp", self._sound.layout.name)
+            frame.sample_rate, frame.pts = self._sound.rate, position + before
+            frame.time_base = Fraction(1, frame.sample_rate)
+            yield float(frame.pts * frame.time_base), self._sound.encode(frame)
 
     def _write_audio_until(self, time: float) -> None:
         while self._waiting is not None and self._waiting[0] <= time:
@@ -480,12 +477,18 @@ class MaskFolderWriter:
         shutil.rmtree(self._partial, ignore_errors=True)
 
 
+def mask_writer(path: str | os.PathLike, info: VideoInfo, size: tuple[int, int]) -> VideoWriter | MaskFolderWriter:
+    """Writes transparent masks: a video where the path has a suffix, else a folder."""
+    return VideoWriter(path, info, size, alpha=True) if Path(path).suffix else MaskFolderWriter(path)
+
+
 def check_suffix(path: Path, alpha: bool = False) -> None:
     """Raises ValueError where the suffix names no format that can be written, or the path is a folder's."""
-    known = ALPHA_CODECS if alpha else CODECS
-    if path.suffix.lower() not in known:
-        wanted = "a video with transparency" if alpha else "a video"
-        raise ValueError(f"Expected {wanted} ({', '.join(known)}) as output, got {path}.")
+    if path.suffix.lower() not in (ALPHA_CODECS if alpha else CODECS):
+        wanted = f"a video ({', '.join(CODECS)}) as output"
+        if alpha:
+            wanted = f"{', '.join(ALPHA_CODECS)} (videos with transparency) or a folder for PNG files"
+        raise ValueError(f"Expected {wanted}, got {path}.")
     if path.is_dir():
         raise ValueError(f"Expected a file's name as output, but {path} is a folder.")
 
@@ -493,10 +496,6 @@ def check_suffix(path: Path, alpha: bool = False) -> None:
 def check_mask_output(path: Path) -> None:
     """Raises ValueError where masks cannot be written: neither a known suffix nor a new or empty folder."""
     if path.suffix:
-        if path.suffix.lower() not in ALPHA_CODECS:
-            raise ValueError(
-                f"Expected {', '.join(ALPHA_CODECS)} (videos with transparency) or a folder for PNG files, got {path}."
-            )
         check_suffix(path, alpha=True)
     elif path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ValueError(f"Expected a new or empty folder for the masks, but {path} holds something. Name another.")
@@ -538,10 +537,12 @@ def _matroska_end(stream, start: float) -> float | None:
     return 3600 * hours + 60 * minutes + seconds - start
 
 
-def _codec_rate(rate: int) -> int:
-    """A sampling rate that both AAC and Opus take."""
-    return rate if rate in (8000, 12000, 16000, 24000, 48000) else 48000
+def _one_after_the_other(chunks: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    position = 0
+    for chunk in chunks:
+        yield position, chunk[None]
+        position += len(chunk)
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    return error.strerror or str(error)
