@@ -1,6 +1,5 @@
 """AVSegFormer's visual backbone: four feature maps of a timm model."""
 
-from pathlib import Path
 from urllib.error import URLError
 
 import torch
@@ -10,7 +9,6 @@ from transformers import initialization as init
 from transformers.utils import logging
 
 from .configuration_avsegformer import AVSegFormerConfig
-from .modeling_vggish import NEEDS_PACKAGE
 
 logger = logging.get_logger(__name__)
 
@@ -54,13 +52,6 @@ class TimmFeatures(PreTrainedModel):
     def train(self, mode: bool = True):
         self.mode_when_learning = mode
         return super().train(mode and not self.frozen)
-
-    def load_weights(self, path: str | Path) -> dict[str, str]:
-        try:  # a checkpoint does not carry the reader of files
-            from modeling_avsegformer.encoder_weights import load_backbone_weights
-        except ImportError as error:
-            raise ImportError(NEEDS_PACKAGE) from error
-        return load_backbone_weights(self.timm_model, path)
 
     def load_pretrained(self) -> bool:
         import timm

@@ -45,36 +45,53 @@ def load_backbone_weights(timm_model: nn.Module, path: str | Path) -> dict[str, 
     given = read_tensors(path)
     if any(PARENTS.match(name) for name in given):  # a checkpoint of more than the backbone
         given = {name: tensor for name, tensor in given.items() if PARENTS.match(name)}
+    own = timm_model.state_dict()
+    own_names = {_joined(name): name for name in own}
     found = {}
     for name, tensor in given.items():
         name = PARENTS.sub("", name, count=1)
         if not SECOND_BRANCH.match(name):
-            found[_joined(timm_backbone_name(name) or name)] = tensor
-    own = timm_model.state_dict()
-    missing = [name for name in own if _joined(name) not in found and not name.endswith("num_batches_tracked")]
-    other_shape = [
-        f"{name} {tuple(found[_joined(name)].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if _joined(name) in found and found[_joined(name)].shape != tensor.shape
-    ]
+            name = _joined(timm_backbone_name(name) or name)
+            found[own_names.get(name, name)] = tensor
     # An unused classifier is fine, but an additional block of a stage belongs to another backbone.
-    parts = {_joined(name).split(".")[0] for name in own}
-    left_over = sorted(found.keys() - {_joined(name) for name in own})
-    too_many = [name for name in left_over if name.split(".")[0] in parts]
+    parts = {name.split(".")[0] for name in own_names}
+    found = {name: tensor for name, tensor in found.items() if name in own or name.split(".")[0] in parts}
+    # torchvision's files do not count batches.
+    found = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")} | found
+    check_fit(
+        found,
+        own,
+        f"the weights of this backbone in {path}, by timm's names or the original's",
+        f"The file has e.g. {', '.join(list(given)[:3])}. Choose the backbone that the file belongs to.",
+    )
+    timm_model.load_state_dict(found)
+    return _provenance(Path(path))
+
+
+def check_fit(tensors: dict[str, Tensor], expected: dict[str, Tensor], what: str, advice: str) -> None:
+    """Raises ValueError where names or shapes are not as expected; the message names the first three."""
+    other_shape = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    missing = [name for name in expected if name not in tensors]
+    too_many = sorted(tensors.keys() - expected.keys())
     for problem, names in (("missing", missing), ("of another shape", other_shape), ("too many", too_many)):
         if names:
             raise ValueError(
-                f"Expected the weights of this backbone in {path}, by timm's names or the original's, but "
-                f"{len(names)} of its tensors are {problem}, e.g. {', '.join(names[:3])}. The file has e.g. "
-                f"{', '.join(list(given)[:3])}. Choose the backbone that the file belongs to."
+                f"Expected {what}, but {len(names)} are {problem}, e.g. {', '.join(names[:3])}. {advice}"
             )
-    timm_model.load_state_dict({name: found.get(_joined(name), tensor) for name, tensor in own.items()})
-    return _provenance(Path(path))
 
 
 def timm_backbone_name(name: str) -> str | None:
     """The name in timm's features-only model of an original PVT-v2's or ResNet's tensor; None if it is unknown."""
-    for pattern, replacement in BACKBONE_RULES:
+    return renamed(name, BACKBONE_RULES)
+
+
+def renamed(name: str, rules: list) -> str | None:
+    """The name by the first rule, a pair of a regular expression and its replacement, that matches its beginning."""
+    for pattern, replacement in rules:
         new_name, count = re.subn(rf"^{pattern}", replacement, name)
         if count:
             return new_name
@@ -108,25 +125,20 @@ def load_vggish_weights(encoder: nn.Module, path_or_hub_id: str | Path, filename
         path = path / (filename or "model.safetensors")
     elif not path.is_file():
         path, source = _download(str(path_or_hub_id), filename or "model.safetensors"), str(path_or_hub_id)
-    own = encoder.state_dict()
     given = read_tensors(path)
     parent = next((match[0] for name in given if (match := VGGISH_PARENT.match(name))), "")  # of a larger model
     given = {name.removeprefix(parent): tensor for name, tensor in given.items() if name.startswith(parent)}
     # torchvggish files may carry the PCA of the post-processing, which AVSBench leaves out.
     given = {name: tensor for name, tensor in given.items() if not name.startswith("pproc.")}
-    wrong = sorted(name for name in own.keys() | given.keys() if _shape(own, name) != _shape(given, name))
-    if wrong:
-        raise ValueError(
-            f"Expected VGGish weights that fit this configuration in {path}, but {len(wrong)} tensors are missing, "
-            f"unknown or of another shape, e.g. {', '.join(wrong[:3])}. Use the published vggish-10086976.pth with "
-            "the default `VGGishConfig`, or the configuration the weights were saved with."
-        )
+    check_fit(
+        given,
+        encoder.state_dict(),
+        f"VGGish weights that fit this configuration in {path}",
+        f"The file has e.g. {', '.join(list(given)[:3])}. Use the published vggish-10086976.pth with the default "
+        "`VGGishConfig`, or the configuration the weights were saved with.",
+    )
     encoder.load_state_dict(given)
     return _provenance(path, source)
-
-
-def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(tensors[name].shape) if name in tensors else None
 
 
 def _provenance(path: Path, source: str | None = None) -> dict[str, str]:
@@ -147,4 +159,4 @@ def _download(repo_id: str, filename: str) -> Path:
         ) from error
 
 
-__all__ = ["load_backbone_weights", "load_vggish_weights", "timm_backbone_name"]
+__all__ = ["check_fit", "load_backbone_weights", "load_vggish_weights", "renamed", "timm_backbone_name"]

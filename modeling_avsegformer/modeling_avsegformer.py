@@ -26,7 +26,7 @@ from transformers.utils import ModelOutput
 from .backbone_avsegformer import BACKBONE_STRIDES, TimmFeatures
 from .configuration_avsegformer import AVSegFormerConfig
 from .loss_avsegformer import avsegformer_loss
-from .modeling_vggish import VGGishModel
+from .modeling_vggish import VGGishModel, encoder_weights
 from .pipeline_avsegformer import AudioVisualSegmentationPipeline
 
 try:
@@ -189,7 +189,7 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
     def load_backbone_weights(self, path: str | Path) -> dict[str, str]:
         """Load a backbone's `.pth` or `.safetensors` file, by timm's names or the original's, into the backbone; see
         `encoder_weights.load_backbone_weights`."""
-        return self.get_backbone().load_weights(path)
+        return encoder_weights().load_backbone_weights(self.get_backbone().timm_model, path)
 
     def load_vggish_weights(self, path_or_hub_id: str | Path, filename: str | None = None) -> dict[str, str]:
         """Load VGGish's published weights into the audio encoder; see `encoder_weights.load_vggish_weights`."""

@@ -15,9 +15,6 @@ from transformers.utils import ModelOutput
 
 from .configuration_avsegformer import VGGishConfig
 
-NEEDS_PACKAGE = (
-    "Reading weights of other projects needs this project's package: clone the project and run `pip install .` in it."
-)
 CONVOLUTIONS_PER_STAGE = (1, 1, 2, 2)  # VGG configuration "A" without its last stage
 
 
@@ -102,11 +99,19 @@ class VGGishModel(PreTrainedModel):
         Raises:
             ImportError: a checkpoint's own code runs without this project's package.
         """
-        try:  # a checkpoint does not carry the reader of files
-            from modeling_avsegformer.encoder_weights import load_vggish_weights
-        except ImportError as error:
-            raise ImportError(NEEDS_PACKAGE) from error
-        return load_vggish_weights(self, path_or_hub_id, filename)
+        return encoder_weights().load_vggish_weights(self, path_or_hub_id, filename)
+
+
+def encoder_weights():
+    """The module that reads weights of other projects; a checkpoint does not carry it."""
+    try:
+        from modeling_avsegformer import encoder_weights
+    except ImportError as error:
+        raise ImportError(
+            "Reading weights of other projects needs this project's package: clone the project and run "
+            "`pip install .` in it."
+        ) from error
+    return encoder_weights
 
 
 __all__ = ["VGGishModel", "VGGishOutput"]

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from .checkpoint_reader import plain_name
 from .configuration_avsegformer import AVSegFormerConfig
-from .encoder_weights import timm_backbone_name
+from .encoder_weights import check_fit, renamed, timm_backbone_name
 from .modeling_avsegformer import AVSegFormerForSegmentation
 
 logger = logging.get_logger(__name__)
@@ -107,11 +107,7 @@ def _our_name(name: str) -> str | None:
     if name.startswith("backbone."):
         timm_name = timm_backbone_name(name.removeprefix("backbone."))
         return timm_name and f"model.backbone.timm_model.{timm_name}"
-    for pattern, replacement in RULES:
-        new_name, count = re.subn(rf"^{pattern}", replacement, name)
-        if count:
-            return new_name
-    return None
+    return renamed(name, RULES)
 
 
 def _check_complete(converted: dict[str, Tensor], config: AVSegFormerConfig) -> None:
@@ -124,25 +120,18 @@ def _check_complete(converted: dict[str, Tensor], config: AVSegFormerConfig) -> 
         )
     with torch.device("meta"):
         expected = AVSegFormerForSegmentation(config).state_dict()
-    missing = sorted(expected.keys() - converted.keys())
+    missing = expected.keys() - converted.keys()
     if missing and all(name.startswith("similarity_head.") for name in missing):
         raise ValueError(
             "Expected a checkpoint of AVSBench-Robust with the similarity head (`cosine_sim.*`), but this one is a "
             "plain AVSegFormer. Use AVSegFormerConfig(use_similarity_head=False)."
         )
-    other_shape = sorted(
-        f"{name} {tuple(converted[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in converted and converted[name].shape != tensor.shape
+    check_fit(
+        converted,
+        expected,
+        f"the tensors of an AVSegFormer with the given configuration (backbone {config.backbone!r})",
+        "Set the sizes in `AVSegFormerConfig` as the checkpoint's.",
     )
-    unexpected = sorted(converted.keys() - expected.keys())
-    for problem, names in (("missing", missing), ("of another shape", other_shape), ("too many", unexpected)):
-        if names:
-            raise ValueError(
-                f"Expected the tensors of an AVSegFormer with the given configuration (backbone {config.backbone!r}), "
-                f"but {len(names)} are {problem}, e.g. {', '.join(names[:3])}. Set the sizes in `AVSegFormerConfig` "
-                "as the checkpoint's."
-            )
 
 
 __all__ = ["ConversionReport", "convert_original_state_dict", "detect_backbone"]
