@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 from transformers.utils import ModelOutput
 
 from .backbone_avsegformer import BACKBONE_STRIDES, TimmFeatures
@@ -125,10 +126,9 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
             module.init_weights()
         elif isinstance(module, Encoder):
             init.normal_(module.level_embed)
-        elif isinstance(module, AVSegFormerModel):
-            _init_linear_as_torch(module.audio_projection)
-        elif isinstance(module, SimilarityHead):
-            _init_linear_as_torch(module.audio_projection)
+        elif isinstance(module, AVSegFormerModel | SimilarityHead):
+            init.kaiming_uniform_(module.audio_projection.weight, a=math.sqrt(5))  # as torch
+            _init_bias_by_fan_in(module.audio_projection)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
@@ -279,24 +279,10 @@ class DeformableAttention(nn.Module):
         values = self.value_proj(values).view(batch, tokens, self.num_heads, -1)
         if ms_deform_attn is not None:
             sampled = ms_deform_attn(values, spatial_shapes, locations, weights, backend=self.backend)
-        else:
-            sampled = _grid_sample_attention(values, spatial_shapes, locations, weights)
+        else:  # transformers' formulation takes one dtype
+            attention = MultiScaleDeformableAttention()
+            sampled = attention(values.to(dtype), None, spatial_shapes, None, locations, weights, 64).to(values.dtype)
         return self.output_proj(sampled)
-
-
-def _grid_sample_attention(
-    values: Tensor, spatial_shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> Tensor:
-    """What `ms_deform_attn` computes, shapes as there; used where that package is not installed."""
-    batch, queries, heads = locations.shape[:3]
-    sampled = []
-    for level, level_values in enumerate(values.split([height * width for height, width in spatial_shapes], dim=1)):
-        level_map = level_values.permute(0, 2, 3, 1).reshape(batch * heads, -1, *spatial_shapes[level])
-        grid = 2 * locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1  # (N * heads, Q, points, 2)
-        sampled.append(F.grid_sample(level_map.to(grid.dtype), grid, padding_mode="zeros", align_corners=False))
-    weights = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, queries, -1)
-    summed = (torch.cat(sampled, -1) * weights).sum(-1)  # (N * heads, channels, Q)
-    return summed.view(batch, -1, queries).transpose(1, 2).to(values.dtype)
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -862,11 +848,6 @@ def _init_bias_by_fan_in(module: nn.Linear | nn.Conv2d) -> None:
     """torch's default: uniform within one over the root of the number of inputs."""
     bound = 1 / math.sqrt(module.weight[0].numel())
     init.uniform_(module.bias, -bound, bound)
-
-
-def _init_linear_as_torch(module: nn.Linear) -> None:
-    init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-    _init_bias_by_fan_in(module)
 
 
 __all__ = ["AVSegFormerForSegmentation", "AVSegFormerModel", "AVSegFormerPreTrainedModel"]
