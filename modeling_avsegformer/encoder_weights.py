@@ -79,9 +79,7 @@ def check_fit(tensors: dict[str, Tensor], expected: dict[str, Tensor], what: str
     too_many = sorted(tensors.keys() - expected.keys())
     for problem, names in (("missing", missing), ("of another shape", other_shape), ("too many", too_many)):
         if names:
-            raise ValueError(
-                f"Expected {what}, but {len(names)} are {problem}, e.g. {', '.join(names[:3])}. {advice}"
-            )
+            raise ValueError(f"Expected {what}, but {len(names)} are {problem}, e.g. {', '.join(names[:3])}. {advice}")
 
 
 def timm_backbone_name(name: str) -> str | None:

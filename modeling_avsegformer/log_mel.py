@@ -4,12 +4,12 @@ Sounds of all conditions pass `log_mel`, so that only the waveform distinguishes
 reproduces the features that the released AVSBench-Robust pipeline gives to negative sounds, for comparison only.
 
 Source: Hershey et al. 2017, https://arxiv.org/abs/1609.09430, and the constants of AudioSet's `vggish_params`.
-numpy only, except `resample`.
 """
 
 from functools import lru_cache
 
 import numpy as np
+from transformers.audio_utils import mel_filter_bank
 
 SAMPLE_RATE = 16000  # Hz
 WINDOW_LENGTH = 400  # samples, 25 ms
@@ -50,7 +50,7 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
         return np.zeros((0, 1, NUM_FRAMES, NUM_MEL_BINS), dtype=np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW_LENGTH)[::HOP_LENGTH]
     frames = frames[: num_examples * NUM_FRAMES]
-    magnitudes = np.abs(np.fft.rfft(frames * _hann_window(), FFT_LENGTH))  # (frames, 257), not squared
+    magnitudes = np.abs(np.fft.rfft(frames * _hann_window(WINDOW_LENGTH), FFT_LENGTH))  # (frames, 257), not squared
     logs = np.log(magnitudes @ mel_matrix() + LOG_OFFSET)
     examples = logs.astype(np.float32).reshape(num_examples, 1, NUM_FRAMES, NUM_MEL_BINS)
     for index in range(1, num_examples):
@@ -182,11 +182,12 @@ def released_log_mel(waveform: np.ndarray, sampling_rate: int = SAMPLE_RATE) -> 
     clip = np.zeros(5 * RELEASED_RATE)
     clip[: len(waveform)] = waveform[: len(clip)]
     examples = np.zeros((5, 1, NUM_FRAMES, NUM_MEL_BINS), dtype=np.float32)
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1024) / 1024)
+    window = _hann_window(1024)
+    mel = mel_filter_bank(513, NUM_MEL_BINS, 0.0, RELEASED_RATE / 2, RELEASED_RATE, norm="slaney", mel_scale="slaney")
     for example, second in zip(examples[:, 0], clip.reshape(5, RELEASED_RATE), strict=True):
         frames = np.lib.stride_tricks.sliding_window_view(np.pad(second, 512), 1024)[::512]  # (44, 1024)
         power = np.abs(np.fft.rfft(frames * window)) ** 2
-        decibels = 10 * np.log10(np.maximum(power @ _slaney_mel_matrix(), 1e-10))
+        decibels = 10 * np.log10(np.maximum(power @ mel, 1e-10))
         decibels = np.maximum(decibels, decibels.max() - 80)
         if np.ptp(decibels) > 0:
             decibels = (decibels - decibels.mean()) / decibels.std()
@@ -194,23 +195,9 @@ def released_log_mel(waveform: np.ndarray, sampling_rate: int = SAMPLE_RATE) -> 
     return examples
 
 
-@lru_cache(maxsize=1)
-def _slaney_mel_matrix() -> np.ndarray:
-    """The filter bank `(513, 64)` of `released_log_mel`: triangles of unit area, linear in Hz, from 0 to 11025 Hz."""
-    # Slaney's scale: linear up to 1000 Hz, 15 mel; logarithmic above, 27 mel to a factor of 6.4.
-    top = 15 + 27 * np.log(RELEASED_RATE / 2 / 1000) / np.log(6.4)
-    mel = np.linspace(0, top, NUM_MEL_BINS + 2)
-    edges = np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
-    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
-    frequencies = np.linspace(0, RELEASED_RATE / 2, 513)[:, None]
-    triangles = np.minimum((frequencies - lower) / (center - lower), (upper - frequencies) / (upper - center))
-    return np.maximum(0, triangles) * 2 / (upper - lower)
-
-
-@lru_cache(maxsize=1)
-def _hann_window() -> np.ndarray:
+def _hann_window(length: int) -> np.ndarray:
     """Periodic, not symmetric: the divisor is the length."""
-    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW_LENGTH) / WINDOW_LENGTH)
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
 
 
 def _hertz_to_mel(hertz):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_erosion
 
 COLOR = (213, 94, 0)  # vermilion, Okabe and Ito, "Color Universal Design" (2008)
 MAX_PANEL_WIDTH = 960  # pixels
@@ -85,13 +86,7 @@ def _fit(name: str, width: float, font_size: int):
 
 def _outline(mask: np.ndarray, width: int) -> np.ndarray:
     """The pixels of the mask that are at most `width` away from its edge, along rows and columns."""
-    inner = mask.copy()
-    for axis in (0, 1):
-        for step in range(1, width + 1):
-            for direction in (step, -step):
-                # Beyond the picture's border the object goes on.
-                shifted = np.roll(mask, direction, axis)
-                edge = slice(0, step) if direction > 0 else slice(-step, None)
-                shifted[(slice(None),) * axis + (edge,)] = True
-                inner &= shifted
-    return mask & ~inner
+    cross = np.zeros((2 * width + 1, 2 * width + 1), bool)
+    cross[width] = cross[:, width] = True
+    # Beyond the picture's border the object goes on.
+    return mask & ~binary_erosion(mask, cross, border_value=1)
