@@ -6,6 +6,8 @@ import os
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, DistributedType
 
+from avsbench_robust_dataset.processes import available_cpus
+
 MOST_WORKERS = 8  # of a process on a GPU
 
 
@@ -14,9 +16,8 @@ def worker_count(wanted: int | None, accelerator: Accelerator) -> int:
     for itself, and on a GPU this process's share of the machine's processors, at most `MOST_WORKERS`."""
     if wanted is not None or accelerator.device.type == "cpu":
         return wanted or 0
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    return min(MOST_WORKERS, processors // on_this_machine)
+    return min(MOST_WORKERS, available_cpus() // on_this_machine)
 
 
 def build_accelerator(args: argparse.Namespace) -> Accelerator:

@@ -29,6 +29,7 @@ from .draw import (
     summarize,
 )
 from .files import printable
+from .processes import available_cpus
 from .sources import read_clips
 from .subsets import LAYOUTS, SPLITS, SUBSETS
 from .version import __version__
@@ -94,7 +95,6 @@ def _demo(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from .data_card import FORBIDDEN
     from .export import export
-    from .synthetic import available_cpus
     from .upload import check_repository, push
 
     if args.public and args.push_to_hub is None:

@@ -16,12 +16,11 @@ import itertools
 import logging
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from .builder import AvsbenchRobust
 from .conditions import SAMPLES, SAMPLING_RATE
 from .data_card import make_card, read_card
 from .files import locked, sha256
+from .processes import end_with_parent
 from .progress import progress_bar
 from .recipes import Row
 from .sounds import encode_clip
@@ -143,23 +143,11 @@ def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int, audio: str
     return shards
 
 
-def _end_with_parent() -> None:
-    """Ends a process of the pool when its parent is killed; otherwise it would wait for work forever."""
-    parent = parent_process()
-
-    def wait():
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def _write_all(shards: list[_Shard], num_proc: int) -> list[str]:
     progress: dict[str, Any] = {"total": len(shards), "desc": "Writing Parquet", "unit": " files", "leave": False}
     if num_proc == 1:
         return [_write_shard(shard) for shard in progress_bar(shards, **progress)]
-    with ProcessPoolExecutor(num_proc, get_context("spawn"), _end_with_parent) as pool:
+    with ProcessPoolExecutor(num_proc, get_context("spawn"), end_with_parent) as pool:
         try:
             return list(progress_bar(pool.map(_write_shard, shards), **progress))
         except BaseException:

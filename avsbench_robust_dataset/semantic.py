@@ -19,6 +19,7 @@ from filelock import FileLock
 from PIL import Image
 
 from .files import write_whole, writing
+from .processes import available_cpus
 from .progress import progress
 from .sources import (
     ANNOTATION,
@@ -31,7 +32,6 @@ from .sources import (
     read_masks,
 )
 from .subsets import Clip, Subset
-from .synthetic import available_cpus
 
 __all__ = ["IMAGE_SIZE", "as_object_layout"]
 

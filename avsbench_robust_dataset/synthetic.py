@@ -19,7 +19,6 @@ import hashlib
 import io
 import logging
 import math
-import os
 import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -30,6 +29,7 @@ import numpy as np
 from PIL import Image
 
 from .files import writing
+from .processes import available_cpus
 from .progress import progress
 from .sounds import encode_wav
 
@@ -411,11 +411,6 @@ def _write_clip(root: Path, seed: int, task: tuple[str, str, str]) -> None:
     wav = _wav(root, task)
     wav.parent.mkdir(parents=True, exist_ok=True)
     _write(wav, encode_wav(make_sound(visible[0], rng)))
-
-
-def available_cpus() -> int:
-    """Processors that this process may use: fewer than the machine has in a container or a batch job."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def write_demo(

@@ -6,10 +6,7 @@
 import hashlib
 import io
 import multiprocessing
-import os
-import signal
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +22,7 @@ from tqdm.auto import tqdm
 
 from avsbench_robust_dataset.files import BROKEN_IMAGE, printable, sha256, write_whole
 from avsbench_robust_dataset.masks import object_mask
+from avsbench_robust_dataset.processes import available_cpus, end_with_parent
 
 from .clip_rows import clip_row
 from .mask_folders import Source, condition_folders, find_masks, mask_files
@@ -331,21 +329,6 @@ def _score(job: tuple[Target, dict[str, list[Path]]], read_masks, reading: Readi
     return clip_row(target.clip_metadata, masks, probabilities, silent_masks=silent_masks)
 
 
-def _end_with_parent() -> None:
-    """For a worker: a killed parent leaves no process behind that waits for work for ever."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler is not for workers
-
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        raise RuntimeError("Expected to run in a worker process, which has a parent.")
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 @contextmanager
 def _workers(count: int, jobs: int) -> Iterator[Callable]:
     """A `map` over processes, in order; the plain one where a single process is all there is."""
@@ -354,7 +337,7 @@ def _workers(count: int, jobs: int) -> Iterator[Callable]:
         return
     # Forked, as PyTorch's loaders are: a spawned process would import the caller's script, and with it PyTorch.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(min(count, jobs), mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(min(count, jobs), mp_context=context, initializer=end_with_parent) as pool:
         yield partial(pool.map, chunksize=4)
 
 
@@ -397,8 +380,7 @@ def score_predictions(
         print(f"not scored: {names}; add {'it' if len(unscored) == 1 else 'them'} to --conditions", file=sys.stderr)
     paths, layouts = _place(folders, targets, scored, reading.pattern, problems)
     jobs = [(target, paths[target.clip_id]) for target in scored]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with _workers(processes or cores, len(jobs)) as map_jobs:
+    with _workers(processes or available_cpus(), len(jobs)) as map_jobs:
         highest, sizes = dict.fromkeys(folders, 0), Counter[str]()
         looks = map_jobs(partial(_look, read_masks=read_masks, reading=reading), jobs)
         for look in progress(looks, desc="files", total=len(jobs)):
