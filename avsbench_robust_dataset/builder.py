@@ -31,7 +31,6 @@ from .sources import (
     check_complete,
     code_digest,
     content_digest,
-    demo_root,
     find_layout,
     find_root,
     media_files,
@@ -41,6 +40,7 @@ from .sources import (
     read_masks,
 )
 from .subsets import SPLITS, SUBSETS, Clip, Subset
+from .synthetic import demo_root
 from .unseen import find_wavs
 from .waveform import SAMPLES_FEATURES, Waveform
 

@@ -26,13 +26,12 @@ __all__ = [
     "code_digest",
     "content_digest",
     "count_odd_objects",
-    "demo_digest",
-    "demo_root",
     "annotation",
     "find_layout",
     "find_root",
     "media_files",
     "media_folder",
+    "numbered_files",
     "objects_table",
     "read_clips",
     "read_frames",
@@ -163,23 +162,6 @@ def annotation(root: Path) -> str:
     return "semantic" if (root / ANNOTATION).is_file() else "object"
 
 
-def demo_digest() -> str:
-    """SHA-256 over the recipe of the demo clips: equal digests and seeds mean equal clips."""
-    sources = [Path(__file__).with_name(name) for name in ("synthetic.py", "categories.py", "subsets.py")]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-
-
-def demo_root(cache_dir: str | os.PathLike) -> Path:
-    """The root of a demo tree below `cache_dir`, written there on the first call and whenever its recipe changes."""
-    from . import synthetic
-
-    root = Path(cache_dir).expanduser().resolve() / f"avsbench_robust_demo-{demo_digest()[:16]}"
-    if not (root / "Single-source").is_dir():
-        logger.warning("Writing the demo subset's clips to %s, once.", root)
-        synthetic.write_demo(root, num_proc=1)  # more would spawn, which a script without a main guard forbids
-    return root
-
-
 def _table(subset: Subset, root: Path) -> Path | None:
     if subset.layout == "semantic":
         return _avss_table(root) if subset.avss_label is not None else None
@@ -233,10 +215,16 @@ def media_files(subset: Subset, root: Path, clip: Clip) -> tuple[list[Path], lis
             [labels / f"{k}.png" for k in range(subset.masks_of(clip.split))],
             base / "audio.wav",
         )
+    masks = numbered_files(subset, root, clip, subset.mask)[: subset.masks_of(clip.split)]
+    wav = subset.wav.format(split=clip.split, category=clip.category, clip_id=clip.clip_id)
+    return numbered_files(subset, root, clip, subset.frame), masks, base / wav
+
+
+def numbered_files(subset: Subset, root: Path, clip: Clip, pattern: str) -> list[Path]:
+    """A clip's five files of a pattern of the subset, which lies in AVSBench-object's layout."""
+    base = media_folder(subset, root)
     names = {"split": clip.split, "category": clip.category, "clip_id": clip.clip_id}
-    frames = [base / subset.frame.format(**names, number=k) for k in range(1, FRAMES_PER_CLIP + 1)]
-    masks = [base / subset.mask.format(**names, number=k) for k in range(1, subset.masks_of(clip.split) + 1)]
-    return frames, masks, base / subset.wav.format(**names)
+    return [base / pattern.format(**names, number=k) for k in range(1, FRAMES_PER_CLIP + 1)]
 
 
 def silent_mask_files(subset: Subset, root: Path, clip: Clip) -> list[Path]:
@@ -247,10 +235,8 @@ def silent_mask_files(subset: Subset, root: Path, clip: Clip) -> list[Path]:
     """
     if subset.silent_mask is None or subset.layout == "semantic":
         return []
-    names = {"split": clip.split, "category": clip.category, "clip_id": clip.clip_id}
-    base = media_folder(subset, root)
-    paths = [base / subset.silent_mask.format(**names, number=k) for k in range(1, subset.masks_of(clip.split) + 1)]
-    return paths if paths[0].parent.is_dir() else []
+    paths = numbered_files(subset, root, clip, subset.silent_mask)
+    return paths[: subset.masks_of(clip.split)] if paths[0].parent.is_dir() else []
 
 
 def check_complete(subset: Subset, root: Path, clips: list[Clip]) -> None:

@@ -1,16 +1,8 @@
-"""Writes the demo subset: small procedurally made clips in AVSBench's own single-source (S4) layout.
+"""Writes the demo subset: small procedurally made clips in S4's layout. Nothing here is AVSBench media.
 
-Every clip shows one sounding object on a textured background; in some clips a second, silent object moves as well. The
-silent object is always the other category of the sounding object's own semantic group, so that
-
-- within a group only hearing tells which of two visible objects sounds, and
-- an off-screen sound, which the benchmark draws from another group, is never the sound of anything in the picture.
-
-Masks of the silent object lie beside those of the sounding one, in `silent_masks`. Half of the test clips have one: on
-them `evaluate_accelerate.py` measures which object a model marks.
-
-Eight of S4's categories are imitated, two per group, each with a shape, a hue, a texture and a timbre of its own.
-Nothing here is AVSBench media.
+Every clip shows one sounding object, and some a silent one as well, of the other category of the same semantic group:
+within a group only hearing tells which of the two sounds, and an off-screen sound, drawn from another group, is never
+the sound of anything in the picture.
 """
 
 import csv
@@ -32,13 +24,24 @@ from .files import writing
 from .processes import available_cpus
 from .progress import progress
 from .sounds import encode_wav
+from .sources import media_files, numbered_files
+from .subsets import FRAMES_PER_CLIP, SAMPLING_RATE, SUBSETS, Clip
 
-__all__ = ["DEMO_CATEGORIES", "DEMO_SIZES", "coloured_noise", "draw_scene", "make_sound", "write_demo"]
+__all__ = [
+    "DEMO_CATEGORIES",
+    "DEMO_SIZES",
+    "coloured_noise",
+    "demo_digest",
+    "demo_root",
+    "draw_scene",
+    "make_sound",
+    "write_demo",
+]
 
 logger = logging.getLogger(__name__)
 
-SAMPLING_RATE = 16000  # Hz
-SECONDS = 5  # a clip: five frames, one a second
+DEMO = SUBSETS["demo"]
+SECONDS = FRAMES_PER_CLIP
 FRAME_SIZE = 64  # pixels, square
 SUPERSAMPLING = 2  # pixels are averages of 2 x 2 samples
 DISTRACTOR_SHARES = {"train": 0.1, "val": 0.1, "test": 0.5}  # of a split's clips show a second, silent object
@@ -182,14 +185,10 @@ TIMBRES = {
 
 
 def make_sound(category: str, rng: np.random.Generator) -> np.ndarray:
-    """One clip's waveform: the category's timbre over a faint background, at a level of its own.
+    """float32 (80000,) in (-1, 1), 16 kHz mono: the category's timbre, audible in every second, and a faint background.
 
     Args:
-        category (str): one of `DEMO_CATEGORIES`.
-        rng: all variation comes from it.
-
-    Returns:
-        float32 array (80000,) in (-1, 1), 16 kHz mono; the category is audible in every second.
+        category: one of `DEMO_CATEGORIES`.
     """
     sound = TIMBRES[category](rng)
     sound = sound / np.sqrt(np.mean(sound**2))
@@ -298,12 +297,11 @@ def draw_scene(
 
     Args:
         categories: visible objects; the first is painted last, so that nothing hides it.
-        rng: all variation comes from it.
         seconds: number of frames, one a second.
 
     Returns:
-        (frames, masks, silent_masks): uint8 arrays (seconds, 64, 64, 3) in 0..255 and twice (seconds, 64, 64) in
-        {0, 255}. `silent_masks` are the visible pixels of all other objects; no pixel is in both masks.
+        (frames, masks, silent_masks): uint8 (seconds, 64, 64, 3), and twice (seconds, 64, 64) in {0, 255}. No pixel is
+        in both masks.
     """
     grid = (np.arange(FRAME_SIZE * SUPERSAMPLING) + 0.5) / (FRAME_SIZE * SUPERSAMPLING)
     x, y = np.meshgrid(grid, grid)
@@ -336,81 +334,78 @@ def _covers_half(samples: np.ndarray) -> np.ndarray:
 # --- the tree ---
 
 
-def _plan(seed: int, sizes: dict[str, int]) -> list[tuple[str, str, str]]:
-    """(split, category, clip id) of each clip."""
-    tasks = []
+def demo_digest() -> str:
+    """SHA-256 over the recipe of the demo clips: equal digests and seeds mean equal clips."""
+    sources = [Path(__file__).with_name(name) for name in ("synthetic.py", "categories.py", "subsets.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+def demo_root(cache_dir: str | Path) -> Path:
+    """The root of a demo tree below `cache_dir`, written there on the first call and whenever its recipe changes."""
+    root = Path(cache_dir).expanduser().resolve() / f"avsbench_robust_demo-{demo_digest()[:16]}"
+    if not (root / DEMO.folder).is_dir():
+        logger.warning("Writing the demo subset's clips to %s, once.", root)
+        write_demo(root, num_proc=1)  # more would spawn, which a script without a main guard forbids
+    return root
+
+
+def _plan(seed: int, sizes: dict[str, int]) -> list[Clip]:
+    clips = []
     for split, count in sizes.items():
         for number in range(count):
             # eleven characters, as YouTube's ids in AVSBench have
             clip_id = "d" + hashlib.sha256(f"{seed}/{split}/{number}".encode()).hexdigest()[:10]
-            tasks.append((split, DEMO_CATEGORIES[number % len(DEMO_CATEGORIES)], clip_id))
-    return tasks
+            category = DEMO_CATEGORIES[number % len(DEMO_CATEGORIES)]
+            clips.append(Clip(clip_id, split, category, (category,), clip_id))
+    return clips
 
 
-def _table(tasks: list[tuple[str, str, str]]) -> bytes:
+def _table(clips: list[Clip]) -> bytes:
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(["name", "start", "category", "split"])
-    writer.writerows(sorted((clip_id, 0, category, split) for split, category, clip_id in tasks))
+    writer.writerows(sorted((clip.clip_id, 0, clip.category, clip.split) for clip in clips))
     return file.getvalue().encode()
 
 
-def _images(root: Path, kind: str, task: tuple[str, str, str]) -> list[Path]:
-    split, category, clip_id = task
-    folder = root / kind / split / category / clip_id
-    return [folder / f"{clip_id}_{number}.png" for number in range(1, SECONDS + 1)]
-
-
-def _wav(root: Path, task: tuple[str, str, str]) -> Path:
-    split, category, clip_id = task
-    return root / "audio_wav" / split / category / f"{clip_id}.wav"
-
-
-def _start_clip(seed: int, task: tuple[str, str, str]) -> tuple[list[str], np.random.Generator]:
+def _start_clip(seed: int, clip: Clip) -> tuple[list[str], np.random.Generator]:
     """The categories that a clip shows, the sounding one first, and the generator of all else in it."""
-    split, category, clip_id = task
-    rng = _generator("demo", seed, split, clip_id)
-    return [category] + ([LOOKS[category][0]] if rng.random() < DISTRACTOR_SHARES[split] else []), rng
+    rng = _generator("demo", seed, clip.split, clip.clip_id)
+    shows_two = rng.random() < DISTRACTOR_SHARES[clip.split]
+    return [clip.category, *([LOOKS[clip.category][0]] if shows_two else [])], rng
 
 
-def _files(root: Path, seed: int, task: tuple[str, str, str]) -> list[Path]:
-    visible, _ = _start_clip(seed, task)
-    kinds = ("visual_frames", "gt_masks", "silent_masks")[: 1 + len(visible)]
-    return [path for kind in kinds for path in _images(root, kind, task)] + [_wav(root, task)]
+def _images(root: Path, seed: int, clip: Clip) -> list[list[Path]]:
+    """The files of a clip's frames, of its masks and, where it shows a silent object, of that one's masks."""
+    visible, _ = _start_clip(seed, clip)
+    patterns = (DEMO.frame, DEMO.mask, DEMO.silent_mask)[: 1 + len(visible)]
+    return [numbered_files(DEMO, root, clip, pattern) for pattern in patterns]
 
 
-def _check_same(final: Path, table: bytes, seed: int, tasks: list[tuple[str, str, str]]) -> None:
-    path = final / "s4_meta_data.csv"
+def _check_same(final: Path, table: bytes, seed: int, clips: list[Clip]) -> None:
+    path = final / DEMO.table
     if path.is_file() and path.read_bytes() == table:
-        if all(path.is_file() for task in tasks for path in _files(final / "s4_data", seed, task)):
+        files = [path for clip in clips for paths in _images(final, seed, clip) for path in paths]
+        files += [media_files(DEMO, final, clip)[2] for clip in clips]
+        if all(path.is_file() for path in files):
             return
     raise FileExistsError(
-        f"Expected no `Single-source` folder in {final.parent}, or this very demo, but there is another one or a part "
+        f"Expected no `{DEMO.folder}` folder in {final.parent}, or this very demo, but there is another one or a part "
         "of it. Choose another folder or remove it."
     )
 
 
-def _write(path: Path, content: bytes) -> None:
-    with writing(path):
-        path.write_bytes(content)
-
-
-def _write_clip(root: Path, seed: int, task: tuple[str, str, str]) -> None:
-    visible, rng = _start_clip(seed, task)
-    frames, masks, silent_masks = draw_scene(visible, rng)
-    images_of = {"visual_frames": frames, "gt_masks": masks}
-    if len(visible) > 1:
-        images_of["silent_masks"] = silent_masks
-    for kind, images in images_of.items():
-        targets = _images(root, kind, task)
-        targets[0].parent.mkdir(parents=True)
-        for target, image in zip(targets, images, strict=True):
-            buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
-            _write(target, buffer.getvalue())
-    wav = _wav(root, task)
-    wav.parent.mkdir(parents=True, exist_ok=True)
-    _write(wav, encode_wav(make_sound(visible[0], rng)))
+def _write_clip(root: Path, seed: int, clip: Clip) -> None:
+    visible, rng = _start_clip(seed, clip)
+    scene = draw_scene(visible, rng)
+    wav = media_files(DEMO, root, clip)[2]
+    with writing(root):
+        for paths, images in zip(_images(root, seed, clip), scene, strict=False):
+            paths[0].parent.mkdir(parents=True)
+            for path, image in zip(paths, images, strict=True):
+                Image.fromarray(image).save(path, compress_level=1)
+        wav.parent.mkdir(parents=True, exist_ok=True)
+        wav.write_bytes(encode_wav(make_sound(clip.category, rng)))
 
 
 def write_demo(
@@ -432,26 +427,27 @@ def write_demo(
         FileExistsError: `out_dir` already holds another `Single-source` folder, or one that lacks files.
     """
     out_dir = Path(out_dir)
-    final = out_dir / "Single-source"
-    tasks = _plan(seed, DEMO_SIZES if sizes is None else sizes)
-    table = _table(tasks)
+    final = out_dir / DEMO.folder
+    clips = _plan(seed, DEMO_SIZES if sizes is None else sizes)
+    table = _table(clips)
     if final.exists():
-        _check_same(final, table, seed, tasks)
+        _check_same(final, table, seed, clips)
         return False
     out_dir.mkdir(parents=True, exist_ok=True)
     for leftover in out_dir.glob(".demo-*"):
         logger.warning("%s is of a demo that is still written or was killed; if it was killed, remove it.", leftover)
     partial = Path(tempfile.mkdtemp(prefix=".demo-", dir=out_dir))
     try:
-        _write(partial / "s4_meta_data.csv", table)
-        write = functools.partial(_write_clip, partial / "s4_data", seed)
+        with writing(partial):
+            (partial / DEMO.table).write_bytes(table)
+        write = functools.partial(_write_clip, partial, seed)
         workers = num_proc or min(8, available_cpus())
         if workers == 1:
-            for task in progress(tasks, len(tasks), "demo"):
-                write(task)
+            for clip in progress(clips, len(clips), "demo"):
+                write(clip)
         else:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                for _ in progress(pool.map(write, tasks, chunksize=16), len(tasks), "demo"):
+                for _ in progress(pool.map(write, clips, chunksize=16), len(clips), "demo"):
                     pass
         partial.chmod(0o755)  # mkdtemp's folders are private
         try:
@@ -459,7 +455,7 @@ def write_demo(
         except OSError:
             if not final.is_dir():
                 raise
-            _check_same(final, table, seed, tasks)  # another process was faster
+            _check_same(final, table, seed, clips)  # another process was faster
             return False
         return True
     finally:

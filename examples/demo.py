@@ -25,7 +25,7 @@ from datasets import load_dataset
 from avsbench_robust_dataset import CONDITIONS as BENCHMARK_CONDITIONS
 from avsbench_robust_dataset.files import write_whole
 from avsbench_robust_dataset.processes import available_cpus
-from avsbench_robust_dataset.sources import demo_digest
+from avsbench_robust_dataset.synthetic import demo_digest
 from evaluate_metrics.report import Clip, Run, read_run, results_table, write_report
 
 ROOT = Path(__file__).resolve().parents[1]

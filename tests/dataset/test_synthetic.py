@@ -157,8 +157,8 @@ def test_silent_mask_marks_the_other_object_where_it_is_seen():
 @pytest.mark.parametrize("seed", range(5))
 def test_half_of_the_test_clips_and_a_tenth_of_the_others_show_two_objects(seed):
     shows_two = dict.fromkeys(DEMO_SIZES, 0)
-    for task in _plan(seed, DEMO_SIZES):
-        shows_two[task[0]] += len(_start_clip(seed, task)[0]) - 1
+    for clip in _plan(seed, DEMO_SIZES):
+        shows_two[clip.split] += len(_start_clip(seed, clip)[0]) - 1
     assert 60 <= shows_two["test"] <= 100  # of 160
     assert 50 <= shows_two["train"] <= 110 and 1 <= shows_two["val"] <= 18  # of 800 and 80
 
@@ -166,7 +166,7 @@ def test_half_of_the_test_clips_and_a_tenth_of_the_others_show_two_objects(seed)
 def test_silent_masks_lie_beside_the_masks_of_the_clips_that_show_two(tmp_path):
     sizes = {"train": 24, "val": 2, "test": 12}
     write_demo(tmp_path, seed=3, sizes=sizes, num_proc=1)
-    shows_two = {task[2]: len(_start_clip(3, task)[0]) > 1 for task in _plan(3, sizes)}
+    shows_two = {clip.clip_id: len(_start_clip(3, clip)[0]) > 1 for clip in _plan(3, sizes)}
     found = {
         clip.clip_id: silent_mask_files(SUBSETS["demo"], tmp_path, clip)
         for clip in read_clips(SUBSETS["demo"], tmp_path)
