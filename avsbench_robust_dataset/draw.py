@@ -3,13 +3,11 @@
 The rule (AVSBench-Robust's): a partner's groups differ from all groups of the clip; in S4 they are not the least
 suitable contrast either (in MS3 such pairs are avoided where that is free); never the same source video.
 
-Two draws. `matched` is a seeded random one-to-one assignment within the split, so that every sound is heard once as a
-positive and once off screen, and nobody who only listens can tell the two conditions apart. Where one to one cannot
-be (MS3, small splits), sounds are reused as evenly as possible; only a clip with no partner at all under the rule is
-relaxed, by the nearest step. The assignment is then an optimal semi-matching, which minimizes every symmetric convex
-function of the numbers of uses at once (Harvey et al. 2006, "Semi-matchings for bipartite graphs and load balancing"):
-no draw under the rule has a lower `DrawStatistics.sound_auc`. `released` follows the released script: a random allowed
-class, then a random clip of it.
+`matched` is a random one-to-one assignment within the split. Where that cannot be (MS3, small splits), sounds are
+reused as evenly as possible, and only a clip with no partner at all under the rule is relaxed: an optimal
+semi-matching (Harvey et al. 2006, "Semi-matchings for bipartite graphs and load balancing"), which has the lowest
+possible `DrawStatistics.sound_auc`. `released` follows the released script: a random allowed class, then a random clip
+of it.
 """
 
 import gzip
@@ -62,19 +60,10 @@ class Pair:
 
 def _share(values: Sequence[Iterable[str]], others: Sequence[Iterable[str]]) -> np.ndarray:
     """bool (n, n): whether clip i's values and clip j's others have one in common."""
-    n = len(values)
-    common = np.zeros((n, n), dtype=bool)
-    columns: dict[str, list[int]] = {}
-    for j, names in enumerate(others):
-        for name in names:
-            columns.setdefault(name, []).append(j)
-    rows: dict[str, list[int]] = {}
-    for i, names in enumerate(values):
-        for name in names:
-            rows.setdefault(name, []).append(i)
-    for name in rows.keys() & columns.keys():
-        common[np.ix_(rows[name], columns[name])] = True
-    return common
+    from sklearn.preprocessing import MultiLabelBinarizer  # here, because it takes a second to import
+
+    binarizer = MultiLabelBinarizer(sparse_output=True).fit([*values, *others])
+    return (binarizer.transform(values) @ binarizer.transform(others).T).toarray() > 0
 
 
 def _allowed_pairs(clips: list[Clip], subset: Subset) -> tuple[list[tuple[str | None, np.ndarray]], np.ndarray]:
@@ -212,11 +201,6 @@ def _assign(allowed: np.ndarray, preferred: np.ndarray, rng: np.random.Generator
     return partner
 
 
-def _matched(clips: list[Clip], subset: Subset, levels, least: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    allowed = _nearest(levels)
-    return _assign(allowed, allowed & ~least, rng)
-
-
 def _released(clips: list[Clip], subset: Subset, levels, least: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     def choose(options: list):
         return options[int(rng.bit_generator.random_raw()) * len(options) >> 64]
@@ -257,7 +241,11 @@ def draw_off_screen(clips: Iterable[Clip], subset: Subset, seed: int, draw: str 
         )
     levels, least = _allowed_pairs(clips, subset)
     rng = generator(seed, subset.name, split, "off_screen")
-    partner = (_matched if draw == "matched" else _released)(clips, subset, levels, least, rng)
+    if draw == "matched":
+        allowed = _nearest(levels)
+        partner = _assign(allowed, allowed & ~least, rng)
+    else:
+        partner = _released(clips, subset, levels, least, rng)
     return [
         Pair(
             clip=clips[i],
