@@ -1,14 +1,15 @@
 """What a download has and lacks, file by file, and which of its sounds are not what they should be."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
 from .files import printable
 from .progress import progress
-from .sounds import is_mute, missing_share, read_waveform
+from .sounds import announced_seconds, is_mute, read_waveform
 from .sources import count_odd_objects, media_files, objects_table, read_clips, read_frames, read_masks
 from .subsets import SPLITS, Subset
 
@@ -34,10 +35,6 @@ HEADINGS = {
 Findings = dict[str, list[str]]  # kind -> paths that are missing, or sentences that begin with a path
 
 
-def _is_complete(findings: Findings) -> bool:
-    return not any(findings[kind] for kind in (*MISSING, "unreadable", "cut"))
-
-
 def _lines(findings: Findings) -> list[str]:
     lines = []
     for kind in (*MISSING, "unreadable"):
@@ -54,43 +51,35 @@ def _listed(paths: list[str], shown: int) -> list[str]:
     return [f"    {path}" for path in paths[:shown]] + more
 
 
+def _found(kind: str, path: Path, read: Callable[[Path], Any], findings: Findings) -> Any:
+    """What `read` gives of a file, None where the file is missing or broken, which is noted."""
+    if not path.is_file():
+        findings[kind].append(str(path))
+        return None
+    try:
+        return read(path)
+    except ValueError as error:
+        findings["unreadable"].append(str(error))
+        return None
+
+
 def _look_at_images(frames: list[Path], masks: list[Path], findings: Findings) -> None:
     size = None
     for path in frames:
-        if not path.is_file():
-            findings["frames"].append(str(path))
-            continue
-        try:
-            _, size_of_frame = read_frames([path])
-        except ValueError as error:
-            findings["unreadable"].append(str(error))
-            continue
-        size = size or size_of_frame
-        if size_of_frame != size:
-            findings["unreadable"].append(
-                f"{path}: {size_of_frame} pixels, where the clip's other frames have {size}."
-            )
+        _, own_size = _found("frames", path, lambda path: read_frames([path]), findings) or (None, size)
+        size = size or own_size
+        if own_size != size:
+            findings["unreadable"].append(f"{path}: {own_size} pixels, where the clip's other frames have {size}.")
     for path in masks:
-        if not path.is_file():
-            findings["masks"].append(str(path))
-            continue
-        try:
-            read_masks([path], size)
-        except ValueError as error:
-            findings["unreadable"].append(str(error))
+        _found("masks", path, lambda path: read_masks([path], size), findings)
 
 
 def _look_at_sound(path: Path, findings: Findings) -> None:
-    if not path.is_file():
-        findings["wavs"].append(str(path))
-        return
-    try:
-        waveform = read_waveform(path)
-    except ValueError as error:
-        findings["unreadable"].append(str(error))
+    waveform = _found("wavs", path, read_waveform, findings)
+    if waveform is None:
         return
     seconds = soundfile.info(path).duration
-    announced = seconds / (1 - missing_share(path))
+    announced = announced_seconds(path)
     if announced > seconds + HEADER_TOLERANCE:
         findings["cut"].append(f"{path}: ends after {seconds:.2f} of the {announced:.2f} s that its header announces")
     if is_mute(waveform):
@@ -142,7 +131,7 @@ def check(subset: Subset, root: Path) -> tuple[list[str], bool]:
         unreadable = len(findings["unreadable"])
         lines.append(f"  {split}: {len(of_split)} clips, missing: {absent}, unreadable: {unreadable}")
         lines += _lines(findings)
-        complete &= _is_complete(findings)
+        complete &= not any(findings[kind] for kind in (*MISSING, "unreadable", "cut"))
     return list(map(printable, lines)), complete
 
 
