@@ -85,28 +85,25 @@ class Subset:
         return self.train_masks if split == "train" else FRAMES_PER_CLIP
 
 
-def _single_source(name: str, train_masks: int, avss_label: str | None = None) -> Subset:
-    return Subset(
-        name=name,
-        folder="Single-source",
-        table="s4_meta_data.csv",
-        id_column="name",
-        category_column="category",
-        media="s4_data",
-        frame="visual_frames/{split}/{category}/{clip_id}/{clip_id}_{number}.png",
-        mask="gt_masks/{split}/{category}/{clip_id}/{clip_id}_{number}.png",
-        wav="audio_wav/{split}/{category}/{clip_id}.wav",
-        train_masks=train_masks,
-        groups=SINGLE_SOURCE_GROUPS,
-        least_suitable=LEAST_SUITABLE_SINGLE,
-        least_suitable_is_rule=True,
-        clip_suffix=r"$^",  # matches nothing: every S4 clip is of another video
-        avss_label=avss_label,
-    )
-
-
+_S4 = Subset(
+    name="s4",
+    folder="Single-source",
+    table="s4_meta_data.csv",
+    id_column="name",
+    category_column="category",
+    media="s4_data",
+    frame="visual_frames/{split}/{category}/{clip_id}/{clip_id}_{number}.png",
+    mask="gt_masks/{split}/{category}/{clip_id}/{clip_id}_{number}.png",
+    wav="audio_wav/{split}/{category}/{clip_id}.wav",
+    train_masks=1,
+    groups=SINGLE_SOURCE_GROUPS,
+    least_suitable=LEAST_SUITABLE_SINGLE,
+    least_suitable_is_rule=True,
+    clip_suffix="",  # every S4 clip is of another video
+    avss_label="v1s",
+)
 SUBSETS = {
-    "s4": _single_source("s4", train_masks=1, avss_label="v1s"),
+    "s4": _S4,
     "ms3": Subset(
         name="ms3",
         folder="Multi-sources",
@@ -126,7 +123,10 @@ SUBSETS = {
     ),
     # Written by `avs-data demo` in S4's layout, with all five masks in train too, and with masks of silent objects.
     "demo": replace(
-        _single_source("demo", train_masks=FRAMES_PER_CLIP),
+        _S4,
+        name="demo",
+        train_masks=FRAMES_PER_CLIP,
+        avss_label=None,
         silent_mask="silent_masks/{split}/{category}/{clip_id}/{clip_id}_{number}.png",
     ),
 }
