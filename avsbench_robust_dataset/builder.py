@@ -6,7 +6,6 @@ anew otherwise.
 """
 
 import errno
-import functools
 import itertools
 import logging
 import numbers
@@ -33,6 +32,7 @@ from .sources import (
     content_digest,
     find_layout,
     find_root,
+    holds_demo,
     media_files,
     media_folder,
     read_clips,
@@ -105,14 +105,14 @@ class AvsbenchRobustConfig(datasets.BuilderConfig):
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
         """Derives the name of the cache folder from the content, so that equivalent arguments share a cache."""
-        root = find_root(SUBSETS[self.name], self.data_dir)
+        subset, root = SUBSETS[self.name], Path(str(self.data_dir))  # where the builder has located it
         content = {
             "seed": self.seed,
             "draw": self.draw,
             "conditions": self.conditions,
             **{argument: _files_of(folder) for argument, folder in self.folders.items()},
-            "files": content_digest(SUBSETS[self.name], root),
-            "folder": str(media_folder(SUBSETS[self.name], root)),
+            "files": content_digest(subset, root),
+            "folder": str(media_folder(subset, root)),
             "code": code_digest(),
         }
         return super().create_config_id(content, custom_features)
@@ -130,11 +130,10 @@ def locate_download(
 
     The demo subset writes itself into the cache of `datasets` if there is none.
     """
-
-    def synthesize():
-        return demo_root(cache_dir or datasets.config.HF_DATASETS_CACHE)
-
-    root = find_root(subset, data_dir, synthesize if subset.name == "demo" else None)
+    if subset.name == "demo" and data_dir is None and not holds_demo(subset):
+        root = demo_root(cache_dir or datasets.config.HF_DATASETS_CACHE)
+    else:
+        root = find_root(subset, data_dir)
     return find_layout(subset, root, layout), root
 
 
@@ -183,17 +182,9 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
     DEFAULT_WRITER_BATCH_SIZE = 100
 
     def __init__(
-        self,
-        cache_dir=None,
-        dataset_name=None,
-        config_name=None,
-        data_dir=None,
-        data_files=None,
-        layout=None,
-        image_size=IMAGE_SIZE,
-        **kwargs,
+        self, cache_dir=None, dataset_name=None, config_name=None, layout=None, image_size=IMAGE_SIZE, **kwargs
     ):
-        if data_files:
+        if kwargs.pop("data_files", None):
             raise ValueError("Expected no `data_files`: pass the folder that holds AVSBench as `data_dir`.")
         config_name = config_name or self.DEFAULT_CONFIG_NAME
         seed, draw = kwargs.get("seed", AvsbenchRobustConfig.seed), kwargs.get("draw", AvsbenchRobustConfig.draw)
@@ -207,14 +198,9 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
         if draw not in DRAWS:
             raise ValueError(f"Expected one of {', '.join(DRAWS)} for `draw`, got {draw!r}.")
         if config_name in SUBSETS:  # else `datasets` says which there are
-            data_dir = str(locate(SUBSETS[config_name], data_dir, cache_dir, layout, image_size))
-        super().__init__(
-            cache_dir=cache_dir,
-            dataset_name=dataset_name or "avsbench_robust",
-            config_name=config_name,
-            data_dir=data_dir,
-            **kwargs,
-        )
+            root = locate(SUBSETS[config_name], kwargs.get("data_dir"), cache_dir, layout, image_size)
+            kwargs["data_dir"] = str(root)
+        super().__init__(cache_dir, dataset_name or "avsbench_robust", config_name, **kwargs)
         # What was found in the files of a clip, so that its conditions read them once.
         self._images: dict[str, tuple[list[dict], list[dict]]] = {}
         self._sounds: dict[str, Sound] = {}
@@ -237,16 +223,15 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
     def _subset(self) -> Subset:
         return SUBSETS[self.config.name]
 
-    @functools.cached_property
+    @property
     def _root(self) -> Path:
-        return find_root(self._subset, self.config.data_dir)
+        return Path(self.config.data_dir)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         clips = read_clips(self._subset, self._root)
         if not dl_manager.is_streaming:  # a stream reads a clip when it comes to it
             check_complete(self._subset, self._root, clips)
-        generators, statistics = [], {}
-        config = self.config
+        generators, statistics, config = [], {}, self.config
         planned = plan_splits(
             self._subset, self._root, clips, config.conditions, config.seed, config.draw, config.folders
         )
@@ -256,11 +241,11 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
             if pairs:
                 statistics[name] = draw_statistics(pairs, self._subset)
             for condition, of_condition in rows.items():
-                clip_count, count = len(of_condition), min(MAX_SHARDS, len(of_condition))
-                edges = [clip_count * k // count for k in range(count + 1)]
+                count = min(MAX_SHARDS, len(of_condition))
+                edges = [len(of_condition) * k // count for k in range(count + 1)]
                 shards = [of_condition[begin:end] for begin, end in itertools.pairwise(edges)]
                 generators.append(datasets.SplitGenerator(split_name(name, condition), {"shards": shards}))
-                generators[-1].split_info.num_examples = clip_count  # so that the progress bar knows when it ends
+                generators[-1].split_info.num_examples = len(of_condition)  # so that the bar knows when it ends
         if note := explain(statistics, self.config.draw):
             logger.warning("%s: %s", self.config.name, note)
         return generators

@@ -8,7 +8,7 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ __all__ = [
     "annotation",
     "find_layout",
     "find_root",
+    "holds_demo",
     "media_files",
     "media_folder",
     "numbered_files",
@@ -40,13 +41,16 @@ __all__ = [
 ]
 
 DATA_DIR_VARIABLE = "AVSBENCH_DIR"
-DEFAULT_DATA_DIR = "data"
 HOW_TO_GET_IT = (
     "Ask for AVSBench as https://github.com/OpenNLPLab/AVSBench describes, unpack it so that it holds "
     "`Single-source/` and `Multi-sources/` (AVSBench-object), or `metadata.csv`, `v1s/` and `v1m/` "
     "(AVSBench-semantic), and pass that folder as `data_dir` or in $AVSBENCH_DIR. To try this without it: load the "
     "subset `demo`, or write a tree with `avs-data demo --out data_demo` and pass `data_dir='data_demo'` with the "
     "subset `demo`."
+)
+NO_OBJECTS = (
+    "Categories are empty, and off-screen sounds are drawn from any clip of another source video, without the group "
+    "rule. For the rule, put the whole metadata.csv of AVSBench-semantic there."
 )
 # What decides the content of a build; the rest prints, writes or checks.
 DECIDING_MODULES = (
@@ -84,27 +88,26 @@ def _warn_once(message: str) -> None:
 # --- where things are ---
 
 
-def find_root(
-    subset: Subset, data_dir: str | os.PathLike | None, synthesize: Callable[[], Path] | None = None
-) -> Path:
+def _place(data_dir: str | os.PathLike | None) -> tuple[str, Path]:
+    """How the folder to read from was named, and that folder."""
+    if data_dir is not None:
+        place, root = f"data_dir={os.fspath(data_dir)!r}", Path(data_dir)
+    elif os.environ.get(DATA_DIR_VARIABLE):
+        place, root = f"${DATA_DIR_VARIABLE}", Path(os.environ[DATA_DIR_VARIABLE])
+    else:
+        place, root = f"./data (no data_dir, no ${DATA_DIR_VARIABLE})", Path("data")
+    return place, root.expanduser().resolve()
+
+
+def find_root(subset: Subset, data_dir: str | os.PathLike | None) -> Path:
     """The folder to read a subset from: `data_dir`, else $AVSBENCH_DIR, else ./data.
 
-    The folder is the download, or the subset's own folder in it (it then holds the CSV itself). For `demo` without
-    `data_dir`, a place that holds no demo tree is passed over (a real S4 download looks alike but has one mask in
-    train) and `synthesize` is called for a root.
+    The folder is the download, or the subset's own folder in it (it then holds the CSV itself).
 
     Raises:
         FileNotFoundError: nothing is there; the message says what was looked for and how to get it.
     """
-    if data_dir is not None:
-        place, root = f"data_dir={os.fspath(data_dir)!r}", Path(data_dir).expanduser()
-    elif os.environ.get(DATA_DIR_VARIABLE):
-        place, root = f"${DATA_DIR_VARIABLE}", Path(os.environ[DATA_DIR_VARIABLE]).expanduser()
-    else:
-        place, root = f"./{DEFAULT_DATA_DIR} (no data_dir, no ${DATA_DIR_VARIABLE})", Path(DEFAULT_DATA_DIR)
-    root = root.resolve()
-    if data_dir is None and synthesize is not None and not _annotates_all_of_train(subset, root):
-        return synthesize()
+    place, root = _place(data_dir)
     if not _layouts_in(subset, root):
         looked_for = f"neither {subset.folder}/{subset.table} nor {subset.table}"
         if subset.avss_label is not None:
@@ -162,13 +165,14 @@ def annotation(root: Path) -> str:
     return "semantic" if (root / ANNOTATION).is_file() else "object"
 
 
+def _first_file(*paths: Path) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _table(subset: Subset, root: Path) -> Path | None:
     if subset.layout == "semantic":
         return _avss_table(root) if subset.avss_label is not None else None
-    for path in (root / subset.folder / subset.table, root / subset.table):
-        if path.is_file():
-            return path
-    return None
+    return _first_file(root / subset.folder / subset.table, root / subset.table)
 
 
 def _existing_table(subset: Subset, root: Path) -> Path:
@@ -179,14 +183,15 @@ def _existing_table(subset: Subset, root: Path) -> Path:
 
 
 def _avss_table(root: Path) -> Path | None:
-    for path in (root / "AVSS" / "metadata.csv", root / "metadata.csv"):
-        if path.is_file():
-            return path
-    return None
+    return _first_file(root / "AVSS" / "metadata.csv", root / "metadata.csv")
 
 
-def _annotates_all_of_train(subset: Subset, root: Path) -> bool:
-    """Whether `root` holds a sound table of the subset and the last mask of its first training clip."""
+def holds_demo(subset: Subset) -> bool:
+    """Whether $AVSBENCH_DIR, else ./data, has a whole table and the last mask of its first training clip.
+
+    A real S4 download looks like the demo, but has one mask of each training clip.
+    """
+    _, root = _place(None)
     if _table(subset, root) is None:
         return False
     try:
@@ -368,12 +373,9 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
         clips[clip_id] = Clip(clip_id, split, "_".join(labels), labels, source, uid)
         if len(clips) > MAX_CLIPS:
             raise ValueError(f"Expected at most {MAX_CLIPS} clips in {table}, got more. Download it again.")
-    if not clips and subset.layout == "semantic":
-        raise ValueError(
-            f"Expected rows of {subset.name}, label {subset.avss_label}, in {table}, got none. Download it again."
-        )
     if not clips:
-        raise ValueError(f"Expected clips in {table}, got its first line only. Download it again.")
+        rows = f"rows of {subset.name}, label {subset.avss_label}," if subset.layout == "semantic" else "clips"
+        raise ValueError(f"Expected {rows} in {table}, got none. Download it again.")
     if objects and unlabelled:
         _warn_once(
             f"{objects_table(subset, root)} does not name the objects of {len(unlabelled)} of {len(clips)} clips "
@@ -429,11 +431,7 @@ def _read_objects(subset: Subset, root: Path) -> dict[str, tuple[str, ...]]:
     """
     path = objects_table(subset, root)
     if path is None:
-        _warn_once(
-            f"{subset.name}: neither AVSS/metadata.csv nor metadata.csv in {root}. Categories are empty, and "
-            "off-screen sounds are drawn from any clip of another source video, without the group rule. For the rule, "
-            "put AVSS's metadata.csv there."
-        )
+        _warn_once(f"{subset.name}: neither AVSS/metadata.csv nor metadata.csv in {root}. {NO_OBJECTS}")
         return {}
     objects: dict[str, tuple[str, ...]] = {}
     unknown: set[str] = set()
@@ -445,11 +443,7 @@ def _read_objects(subset: Subset, root: Path) -> dict[str, tuple[str, ...]]:
             objects[row["vid"]] = tuple(dict.fromkeys((*objects.get(row["vid"], ()), *names)))
             unknown.update(name for name in objects[row["vid"]] if name not in subset.groups)
     if not objects:
-        _warn_once(
-            f"{subset.name}: {path} has no row of label {subset.avss_label}. Categories are empty, and off-screen "
-            "sounds are drawn from any clip of another source video, without the group rule. For the rule, put the "
-            "whole metadata.csv of AVSBench-semantic there."
-        )
+        _warn_once(f"{subset.name}: {path} has no row of label {subset.avss_label}. {NO_OBJECTS}")
     if off_screen:
         _warn_once(
             f"{path}: in {off_screen} rows of {subset.avss_label} something sounds {OFF_SCREEN_OBJECT}. The group "
@@ -479,8 +473,8 @@ def _read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_image(path: Path, data: bytes) -> tuple[int, int]:
-    """(width, height) of a file that is whole: every chunk is there and its checksum right. Pixels are not decoded.
+def _open_image(path: Path, data: bytes, decode: bool = False) -> Image.Image:
+    """An image whose file is whole: every chunk is there and its checksum right. A PNG's pixels need not be decoded.
 
     What AVSBench's files are, PNG, or JPEG by that name; no other format, of which some run programs.
     """
@@ -489,14 +483,15 @@ def _check_image(path: Path, data: bytes) -> tuple[int, int]:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
         if image.format == "PNG":
-            if not data.endswith(PNG_END) and PNG_END not in data:  # Pillow does not look at the very last checksum
+            if PNG_END not in data:  # Pillow does not look at the very last checksum
                 raise ValueError("no end")
             image.verify()
-        else:
+            image = Image.open(io.BytesIO(data))
+        if decode or image.format == "JPEG":
             image.load()
         if b"eXIf" in data or b"exif" in data:  # which `datasets` reads, to turn the image as it says
             Image.open(io.BytesIO(data)).getexif()  # decodes it
-        return image.size
+        return image
     except BROKEN_IMAGE as error:
         raise ValueError(
             f"Expected a complete PNG at {path}, got {len(data)} bytes that are not one ({error}). Download it again."
@@ -513,7 +508,7 @@ def read_frames(paths: list[Path]) -> tuple[list[bytes], tuple[int, int]]:
     files, sizes = [], []
     for path in paths:
         files.append(_read_bytes(path))
-        sizes.append(_check_image(path, files[-1]))
+        sizes.append(_open_image(path, files[-1]).size)
         if sizes[-1] != sizes[0]:
             raise ValueError(
                 f"Expected {sizes[0][0]} x {sizes[0][1]} pixels at {path}, as in {paths[0].name}, got "
@@ -538,17 +533,12 @@ def read_masks(paths: list[Path], size: tuple[int, int] | None = None) -> list[b
     files = []
     for path in paths:
         data = _read_bytes(path)
-        own_size = _check_image(path, data)
-        if size is not None and own_size != size:
+        image = _open_image(path, data, decode=True)
+        if size is not None and image.size != size:
             raise ValueError(
-                f"Expected a mask of {size[0]} x {size[1]} pixels at {path}, as its frame, got {own_size[0]} x "
-                f"{own_size[1]}. Download mask and frame again."
+                f"Expected a mask of {size[0]} x {size[1]} pixels at {path}, as its frame, got {image.width} x "
+                f"{image.height}. Download mask and frame again."
             )
-        try:
-            image = Image.open(io.BytesIO(data))
-            image.load()
-        except BROKEN_IMAGE as error:
-            raise ValueError(f"Expected a complete PNG at {path}, got {error}. Download it again.") from error
         if image.format != "PNG":
             raise ValueError(
                 f"Expected a PNG as mask at {path}, got a {image.format}: its compression leaves greys above 0 "

@@ -185,7 +185,7 @@ TIMBRES = {
 
 
 def make_sound(category: str, rng: np.random.Generator) -> np.ndarray:
-    """float32 (80000,) in (-1, 1), 16 kHz mono: the category's timbre, audible in every second, and a faint background.
+    """float32 (80000,) in (-1, 1), 16 kHz: the category's timbre, audible in every second, and a faint background.
 
     Args:
         category: one of `DEMO_CATEGORIES`.

@@ -404,15 +404,15 @@ def test_the_code_digest_covers_what_decides_content_and_nothing_else(tmp_path, 
         path.write_text(before + "\nSTATEMENT = 1\n")
         assert (sources.code_digest() != whole) == (path.stem in sources.DECIDING_MODULES), path.name
         path.write_text(before)
-    # What a deciding module imports decides too, but for what names, writes or shows files; what `semantic` writes is
-    # read as files, in a folder whose name has a version.
+    # What a deciding module imports decides too, but for what names, writes or shows files; what `semantic` and
+    # `synthetic` write is read as files, in a folder whose name has a version or a digest.
     imported = {
         node.module
         for module in sources.DECIDING_MODULES
         for node in ast.walk(ast.parse((package / f"{module}.py").read_text()))
         if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
     }
-    assert imported - {"files", "semantic"} <= set(sources.DECIDING_MODULES)
+    assert imported - {"files", "semantic", "synthetic"} <= set(sources.DECIDING_MODULES)
 
 
 def test_force_redownload_builds_again(write_s4, load, tmp_path, built):
