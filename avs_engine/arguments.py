@@ -2,6 +2,8 @@
 answered at once."""
 
 import argparse
+import math
+from collections.abc import Callable
 
 from avsbench_robust_dataset import SUBSETS
 from avsbench_robust_dataset.builder import locate
@@ -19,6 +21,22 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
             return text
         shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
         return f"{text} (default: {shown.replace('%', '%%')})"
+
+
+def at_least(minimum: int, number: type[int] | type[float] = int) -> Callable[[str], float]:
+    """The type of an argument that is a finite number, not below `minimum`."""
+
+    def parse(text: str) -> float:
+        value = number(text)
+        if not minimum <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"expected at least {minimum}, got {value}")
+        return value
+
+    parse.__name__ = number.__name__  # which argparse names where the text is no number
+    return parse
+
+
+count, natural, number = at_least(1), at_least(0), at_least(0, float)
 
 
 def add_layout_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from avsbench_robust_dataset.files import OutputError, printable
 
-from . import arguments, evaluation_arguments, training_arguments
+from . import evaluation_arguments, training_arguments
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -13,7 +13,6 @@ def train(argv: Sequence[str] | None = None) -> None:
     args = training_arguments.parse_args(argv)
     from .training import run_training
 
-    arguments.use_layout(args)
     run_training(args)
 
 
@@ -22,7 +21,6 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
     args = evaluation_arguments.parse_args(argv)
     from .evaluation import run_evaluation
 
-    arguments.use_layout(args)
     run_evaluation(args)
 
 

@@ -12,19 +12,15 @@ the ground-truth masks only; see docs/howto/score-masks.md), or any Python calla
     (frames (T, H, W, 3) uint8 RGB, waveform (80000,) float32, sampling rate) -> probabilities (T, H, W)
 
 The same file runs on one CPU (`--cpu`), one GPU, or several processes (`torchrun --nproc_per_node N`, with `--cpu` for
-CPU processes). Each clip's frames pass the backbone once, each distinct sound passes the audio encoder once; only the
-head runs once per clip and condition. Masks are scored at their own resolution.
+CPU processes). Masks are scored at their own resolution.
 
 Conditions beyond the four are values of `--conditions`: `unseen` (sounds that no training hears: wav files of
 `--unseen_dir`, else built-in ones), `timbre` (random sounds, to train on), `mixed_snr_<dB>` (own and off-screen
 sound), `noise_snr_<dB>` (own sound and noise).
 
-`--push_to_hub` publishes the model of `--model` with these scores in its card.
-
-`results.json` holds the scores and breakdowns, `clips.jsonl` the statistics of every clip behind them;
-`--save_predictions` writes the probability masks beside them. An interrupted run resumes where it stopped and ends
-with exactly the scores of an uninterrupted one; SIGTERM ends it with exit code 0. A second run in the same output
-folder is refused. The number of processes does not change the scores if each process has the same number of threads.
+`results.json` holds the scores and breakdowns, `clips.jsonl` the statistics of every clip behind them. An interrupted
+run resumes where it stopped and ends with exactly the scores of an uninterrupted one; SIGTERM ends it with exit code
+0. The number of processes does not change the scores if each process has the same number of threads.
 """
 
 import argparse
@@ -37,7 +33,7 @@ from avsbench_robust_dataset import CONDITIONS, SUBSETS, __version__
 from avsbench_robust_dataset.conditions import get_condition
 from evaluate_metrics.mask_folders import named_folders
 
-from .arguments import NUM_WORKERS_HELP, HelpFormatter, add_hub_arguments, add_layout_argument
+from .arguments import NUM_WORKERS_HELP, HelpFormatter, add_hub_arguments, add_layout_argument, count, use_layout
 
 
 def condition_name(name: str) -> str:
@@ -97,9 +93,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--background", type=getrgb, metavar="COLOUR", help="what is no object in --predictions of many colours: black"
     )
-    parser.add_argument("--batch_size", type=int, default=4, help="clips per process")
+    parser.add_argument("--batch_size", type=count, default=4, help="clips per process")
     parser.add_argument("--num_workers", type=int, help=NUM_WORKERS_HELP)
-    parser.add_argument("--max_clips", type=int, help="score only this many clips, evenly spaced over the split")
+    parser.add_argument("--max_clips", type=count, help="score only this many clips, evenly spaced over the split")
     parser.add_argument("--save_predictions", action="store_true", help="write 8-bit PNG probability masks")
     parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: accelerate's own setting")
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
@@ -113,6 +109,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     extra = [condition for condition in dict.fromkeys(args.conditions) if condition not in CONDITIONS]
     args.conditions = [condition for condition in CONDITIONS if condition in args.conditions] + extra
     check_arguments(parser, args, extra)
+    use_layout(args)
     return args
 
 
@@ -120,9 +117,6 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, e
     """Ends the program if arguments contradict each other."""
     if args.push_to_hub and args.model is None:
         parser.error("argument --push_to_hub: only with argument --model; publish other models with their own tools")
-    for name in ("batch_size", "max_clips"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"argument --{name}: expected at least 1, got {getattr(args, name)}")
     for name in ("grey_of_one", "resize", "mask_pattern", "background"):
         if getattr(args, name) is not None and args.predictions is None:
             parser.error(f"argument --{name}: only with argument --predictions")

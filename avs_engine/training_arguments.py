@@ -8,17 +8,14 @@ CPU processes; `accelerate launch --cpu --num_processes 2` starts only one), in 
 
 An epoch contains every positive clip once, and negative items that are drawn anew: the same frames with another sound
 and empty masks. `--negative_ratio` is their share of all items. `--compose_share` of the items show two clips in one
-picture, of which one sounds, or neither. `--recipe listen` (the default) sets these for a model that listens,
-`--recipe paper` as the paper has them; an option that is given wins over the recipe.
+picture, of which one sounds, or neither. An option that is given wins over `--recipe`.
 
 `--resume_from_checkpoint latest` continues an interrupted run, which ends with the same weights as an uninterrupted
-one, bit for bit (on the CPU; on a GPU as far as its kernels are deterministic). `auto` does the same and starts a new
-run if there is no checkpoint, so that a job can be submitted again with the same command. SIGTERM saves a checkpoint
-and ends the run with exit code 0. Only one run at a time may use an `--output_dir`.
+one, bit for bit (on a GPU as far as its kernels are deterministic). SIGTERM saves a checkpoint and ends the run with
+exit code 0.
 
 `--output_dir` receives the model with the best validation G-mIoU as a `from_pretrained` folder, `last/` (the model
-after the last step), `train_log.jsonl`, `trainer_state.json` and `checkpoints/`. `--push_to_hub` publishes the best
-model at the end, with its processor, its card and its code; the token's permission is checked before the training.
+after the last step), `train_log.jsonl`, `trainer_state.json` and `checkpoints/`.
 """
 
 import argparse
@@ -26,14 +23,24 @@ import dataclasses
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from avsbench_robust_dataset import __version__
 from avsbench_robust_dataset import conditions as audio_conditions
 from avsbench_robust_dataset.conditions import EXTRA_CONDITIONS
 
-from .arguments import NUM_WORKERS_HELP, HelpFormatter, add_hub_arguments, add_layout_argument
+from .arguments import (
+    NUM_WORKERS_HELP,
+    HelpFormatter,
+    add_hub_arguments,
+    add_layout_argument,
+    count,
+    natural,
+    number,
+    use_layout,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,35 +82,6 @@ RECIPES = {
 # The options that a new model's configuration takes over.
 LOSS_SETTINGS = ("loss_type", "bce_weight", "mask_weight", "mix_weight", "similarity_weight")
 LOSS_TYPES = ("bce_dice", "dice", "bce")  # those of AVSegFormerConfig, whose import takes seconds
-
-# The smallest value of each number.
-LEAST = dict.fromkeys(
-    (
-        "epochs",
-        "max_steps",
-        "batch_size",
-        "gradient_accumulation_steps",
-        "frames_per_clip",
-        "validation_clips",
-        "logging_steps",
-        "image_size",
-    ),
-    1,
-) | dict.fromkeys(
-    (
-        "seed",
-        "data_seed",
-        "num_workers",
-        "warmup_steps",
-        "max_grad_norm",
-        "freeze_backbone_epochs",
-        "validation_every",
-        "keep_checkpoints",
-        "learning_rate",
-        "weight_decay",
-    ),
-    0,
-)
 
 
 def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
@@ -159,20 +137,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args.command = command_line(sys.argv[1:] if argv is None else argv, args.hub_token)
     _fill_in_presets(parser, args)
     _check(parser, args)
+    use_layout(args)
     return args
 
 
-def _by_subset(name: str) -> str:
-    """For the help of an option: its default of each subset."""
-    values = {subset: getattr(preset, name) for subset, preset in PRESETS.items()}
-    return "default: " + ", ".join(f"{value} ({subset})" for subset, value in values.items())
+def _defaults(table: Mapping[str, Preset] | Mapping[str, Recipe], name: str) -> str:
+    """For the help of an option: its default of each subset or recipe."""
+    values = {key: getattr(defaults, name) for key, defaults in table.items()}
+    values = {key: " ".join(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return "default: " + ", ".join(f"{value} ({key})" for key, value in values.items())
 
 
-def _by_recipe(name: str) -> str:
-    """For the help of an option: its default of each recipe."""
-    values = {recipe: getattr(defaults, name) for recipe, defaults in RECIPES.items()}
-    values = {recipe: " ".join(value) if isinstance(value, tuple) else value for recipe, value in values.items()}
-    return "default: " + ", ".join(f"{value} ({recipe})" for recipe, value in values.items())
+_by_subset, _by_recipe = partial(_defaults, PRESETS), partial(_defaults, RECIPES)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -180,10 +156,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--subset", required=True, choices=list(PRESETS), help="demo is what `avs-data demo` writes")
     data.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
     add_layout_argument(data)
-    data.add_argument("--data_seed", type=int, default=42, help="seed of the negative sounds; avs-evaluate's --seed")
-    data.add_argument("--num_workers", type=int, help=NUM_WORKERS_HELP)
+    data.add_argument("--data_seed", type=natural, default=42, help="seed of negative sounds; avs-evaluate's --seed")
+    data.add_argument("--num_workers", type=natural, help=NUM_WORKERS_HELP)
     data.add_argument("--cache_frames_gb", type=float, default=2, help="keep decoded frames in this much memory, GiB")
-    data.add_argument("--frames_per_clip", type=int, help="random frames of an item, masked ones first; default: all")
+    data.add_argument("--frames_per_clip", type=count, help="random frames of an item, masked first; default: all")
     data.add_argument("--augment", action="store_true", help="flip clips left to right at random; not in the original")
     data.add_argument(
         "--recipe",
@@ -229,7 +205,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--random_backbone", action="store_true", help="random weights for a new model's backbone")
     model.add_argument("--vggish_weights", help="file, folder or Hub id; default: those of --model")
     model.add_argument("--random_vggish", action="store_true", help="random weights for a new model's audio encoder")
-    model.add_argument("--image_size", type=int, help=f"pixels; {_by_subset('image_size')}, or that of --model")
+    model.add_argument("--image_size", type=count, help=f"pixels; {_by_subset('image_size')}, or that of --model")
     model.add_argument("--loss_type", choices=LOSS_TYPES, help="default: bce_dice, or that of --model")
     for name in LOSS_SETTINGS[1:]:
         model.add_argument(f"--{name}", type=float, help="see AVSegFormerConfig; default: its own, or that of --model")
@@ -237,30 +213,30 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("training")
-    run.add_argument("--seed", type=int, default=42, help="seed of new weights, the order of clips and dropout")
-    run.add_argument("--epochs", type=int, help=_by_subset("epochs"))
-    run.add_argument("--max_steps", type=int, help="optimizer steps, instead of --epochs; default: --epochs decides")
-    run.add_argument("--batch_size", type=int, help=f"clips per process and step; {_by_subset('batch_size')}")
-    run.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches of an optimizer step")
-    run.add_argument("--learning_rate", type=float, help=_by_subset("learning_rate"))
-    run.add_argument("--weight_decay", type=float, default=0.01, help="of AdamW")
+    run.add_argument("--seed", type=natural, default=42, help="seed of new weights, the order of clips and dropout")
+    run.add_argument("--epochs", type=count, help=_by_subset("epochs"))
+    run.add_argument("--max_steps", type=count, help="optimizer steps, instead of --epochs; default: --epochs decides")
+    run.add_argument("--batch_size", type=count, help=f"clips per process and step; {_by_subset('batch_size')}")
+    run.add_argument("--gradient_accumulation_steps", type=count, default=1, help="batches of an optimizer step")
+    run.add_argument("--learning_rate", type=number, help=_by_subset("learning_rate"))
+    run.add_argument("--weight_decay", type=number, default=0.01, help="of AdamW")
     run.add_argument(
         "--lr_scheduler",
         default="constant",
         choices=("constant", "linear", "cosine", "onecycle"),
         help="how the learning rate changes",
     )
-    run.add_argument("--warmup_steps", type=int, default=0, help="steps in which the learning rate rises")
-    run.add_argument("--max_grad_norm", type=float, default=0.0, help="0: no clipping")
+    run.add_argument("--warmup_steps", type=natural, default=0, help="steps in which the learning rate rises")
+    run.add_argument("--max_grad_norm", type=number, default=0.0, help="0: no clipping")
     run.add_argument(
         "--freeze_backbone_epochs",
-        type=int,
+        type=natural,
         help=f"the first epochs, in which the backbone is frozen; {_by_subset('freeze_backbone_epochs')}",
     )
     run.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: accelerate's own setting")
     run.add_argument("--cpu", action="store_true", help="stay on the CPU")
-    run.add_argument("--validation_every", type=int, default=1, help="epochs; 0: never")
-    run.add_argument("--validation_clips", type=int, help="clips of a validation, evenly spaced; default: all")
+    run.add_argument("--validation_every", type=natural, default=1, help="epochs; 0: never")
+    run.add_argument("--validation_clips", type=count, help="clips of a validation, evenly spaced; default: all")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -268,12 +244,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--output_dir", required=True, help="receives the model, its log and checkpoints")
     out.add_argument("--overwrite_output_dir", action="store_true", help="replace the run that is there")
     out.add_argument("--checkpointing_steps", default="epoch", help="a number of steps, or 'epoch'")
-    out.add_argument("--keep_checkpoints", type=int, default=2, help="the newest ones; 0: all")
+    out.add_argument("--keep_checkpoints", type=natural, default=2, help="the newest ones; 0: all")
     out.add_argument(
         "--resume_from_checkpoint",
         help="a checkpoint folder, 'latest' in --output_dir, or 'auto': the latest if there is one, else a new run",
     )
-    out.add_argument("--logging_steps", type=int, default=10, help="steps from one line of the log to the next")
+    out.add_argument("--logging_steps", type=count, default=10, help="steps from one line of the log to the next")
     out.add_argument("--with_tracking", action="store_true", help="send the log to the tracker of --report_to")
     out.add_argument("--report_to", default="all", help="a tracker that accelerate knows")
 
@@ -318,9 +294,5 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
                 f"argument --checkpointing_steps: expected a number or 'epoch', got {args.checkpointing_steps!r}"
             )
         args.checkpointing_steps = int(args.checkpointing_steps)
-    for name, minimum in LEAST.items():
-        value = getattr(args, name)
-        if value is not None and not minimum <= value < math.inf:
-            parser.error(f"argument --{name}: expected at least {minimum}, got {value}")
     if args.resume_from_checkpoint is not None and args.overwrite_output_dir:
         parser.error("--resume_from_checkpoint continues a run, --overwrite_output_dir replaces it: give one of them")
