@@ -69,6 +69,8 @@ class DecodedClip:
     """A clip of a split: its index there, frames (T, H, W, 3) uint8 RGB, masks (K, H, W) uint8 with 1 = object."""
 
     index: int
+    clip_id: str
+    category: str
     frames: np.ndarray
     masks: np.ndarray
 
@@ -77,13 +79,14 @@ class DecodedClips(torch.utils.data.Dataset):
     """The clips of a split, decoded when they are read."""
 
     def __init__(self, split: Dataset):
-        self.split = split.select_columns(["frames", "masks"])  # the waveforms are read once, by `Sounds`
+        self.clip_ids, self.categories = split["clip_id"][:], split["category"][:]
+        self.images = split.select_columns(["frames", "masks"])  # the waveforms are read once, by `Sounds`
 
     def __len__(self) -> int:
-        return len(self.split)
+        return len(self.clip_ids)
 
     def __getitem__(self, index: int) -> DecodedClip:
-        return DecodedClip(index, *decode_clip(self.split, index))
+        return DecodedClip(index, self.clip_ids[index], self.categories[index], *decode_clip(self.images, index))
 
 
 def batches(
@@ -95,12 +98,13 @@ def batches(
     processes changes which clips share a batch, since a result's last bits may depend on that. So a batch may contain
     clips that are done.
     """
-    clip_ids = split["clip_id"][:]
+    clips = DecodedClips(split)
+    clip_ids = clips.clip_ids
     whole = [range(start, min(start + batch_size, len(clip_ids))) for start in range(0, len(clip_ids), batch_size)]
     left = [list(batch) for batch in whole if not all(clip_ids[index] in done for index in batch)]
     share = left[accelerator.process_index :: accelerator.num_processes]
     loader = DataLoader(
-        DecodedClips(split),
+        clips,
         batch_sampler=share,
         num_workers=num_workers,
         collate_fn=list,
@@ -119,79 +123,46 @@ def load_splits(
     subset: str,
     data_dir: str | None,
     seed: int,
-    splits: Sequence[str],
+    split: str,
     conditions: Sequence[str],
     num_proc: int | None = None,
     folders: Folders = MappingProxyType({}),
-) -> list[Splits]:
-    """For each of `splits` of the subset, condition -> clips; `num_proc` processes build what is not cached yet.
+    max_clips: int | None = None,
+) -> Splits:
+    """The clips of a split under each condition; `num_proc` processes build what is not cached yet.
 
     Args:
         conditions: as in `get_condition`. The benchmark's four always share one build.
         folders: of wav files for the conditions `unseen` and `recorded`, by the name of their argument.
-
-    Raises:
-        ValueError: a split has no clips; the subset or a condition is unknown.
-        FileNotFoundError: data are missing; the message names them.
-    """
-    known = tuple(condition for condition in conditions if condition in CONDITIONS)
-    extra = tuple(condition for condition in conditions if condition not in CONDITIONS)
-    loaded: list[Splits] = [{} for _ in splits]
-    options: dict[str, Any] = {"data_dir": data_dir, "seed": seed, "num_proc": num_proc}
-    extra_options = options | {"conditions": extra, **folders}
-    for chosen, options_of_chosen in ((known, options), (extra, extra_options)):
-        names = [split_name(split, condition) for split in splits for condition in chosen]
-        if not names:
-            continue
-        of_names = iter(load_dataset("avsbench_robust", subset, split=names, **options_of_chosen))
-        for split, of_split in zip(splits, loaded, strict=True):
-            for condition in chosen:
-                of_split[condition] = next(of_names)
-                if not len(of_split[condition]):
-                    raise ValueError(
-                        f"Expected clips in the split {split_name(split, condition)} of {subset}, but there are none. "
-                        "See `avs-data check`."
-                    )
-    return [{condition: of_split[condition] for condition in conditions} for of_split in loaded]
-
-
-def load_conditions(
-    subset: str,
-    data_dir: str | None,
-    seed: int,
-    split: str,
-    conditions: Sequence[str],
-    folders: Folders = MappingProxyType({}),
-    max_clips: int | None = None,
-    num_proc: int | None = None,
-) -> tuple[Splits, dict[str, list[str]]]:
-    """The clips of a split under each condition.
-
-    Args:
-        conditions, folders: as in `load_splits`.
         max_clips: take only this many clips, evenly spaced.
 
-    Returns:
-        The splits, and condition -> the cache files behind them.
+    Raises:
+        ValueError: the split has no clips; the subset or a condition is unknown.
+        FileNotFoundError: data are missing; the message names them.
     """
-    (loaded,) = load_splits(subset, data_dir, seed, [split], conditions, num_proc, folders)
-    first, *_ = loaded.values()
-    kept = evenly_spaced(len(first), max_clips)
-    splits = {condition: of_condition.select(kept) for condition, of_condition in loaded.items()}
-    check_splits(splits)
-    files = {name: [file["filename"] for file in of_condition.cache_files] for name, of_condition in loaded.items()}
-    return splits, files
+    known = [condition for condition in conditions if condition in CONDITIONS]
+    extra = [condition for condition in conditions if condition not in CONDITIONS]
+    options: dict[str, Any] = {"data_dir": data_dir, "seed": seed, "num_proc": num_proc}
+    extra_options = options | {"conditions": tuple(extra), **folders}
+    loaded: Splits = {}
+    for chosen, its_options in ((known, options), (extra, extra_options)):
+        names = [split_name(split, condition) for condition in chosen]
+        clips = load_dataset("avsbench_robust", subset, split=names, **its_options) if names else ()
+        loaded |= zip(chosen, clips, strict=True)
+    kept = evenly_spaced(len(next(iter(loaded.values()))), max_clips)
+    if not kept:
+        raise ValueError(f"Expected clips in the split {split} of {subset}, but there are none. See `avs-data check`.")
+    return {condition: loaded[condition].select(kept) for condition in conditions}
 
 
 def check_splits(splits: Splits) -> None:
     """Raises ValueError if the conditions have different clips."""
-    conditions = list(splits)
-    first = splits[conditions[0]]
-    for condition in conditions[1:]:
-        split = splits[condition]
-        if split["clip_id"][:] != first["clip_id"][:]:
+    clip_ids = {condition: split["clip_id"][:] for condition, split in splits.items()}
+    first, *others = clip_ids
+    for condition in others:
+        if clip_ids[condition] != clip_ids[first]:
             raise ValueError(
-                f"Expected the same clips in the same order in every condition, but those of {conditions[0]!r} and "
+                f"Expected the same clips in the same order in every condition, but those of {first!r} and "
                 f"{condition!r} differ. Take the splits of one load_dataset call."
             )
 

@@ -4,6 +4,7 @@ A share of the items may show two clips in one picture (`compositions`), of whic
 """
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from avsbench_robust_dataset.draw import pairing_rules
 from avsbench_robust_dataset.subsets import SUBSETS, Subset
 from modeling_avsegformer import AVSegFormerProcessor
 
-from .clips import clips_of, decode_clip
+from .clips import Splits, clips_of, decode_clip
 from .compositions import compose
 from .signals import leave_sigterm_to_parent
 
@@ -48,6 +49,7 @@ def epoch_plan(
     return [items[index] for index in rng.permutation(len(items))]
 
 
+@dataclasses.dataclass(eq=False)
 class TrainingClips(torch.utils.data.Dataset):
     """The items of one epoch; `set_epoch` draws another.
 
@@ -59,48 +61,39 @@ class TrainingClips(torch.utils.data.Dataset):
         keys: condition -> key of each clip's sound, as in `Sounds`.
         frames_per_clip: frames of an item, drawn among those with a mask first; None: all.
         augment: flip half of the items left to right.
+        cache_bytes: keep the decoded frames in memory if they take no more.
         compose_share: the share in [0, 1] of the items that show two clips.
         redraw_sounds: negative items hear a sound that is drawn anew each epoch among those of their condition; off
             screen, under the benchmark's rule. False: the sound of their clip in `keys`, unless they show two clips.
         subset: tells which sounds and clips go together, where items are composed or sounds drawn anew.
         off_screen_sources: clip ids whose sounds `keys["off_screen"]` names, as the split's `audio_source`.
-        cache_bytes: keep the decoded frames in memory if they take no more.
     """
 
-    def __init__(
-        self,
-        split: Dataset,
-        keys: dict[str, list[str]],
-        negative_ratio: float,
-        negative_conditions: dict[str, float],
-        seed: int,
-        frames_per_clip: int | None = None,
-        augment: bool = False,
-        cache_bytes: float = 0,
-        compose_share: float = 0.0,
-        redraw_sounds: bool = False,
-        subset: Subset | None = None,
-        off_screen_sources: Sequence[str] = (),
-    ):
-        self.clip_ids = split["clip_id"][:]
-        self.split = split.select_columns(["frames", "masks"])  # decoding the waveforms as well would cost more
-        self.keys = keys
-        self.negative_ratio = negative_ratio
-        self.negative_conditions = negative_conditions
-        self.seed = seed
-        self.frames_per_clip = frames_per_clip
-        self.augment = augment
-        self.compose_share = compose_share
-        self.redraw_sounds = redraw_sounds
-        if compose_share or redraw_sounds:
-            if subset is None:
+    split: Dataset
+    keys: dict[str, list[str]]
+    negative_ratio: float
+    negative_conditions: dict[str, float]
+    seed: int
+    frames_per_clip: int | None = None
+    augment: bool = False
+    cache_bytes: float = 0
+    compose_share: float = 0.0
+    redraw_sounds: bool = False
+    subset: Subset | None = None
+    off_screen_sources: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        self.clip_ids = self.split["clip_id"][:]
+        if self.compose_share or self.redraw_sounds:
+            if self.subset is None:
                 raise ValueError("Expected a `subset` for items that are composed or whose sounds are drawn anew.")
-            self.may_hear, self.may_meet = pairing_rules(clips_of(split, subset), subset)
+            self.may_hear, self.may_meet = pairing_rules(clips_of(self.split, self.subset), self.subset)
             places = {clip_id: place for place, clip_id in enumerate(self.clip_ids)}
-            self.off_screen_sources = np.array([places[clip_id] for clip_id in off_screen_sources], dtype=int)
-        self.decoded = None
-        if sum(array.nbytes for array in decode_clip(self.split, 0)) * len(split) <= cache_bytes:
-            self.decoded = [decode_clip(self.split, clip) for clip in range(len(split))]
+            self.off_screen_places = np.array([places[clip_id] for clip_id in self.off_screen_sources], dtype=int)
+        self.split = self.split.select_columns(["frames", "masks"])  # decoding the waveforms as well would cost more
+        self.decoded: list | None = None
+        if sum(array.nbytes for array in decode_clip(self.split, 0)) * len(self.split) <= self.cache_bytes:
+            self.decoded = [decode_clip(self.split, clip) for clip in range(len(self.split))]
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -151,7 +144,7 @@ class TrainingClips(torch.utils.data.Dataset):
             return keys[visible[0]]
         candidates = np.arange(len(keys))
         if condition == "off_screen":
-            allowed = self.may_hear[visible][:, self.off_screen_sources]
+            allowed = self.may_hear[visible][:, self.off_screen_places]
             # Three groups in a picture of two MS3 clips may leave no sound: then the rule holds for the first one.
             fitting = np.flatnonzero(allowed.all(0))
             candidates = fitting if fitting.size else np.flatnonzero(allowed[0])
@@ -195,18 +188,14 @@ def build_loader(
     )
 
 
-def build_clips(args: argparse.Namespace, splits: dict[str, Dataset], keys: dict[str, list[str]]) -> TrainingClips:
+def build_clips(args: argparse.Namespace, splits: Splits, keys: dict[str, list[str]]) -> TrainingClips:
+    """The items that the trainer's arguments describe."""
+    same = ("negative_ratio", "negative_conditions", "seed", "frames_per_clip", "augment", "compose_share")
     return TrainingClips(
         splits["positive"],
         keys,
-        args.negative_ratio,
-        args.negative_conditions,
-        args.seed,
-        args.frames_per_clip,
-        args.augment,
-        args.cache_frames_gb * 2**30,
-        args.compose_share,
-        args.redraw_sounds,
-        SUBSETS[args.subset],
-        splits["off_screen"]["audio_source"][:] if "off_screen" in splits else (),
+        **{name: getattr(args, name) for name in (*same, "redraw_sounds")},
+        cache_bytes=args.cache_frames_gb * 2**30,
+        subset=SUBSETS[args.subset],
+        off_screen_sources=splits["off_screen"]["audio_source"][:] if "off_screen" in splits else (),
     )

@@ -21,15 +21,15 @@ from evaluate_metrics.mask_folders import Source, named_folders, relative_to
 from evaluate_metrics.results import read_results
 
 from .accelerator import worker_count
-from .clips import Splits, load_conditions
+from .clips import Splits, load_splits
 from .data_facts import Download, data_facts, find_mute_clips, open_download
 from .hub import publish
 from .journal import Journal
 from .models import check_model_path
-from .predict import AVSegFormerSegmenter, Noted, load_segmenter, predict, save_predictions
+from .predict import AVSegFormerSegmenter, load_segmenter, noted, predict, save_predictions
 from .provenance import encoders_of, git_revision, library_versions, weights_of, write_json
 from .scoring import add_heard_frames, find_silent_masks, format_scores, score, score_masks
-from .signals import ends_on_sigterm
+from .signals import Terminated, Termination
 
 
 class Scored(NamedTuple):
@@ -57,16 +57,17 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, download: Do
         args.front_end = segmenter.identity["front_end"]
         weights = weights_of(args.model) | {"encoders": encoders_of(args.model)}
     with accelerator.main_process_first():  # one process builds the data, the others read its cache
-        splits, data = load_conditions(
+        splits = load_splits(
             args.subset,
             args.data_dir,
             args.seed,
             args.split,
             args.conditions,
+            args.num_workers or None,
             {"unseen_dir": args.unseen_dir},
             args.max_clips,
-            args.num_workers or None,
         )
+    data = {name: [file["filename"] for file in split.cache_files] for name, split in splits.items()}
     silent_masks = find_silent_masks(download)
     if silent_masks:
         settings = settings | {"clips_with_silent_masks": len(silent_masks)}
@@ -85,7 +86,7 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, download: Do
         predictions = predict(segmenter, splits, accelerator, args.num_workers, done)
         if args.save_predictions:
             predictions = save_predictions(predictions, list(splits), output_dir / "predictions")
-        with Noted(f"while scoring {args.model or args.model_fn}"):
+        with noted(f"while scoring {args.model or args.model_fn}"):
             left = len(clip_ids) - len(done)
             score(predictions, list(splits), accelerator, download.subset, journal, left, silent_masks)
     return Scored([journal.rows[clip_id] for clip_id in clip_ids], journal, splits, weights)
@@ -205,16 +206,20 @@ def run_evaluation(args: argparse.Namespace) -> None:
     if publishes:  # checked now, because the evaluation may take hours
         name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
         hub_model_id = check_hub_access(args.hub_model_id or name, args.hub_token)
-    again = "Nothing is written yet" if args.predictions else f"What is scored is kept in {args.output_dir}"
     alone = only_run_in(args.output_dir) if accelerator.is_main_process else nullcontext()
-    try:
-        with ends_on_sigterm(f"{again}: repeat the command to go on."), alone:
-            if accelerator.is_main_process:
-                check_output_dir(args)
-            evaluate(args, accelerator)
-    except PredictionsError as error:
-        print(error.told(Path(args.output_dir) / "problems.txt"), file=sys.stderr)
-        raise SystemExit(2) from None
+    with Termination() as termination:
+        try:
+            with termination.cuts_short(), alone:
+                if accelerator.is_main_process:
+                    check_output_dir(args)
+                evaluate(args, accelerator)
+        except Terminated:
+            kept = "Nothing is written yet" if args.predictions else f"What is scored is kept in {args.output_dir}"
+            print(f"Stopped by SIGTERM. {kept}: repeat the command to go on.", flush=True)
+            raise SystemExit(0) from None
+        except PredictionsError as error:
+            print(error.told(Path(args.output_dir) / "problems.txt"), file=sys.stderr)
+            raise SystemExit(2) from None
     accelerator.wait_for_everyone()  # without it, processes have been seen to abort at shutdown
     accelerator.end_training()
     if publishes:

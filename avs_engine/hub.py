@@ -16,7 +16,7 @@ from evaluate_metrics.entry import evaluation_results, hub_entry, partial_reason
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
 from .model_card import is_own_card, model_card, plain, with_results
-from .predict import Noted
+from .predict import noted
 
 logger = logging.get_logger(__name__)
 
@@ -33,7 +33,7 @@ def publish(model: str | Path, repo_id: str, args: argparse.Namespace, results_f
     again = f"push_checkpoint(AVSegFormerForSegmentation.from_pretrained({str(model)!r}), {repo_id!r}"
     again += ", private=True" if args.hub_private else ""
     again += f", results=json.load(open({str(results_file)!r}))" if results_file else ""
-    with Noted(f"All that was computed is saved. To publish it later, in Python: {again})"):
+    with noted(f"All that was computed is saved. To publish it later, in Python: {again})"):
         network = AVSegFormerForSegmentation.from_pretrained(model)
         processor = AVSegFormerProcessor.from_pretrained(model)
         commit = push_checkpoint(

@@ -5,7 +5,7 @@ A model is seen through the protocol `Segmenter`: our own (`AVSegFormerSegmenter
 nor a built data set; `evaluate_metrics.mask_files` scores them.
 """
 
-import dataclasses
+import contextlib
 import importlib
 import io
 import operator
@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from avsbench_robust_dataset.conditions import SAMPLING_RATE
-from avsbench_robust_dataset.files import write_whole, writing
+from avsbench_robust_dataset.files import write_whole
 from evaluate_metrics.avs_robust.avs_robust import as_numpy
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
@@ -33,8 +33,7 @@ from .sounds import Sounds, sounds_of
 ROUNDING = 1e-6  # probabilities of a callable that lie outside [0, 1] by at most this are clipped
 
 
-@dataclasses.dataclass
-class Segmented:
+class Segmented(NamedTuple):
     """What a model predicts for one clip.
 
     Attributes:
@@ -47,15 +46,7 @@ class Segmented:
     similarity: dict[str, list[float]] | None = None
 
 
-@dataclasses.dataclass
-class Prediction:
-    """A clip of the data set, its masks, (K, H, W) uint8 with 1 = object, and what a model predicts for it."""
-
-    clip_id: str
-    category: str
-    masks: np.ndarray
-    probabilities: np.ndarray
-    similarity: dict[str, list[float]] | None = None
+Predictions = list[tuple[DecodedClip, Segmented]]  # of a batch
 
 
 @runtime_checkable
@@ -79,18 +70,14 @@ class Segmenter(Protocol):
         """The predictions for these clips, each under every condition."""
 
 
-class Noted:
-    """Context manager that adds a note to an exception and lets it pass."""
-
-    def __init__(self, note: str):
-        self.note = note
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if error is not None:
-            error.add_note(self.note)
+@contextlib.contextmanager
+def noted(note: str) -> Iterator[None]:
+    """Adds a note to an exception of the block and lets it pass."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(note)
+        raise
 
 
 def predict(
@@ -99,20 +86,16 @@ def predict(
     accelerator: Accelerator,
     num_workers: int = 0,
     done: Collection[str] = (),
-) -> Iterator[list[Prediction]]:
+) -> Iterator[Predictions]:
     """This process's share of the clips, batch by batch; every process yields the same number of batches.
 
     Batches of clips whose ids are all in `done` are left out.
     """
     first = next(iter(splits.values()))
-    clip_ids, categories = first["clip_id"][:], first["category"][:]
     left, shared = batches(first, accelerator, segmenter.batch_size, num_workers, done)
     segmenter.hear(splits, left, accelerator)
     for clips in shared:
-        yield [
-            Prediction(clip_ids[clip.index], categories[clip.index], clip.masks, found.probabilities, found.similarity)
-            for clip, found in zip(clips, segmenter.segment(clips) if clips else [], strict=True)
-        ]
+        yield list(zip(clips, segmenter.segment(clips) if clips else [], strict=True))
 
 
 class AVSegFormerSegmenter:
@@ -172,11 +155,10 @@ class AVSegFormerSegmenter:
 
     def hear(self, splits: Splits, wanted: Sequence[int], accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        sounds = self.known_sounds
-        if sounds is None:
-            sounds = Sounds(self.processor, splits, self.model.get_audio_embeddings, accelerator.device)
-        sounds.prepare(wanted, accelerator, accelerator.is_main_process)
-        self.sounds: Sounds = sounds
+        self.sounds = self.known_sounds or Sounds(
+            self.processor, splits, self.model.get_audio_embeddings, accelerator.device
+        )
+        self.sounds.prepare(wanted, accelerator, accelerator.is_main_process)
 
     def segment(self, clips: Sequence[DecodedClip]) -> list[Segmented]:
         """The logits are resized bilinearly to the masks' resolution."""
@@ -224,7 +206,6 @@ class CallableSegmenter:
         self.name = name
 
     def hear(self, splits: Splits, wanted: Sequence[int], accelerator: Accelerator) -> None:
-        self.clip_ids = next(iter(splits.values()))["clip_id"][:]
         self.audio = {condition: sounds_of(split) for condition, split in splits.items()}
 
     def segment(self, clips: Sequence[DecodedClip]) -> list[Segmented]:
@@ -232,8 +213,8 @@ class CallableSegmenter:
 
     def _call(self, clip: DecodedClip, condition: str) -> np.ndarray:
         waveform = np.array(self.audio[condition][clip.index]["audio"]["array"], dtype=np.float32)
-        where = f"clip {self.clip_ids[clip.index]!r} ({condition})"
-        with Noted(f"in {self.name} at {where}"):
+        where = f"clip {clip.clip_id!r} ({condition})"
+        with noted(f"in {self.name} at {where}"):
             predicted = as_numpy(self.function(clip.frames.copy(), waveform, SAMPLING_RATE))
         if predicted.shape != clip.frames.shape[:3] or predicted.dtype.kind not in "bfiu":
             raise ValueError(
@@ -261,7 +242,7 @@ def load_segmenter(name: str) -> Segmenter:
         raise ValueError(f"Expected module:function for --model-fn, for example my_model:predict, got {name!r}.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    with Noted(f"while importing {module_name!r} for --model-fn {name}; looked first in {os.getcwd()}"):
+    with noted(f"while importing {module_name!r} for --model-fn {name}; looked first in {os.getcwd()}"):
         module = importlib.import_module(module_name)
     try:
         found = operator.attrgetter(attribute)(module)
@@ -277,22 +258,18 @@ def load_segmenter(name: str) -> Segmenter:
     return CallableSegmenter(found, name)
 
 
-def save_predictions(
-    batches: Iterable[list[Prediction]], conditions: Sequence[str], folder: Path
-) -> Iterator[list[Prediction]]:
+def save_predictions(batches: Iterable[Predictions], conditions: Sequence[str], folder: Path) -> Iterator[Predictions]:
     """Yields `batches` unchanged and writes them: FOLDER/<condition>/<category>/<clip>/<clip>_<k>.png, k from 1.
 
     A probability p is stored as 255 p, rounded to the nearest integer, halves down, so that `value / 255 > 0.5`
     exactly where p > 0.5.
     """
-    for clips in batches:
-        for clip in clips:
-            for condition, frames in zip(conditions, clip.probabilities, strict=True):
+    for batch in batches:
+        for clip, segmented in batch:
+            for condition, frames in zip(conditions, segmented.probabilities, strict=True):
                 target = folder / condition / clip.category / clip.clip_id
-                with writing(target):
-                    target.mkdir(parents=True, exist_ok=True)
                 for k, frame in enumerate(np.ceil(frames * 255 - 0.5).astype(np.uint8), start=1):
                     png = io.BytesIO()
                     Image.fromarray(frame).save(png, "PNG")
                     write_whole(target / f"{clip.clip_id}_{k}.png", png.getvalue())
-        yield clips
+        yield batch

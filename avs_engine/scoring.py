@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -22,22 +20,14 @@ from evaluate_metrics.clip_rows import clip_row, scores
 from evaluate_metrics.mask_files import READING, Reading, Target, read_objects, score_predictions
 from evaluate_metrics.mask_folders import Source
 
-from .clips import Splits, check_splits, clip_metadata, clip_of, evenly_spaced
+from .clips import DecodedClip, Splits, check_splits, clip_metadata, clip_of, evenly_spaced
 from .data_facts import Download
 from .journal import Journal
-from .predict import Prediction, Segmenter, predict
-
-
-def metadata_of(prediction: Prediction, subset: Subset | None) -> dict[str, Any]:
-    """The clip's part of a row. Without a subset its group is None and its source video is the clip itself."""
-    clip_id, category = prediction.clip_id, prediction.category
-    if subset is None:
-        return {"clip_id": clip_id, "category": category, "group": None, "source_video": clip_id}
-    return clip_metadata(clip_of(clip_id, category, subset), subset)
+from .predict import Predictions, Segmented, Segmenter, predict
 
 
 def score(
-    batches: Iterable[list[Prediction]],
+    batches: Iterable[Predictions],
     conditions: Sequence[str],
     accelerator: Accelerator,
     subset: Subset | None = None,
@@ -51,7 +41,7 @@ def score(
     and masks may have different sizes.
 
     Args:
-        subset: gives groups and source videos.
+        subset: gives the rows groups and source videos.
         journal: receives the rows of each batch; clips that it has already are left out.
         silent_masks: clip id -> files of `find_silent_masks`; these clips' rows have a "selectivity".
 
@@ -61,23 +51,18 @@ def score(
     rows: list[dict] = []
     known_ids = set() if journal is None else set(journal.rows)
 
-    def silent_masks_of(prediction: Prediction) -> np.ndarray | None:
-        files = silent_masks.get(prediction.clip_id)
-        return read_objects(files, read_masks, prediction.masks.shape[1:]) if files else None
+    def row_of(clip: DecodedClip, segmented: Segmented) -> dict:
+        metadata: dict = {"clip_id": clip.clip_id}
+        if subset is not None:
+            metadata = clip_metadata(clip_of(clip.clip_id, clip.category, subset), subset)
+        files = silent_masks.get(clip.clip_id)
+        silent = read_objects(files, read_masks, clip.masks.shape[1:]) if files else None
+        probabilities = dict(zip(conditions, segmented.probabilities, strict=True))
+        return clip_row(metadata, clip.masks, probabilities, segmented.similarity, silent)
 
     bar = progress_bar(total=total, desc="clips", unit="clip", show=accelerator.is_main_process, leave=False)
     for batch in batches:
-        reduced = [
-            clip_row(
-                metadata_of(prediction, subset),
-                prediction.masks,
-                dict(zip(conditions, prediction.probabilities, strict=True)),
-                prediction.similarity,
-                silent_masks_of(prediction),
-            )
-            for prediction in batch
-            if prediction.clip_id not in known_ids
-        ]
+        reduced = [row_of(*predicted) for predicted in batch if predicted[0].clip_id not in known_ids]
         reduced = gather_object(reduced) if accelerator.num_processes > 1 else reduced
         if journal is not None:
             journal.append(reduced)

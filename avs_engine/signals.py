@@ -15,7 +15,7 @@ class Terminated(BaseException):  # like KeyboardInterrupt, so that error handle
 
 
 class Termination:
-    """Records SIGTERM, so that the run can save a checkpoint and end.
+    """Records SIGTERM inside its block, so that the run can save a checkpoint and end.
 
     Attributes:
         requested: whether the signal has arrived.
@@ -46,7 +46,7 @@ class Termination:
 
     @contextlib.contextmanager
     def cuts_short(self, allowed: bool = True) -> Iterator[None]:
-        """Inside the block SIGTERM raises `Terminated` at once; for long work that writes nothing."""
+        """Inside the block the first SIGTERM raises `Terminated` at once; for long work that can be repeated."""
         self._may_raise = allowed
         try:
             if allowed and self.requested:
@@ -63,27 +63,6 @@ class Termination:
             return self.requested
         came = torch.tensor(float(self.requested), device=accelerator.device)
         return bool(accelerator.reduce(came, reduction="sum"))
-
-
-@contextlib.contextmanager
-def ends_on_sigterm(hint: str) -> Iterator[None]:
-    """Inside the block SIGTERM prints `hint` and ends the program with exit code 0."""
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield
-        return
-
-    def end(number, frame) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
-        raise Terminated
-
-    previous = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except Terminated:
-        print(f"Stopped by SIGTERM. {hint}", flush=True)
-        raise SystemExit(0) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def leave_sigterm_to_parent(worker: int) -> None:

@@ -93,20 +93,20 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> Data:
     # The benchmark's conditions alone: they are what the best model is chosen by.
     validated = [name for name in args.negative_conditions if name in CONDITIONS] or ["silence", "off_screen"]
     with accelerator.main_process_first():  # one process builds, the others read its cache
-        (training,) = clips.load_splits(
+        training = clips.load_splits(
             args.subset,
             args.data_dir,
             args.data_seed,
-            ["train"],
+            "train",
             ["positive", *args.negative_conditions],
             args.num_workers or None,
             {"negative_dir": args.negative_dir},
         )
-        (validation,) = clips.load_splits(
+        validation = clips.load_splits(
             args.subset,
             args.data_dir,
             args.data_seed,
-            ["validation"],
+            "validation",
             ["positive", *validated],
             args.num_workers or None,
         )

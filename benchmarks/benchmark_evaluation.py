@@ -47,7 +47,7 @@ def clips_of(folder: Path, count: int, size: int) -> Splits:
     write_demo(folder, sizes={"train": 2, "val": 2, "test": count}, num_proc=1)
     for path in folder.rglob("*.png"):
         Image.open(path).resize((size, size), Image.Resampling.NEAREST).save(path)
-    (splits,) = load_splits("demo", str(folder), 42, ["test"], CONDITIONS)
+    splits = load_splits("demo", str(folder), 42, "test", CONDITIONS)
     return splits
 
 

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from avs_engine import sounds
-from avs_engine.clips import batches, evenly_spaced, load_splits
+from avs_engine.clips import DecodedClip, batches, evenly_spaced, load_splits
 from avs_engine.data_facts import find_mute_clips
 from avs_engine.models import check_model_path
-from avs_engine.predict import AVSegFormerSegmenter, Prediction, predict, save_predictions
+from avs_engine.predict import AVSegFormerSegmenter, Segmented, predict, save_predictions
 from avs_engine.provenance import git_revision
 from avs_engine.scoring import evaluate_model, format_scores
 from avs_engine.sounds import Sounds
@@ -57,7 +57,7 @@ def test_scores_of_plain_loops(model_folder, demo_tree, tmp_path, capsys):
     main([*arguments, "--output_dir", str(tmp_path / "eval"), "--save_predictions"])
     results = json.loads((tmp_path / "eval/results.json").read_text())
     scores = results["scores"]
-    splits = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)[0]
+    splits = load_splits("demo", demo_tree, 42, "test", CONDITIONS)
     means = {}
     for condition, split in splits.items():
         ious, areas = [], []
@@ -100,7 +100,7 @@ def test_results_name_masks_draw_and_mute_clips(model_folder, demo_tree, tmp_pat
     arguments = ["--cpu", "--model", model_folder, "--subset", "demo", "--data_dir", str(tmp_path / "data")]
     main([*arguments, "--output_dir", str(tmp_path / "eval")])
     results = json.loads((tmp_path / "eval/results.json").read_text())
-    (splits,) = load_splits("demo", str(tmp_path / "data"), 42, ["test"], CONDITIONS)
+    splits = load_splits("demo", str(tmp_path / "data"), 42, "test", CONDITIONS)
     hears = [clip["clip_id"] for clip in splits["off_screen"] if clip["audio_source"] == wav.stem]
     assert results["mute_clips"] == {"positive": [wav.stem], "off_screen": hears} and len(hears) == 1
     assert results["annotation"] == "object"
@@ -116,7 +116,7 @@ def test_results_name_masks_draw_and_mute_clips(model_folder, demo_tree, tmp_pat
 
 def test_mute_recordings_in_unseen_dir_are_named(demo_tree, tmp_path):
     soundfile.write(tmp_path / "mute.wav", np.zeros(80000), 16000)
-    (splits,) = load_splits("demo", demo_tree, 42, ["test"], ["unseen"], folders={"unseen_dir": str(tmp_path)})
+    splits = load_splits("demo", demo_tree, 42, "test", ["unseen"], folders={"unseen_dir": str(tmp_path)})
     clip_ids = splits["unseen"]["clip_id"][:]
     assert find_mute_clips(splits, tmp_path) == {"unseen": clip_ids} and find_mute_clips(splits) == {}
 
@@ -136,7 +136,7 @@ def test_two_processes_score_every_clip_once(model_folder, demo_tree, tmp_path, 
 
 def test_sounds_and_batches_do_not_depend_on_the_processes(model_folder, demo_tree, monkeypatch):
     """What is computed together stays together: with two processes, and where two clips are done already."""
-    (splits,) = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)
+    splits = load_splits("demo", demo_tree, 42, "test", CONDITIONS)
     clip_ids = splits["positive"]["clip_id"][:]
 
     class Process:
@@ -202,7 +202,7 @@ def test_images_once_a_clip_and_sounds_once(model_folder, demo_tree, monkeypatch
 
 
 def test_sounds_are_what_the_model_computes(model_folder, demo_tree):
-    splits = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)[0]
+    splits = load_splits("demo", demo_tree, 42, "test", CONDITIONS)
     model = AVSegFormerForSegmentation.from_pretrained(model_folder).eval()
     processor = AVSegFormerProcessor.from_pretrained(model_folder)
     encoded = Sounds(processor, splits, model.get_audio_embeddings)
@@ -219,7 +219,7 @@ def test_sounds_are_what_the_model_computes(model_folder, demo_tree):
 
 def test_the_released_front_end_treats_negatives_otherwise(model_folder, demo_tree):
     """The same waveform has VGGish's features as a positive and the released script's as an off-screen sound."""
-    (splits,) = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)
+    splits = load_splits("demo", demo_tree, 42, "test", CONDITIONS)
     ours = AVSegFormerProcessor.from_pretrained(model_folder)
     released = AVSegFormerProcessor.from_pretrained(model_folder, front_end="released")
     shared, split = (Sounds(processor, splits) for processor in (ours, released))
@@ -248,8 +248,9 @@ def test_stored_masks_keep_the_threshold(tmp_path):
     """Where p > 0.5 decides, the 8-bit file decides the same: also one step above and below a half, and at it."""
     half = np.float32(0.5)
     values = np.array([0, np.nextafter(half, np.float32(0)), half, np.nextafter(half, np.float32(1)), 1], np.float32)
-    clip = Prediction("c", "dog", np.zeros((1, 1, 5)), values.reshape(1, 1, 1, 5))
-    assert list(save_predictions([[clip]], ["noise"], tmp_path)) == [[clip]]
+    clip = DecodedClip(0, "c", "dog", None, None)
+    batch = [(clip, Segmented(values.reshape(1, 1, 1, 5)))]
+    assert list(save_predictions([batch], ["noise"], tmp_path)) == [batch]
     stored = np.asarray(Image.open(tmp_path / "noise/dog/c/c_1.png"))
     assert ((stored / 255 > 0.5) == (values > 0.5)).all()
     assert stored[0, [0, 4]].tolist() == [0, 255]
@@ -264,7 +265,7 @@ def test_table():
 
 
 def test_conditions_of_different_clips(model_folder, demo_tree):
-    splits = load_splits("demo", demo_tree, 42, ["test"], ("positive", "silence"))[0]
+    splits = load_splits("demo", demo_tree, 42, "test", ("positive", "silence"))
     splits["silence"] = splits["silence"].select([1, 0, 2, 3, 4])
     with pytest.raises(ValueError, match="those of 'positive' and 'silence' differ"):
         evaluate_model(None, splits, Accelerator(cpu=True))
@@ -368,9 +369,9 @@ class Ramp(torch.nn.Module):
 
 def test_logits_are_resized_between_the_centres_of_pixels(model_folder, demo_tree):
     """From 2 x 2 to 64 x 64: the samples lie in the centres of pixels, so that the outer quarters are constant."""
-    (splits,) = load_splits("demo", demo_tree, 42, ["test"], ["positive"])
+    splits = load_splits("demo", demo_tree, 42, "test", ["positive"])
     segmenter = AVSegFormerSegmenter(Ramp(), AVSegFormerProcessor.from_pretrained(model_folder), batch_size=2)
-    prediction = next(predict(segmenter, splits, Accelerator(cpu=True)))[0]
+    (_, prediction), *_ = next(predict(segmenter, splits, Accelerator(cpu=True)))
     place = (np.arange(64) + 0.5) * 2 / 64 - 0.5
     ramp = place.clip(0, 1)
     expected = 1 / (1 + np.exp(-(ramp[None, :] + 2 * ramp[:, None])))

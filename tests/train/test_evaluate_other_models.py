@@ -78,7 +78,7 @@ def loud(frames, waveform, sampling_rate):
 def loud_means(demo_tree, conditions=CONDITIONS):
     """condition -> mean over clips and frames of (IoU, predicted area) of `loud`, in plain loops."""
     means = {}
-    for condition, split in load_splits("demo", demo_tree, 42, ["test"], conditions)[0].items():
+    for condition, split in load_splits("demo", demo_tree, 42, "test", conditions).items():
         values = []
         for clip in split:
             level = 0.6 - float(np.abs(np.array(clip["audio"]["array"], np.float32)).mean())
@@ -142,7 +142,7 @@ def test_model_rows_and_its_masks_as_png(evaluate, model_folder, demo_tree, tmp_
         assert png["scores"][name] == pytest.approx(value, abs=1e-2 if "f_score" in name else 1e-12)
     processor = AVSegFormerProcessor.from_pretrained(model_folder)
     model = AVSegFormerForSegmentation.from_pretrained(model_folder).eval()
-    splits = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)[0]
+    splits = load_splits("demo", demo_tree, 42, "test", CONDITIONS)
     for row, png_row, clip in zip(rows, png_rows, splits["off_screen"], strict=True):
         assert {name: row[name] for name in row if name != "conditions"} == {
             name: png_row[name] for name in row if name != "conditions"
@@ -176,7 +176,7 @@ def test_conditions_beyond_the_four(evaluate, module, demo_tree, tmp_path, capsy
     calls = np.reshape(sys.modules["my_model"].calls, (5, 5))
     order = ["positive", "silence", "noise_snr_-10", "unseen", "mixed_snr_0"]
     assert results["settings"]["conditions"] == order == list(rows[0]["conditions"])
-    splits = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)[0]
+    splits = load_splits("demo", demo_tree, 42, "test", CONDITIONS)
     heard = {name: [np.array(clip["audio"]["array"], np.float32) for clip in splits[name]] for name in splits}
     drawn = draw_unseen(splits["positive"]["clip_id"], find_wavs(tmp_path / "unseen"), 42, "demo", "test")
     for place, row in enumerate(rows):
@@ -208,7 +208,7 @@ def test_muted_is_scored_by_frames(evaluate, module, demo_tree, tmp_path, capsys
     module(LOUD)
     options = ["--conditions", "positive", "silence", "muted"]
     results, rows = evaluate("fn", "--model-fn", "my_model:loud", *options, "--save_predictions")
-    (splits,) = load_splits("demo", demo_tree, 42, ["test"], ["positive", "muted"])
+    splits = load_splits("demo", demo_tree, 42, "test", ["positive", "muted"])
     heard = [clip["heard"] for clip in splits["muted"]]
     assert [row["conditions"]["muted"]["heard"] for row in rows] == heard
     p, n = (
@@ -252,7 +252,7 @@ def test_a_model_hears_extra_conditions(evaluate, model_folder, demo_tree, monke
     assert sum(seen) == 3 * 3 and len(rows) == 3
     processor = AVSegFormerProcessor.from_pretrained(model_folder)
     model = AVSegFormerForSegmentation.from_pretrained(model_folder).eval()
-    splits = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)[0]
+    splits = load_splits("demo", demo_tree, 42, "test", CONDITIONS)
     for place, row in zip((0, 1, 3), rows, strict=True):
         clip, other, white = (splits[name][place] for name in ("positive", "off_screen", "noise"))
         assert row["clip_id"] == clip["clip_id"]

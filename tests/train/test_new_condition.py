@@ -58,7 +58,7 @@ def test_a_new_condition_is_evaluated(demo_tree, tmp_path, monkeypatch):
 def test_a_new_condition_is_a_negative_in_training(demo_tree):
     negatives = negative_conditions(["hum=2", "silence"])
     assert list(negatives.items()) == [("silence", 1.0), ("hum", 2.0)]
-    (splits,) = load_splits("demo", demo_tree, 42, ["train"], ["positive", *negatives])
+    splits = load_splits("demo", demo_tree, 42, "train", ["positive", *negatives])
     processor = AVSegFormerProcessor()
     sounds = Sounds(processor, splits)
     items = TrainingClips(splits["positive"], sounds.keys, 0.5, negatives, seed=0)

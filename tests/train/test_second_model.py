@@ -82,7 +82,7 @@ def test_a_second_model_is_scored(installed, demo_tree, tmp_path):
     assert isinstance(segmenter, Segmenter)
     assert segmenter.model.calls == [2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1], "five clips by two, under four conditions"
     scores = json.loads((tmp_path / "eval/results.json").read_text())["scores"]
-    (splits,) = load_splits("demo", demo_tree, 42, ["test"], ["positive", "silence"])
+    splits = load_splits("demo", demo_tree, 42, "test", ["positive", "silence"])
     ious = [
         (bright & target).sum() / (bright | target).sum()
         for clip in splits["positive"]

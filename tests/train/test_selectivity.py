@@ -97,7 +97,7 @@ def test_a_network_is_scored_where_two_objects_are_seen(
 ):
     results, rows = evaluate("eval", "--model", tiny_model, "--save_predictions")
     assert results["scores"]["selectivity_clips"] == clips_with_two
-    (splits,) = load_splits("demo", demo_tree, 42, ["test"], CONDITIONS)
+    splits = load_splits("demo", demo_tree, 42, "test", CONDITIONS)
     for row, clip in zip(rows, splits["positive"], strict=True):
         masks, silent = masks_of[np.stack([np.asarray(frame) for frame in clip["frames"]]).tobytes()]
         folder = tmp_path / f"eval/predictions/positive/{clip['category']}/{clip['clip_id']}"

@@ -30,7 +30,7 @@ def arguments(demo_tree, tiny_model) -> list[str]:
 
 def test_bits_do_not_depend_on_what_is_asked_for_first(demo_tree, tiny_model, monkeypatch):
     monkeypatch.setattr(sounds, "SOUND_BATCH", 3)
-    (splits,) = load_splits("demo", demo_tree, 42, ["train"], CONDITIONS)
+    splits = load_splits("demo", demo_tree, 42, "train", CONDITIONS)
     encoder = AVSegFormerForSegmentation.from_pretrained(tiny_model).eval().get_audio_embeddings
     processor = AVSegFormerProcessor.from_pretrained(tiny_model)
     whole, later = Sounds(processor, splits, encoder), Sounds(processor, splits, encoder)

@@ -191,13 +191,10 @@ def test_one_mask_a_clip(tiny, tmp_path, monkeypatch):
     """S4's training clips have one mask: the same path, with K = 1."""
 
     def one_mask(*arguments):
-        names, loaded = arguments[3], load_splits(*arguments)
-        return [
-            {condition: part.map(lambda clip: {"masks": clip["masks"][:1]}) for condition, part in of_split.items()}
-            if name == "train"
-            else of_split
-            for name, of_split in zip(names, loaded, strict=True)
-        ]
+        loaded = load_splits(*arguments)
+        if arguments[3] != "train":
+            return loaded
+        return {name: split.map(lambda clip: {"masks": clip["masks"][:1]}) for name, split in loaded.items()}
 
     shapes = []
     forward = AVSegFormerForSegmentation.forward
@@ -391,7 +388,7 @@ def test_a_loss_that_is_not_finite_names_the_clips(tiny, tiny_model, tmp_path):
     tensors = weights(broken)
     tensors["mask_head.reduce.bias"].fill_(torch.nan)
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    ids = load_splits("demo", tiny[3], 42, ["train"], ["positive"])[0]["positive"]["clip_id"][:]
+    ids = load_splits("demo", tiny[3], 42, "train", ["positive"])["positive"]["clip_id"][:]
     with pytest.raises(
         FloatingPointError, match=r"loss is nan in step 1, in the clips d\w+ \((positive|silence)"
     ) as error:

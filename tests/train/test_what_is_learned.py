@@ -36,7 +36,7 @@ def test_the_best_model_is_chosen_by_the_benchmarks_conditions_on_evenly_spaced_
     more = ["--negative_conditions", *negatives, "--validation_clips", "2", "--output_dir", str(tmp_path)]
     data = load_data(parse_args([*arguments, *more]), Accelerator(cpu=True))
     assert list(data.training) == ["positive", *negatives] and list(data.validation) == ["positive", *validated]
-    (everything,) = load_splits("demo", demo_tree, 42, ["validation"], ["positive"])
+    everything = load_splits("demo", demo_tree, 42, "validation", ["positive"])
     clip_ids = everything["positive"]["clip_id"][:]
     expected = [clip_ids[place] for place in evenly_spaced(len(clip_ids), 2)]
     assert expected != clip_ids[:2]
@@ -47,7 +47,7 @@ def test_negative_items_hear_their_own_condition_and_have_empty_masks(arguments,
     negatives = ["silence", "noise", "off_screen"]
     more = ["--negative_ratio", "0.75", "--negative_conditions", *negatives, "--output_dir", str(tmp_path)]
     args = parse_args([*arguments, *more])
-    (splits,) = load_splits("demo", demo_tree, 42, ["train"], ["positive", *negatives])
+    splits = load_splits("demo", demo_tree, 42, "train", ["positive", *negatives])
     network, processor, _ = build_model(args, load_weights=True)
     sounds = Sounds(processor, splits, network.eval().get_audio_embeddings)
     items = build_clips(args, splits, sounds.keys)
