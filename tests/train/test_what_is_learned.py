@@ -34,13 +34,13 @@ def test_the_best_model_is_chosen_by_the_benchmarks_conditions_on_evenly_spaced_
     negatives, validated, arguments, demo_tree, tmp_path
 ):
     more = ["--negative_conditions", *negatives, "--validation_clips", "2", "--output_dir", str(tmp_path)]
-    data = load_data(parse_args([*arguments, *more]), Accelerator(cpu=True))
-    assert list(data.training) == ["positive", *negatives] and list(data.validation) == ["positive", *validated]
+    training, validation, _ = load_data(parse_args([*arguments, *more]), Accelerator(cpu=True))
+    assert list(training) == ["positive", *negatives] and list(validation) == ["positive", *validated]
     everything = load_splits("demo", demo_tree, 42, "validation", ["positive"])
     clip_ids = everything["positive"]["clip_id"][:]
     expected = [clip_ids[place] for place in evenly_spaced(len(clip_ids), 2)]
     assert expected != clip_ids[:2]
-    assert all(split["clip_id"][:] == expected for split in data.validation.values())
+    assert all(split["clip_id"][:] == expected for split in validation.values())
 
 
 def test_negative_items_hear_their_own_condition_and_have_empty_masks(arguments, demo_tree, tmp_path):
