@@ -5,7 +5,6 @@ import itertools
 import re
 import shutil
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -213,12 +212,6 @@ def test_a_library_that_cannot_be_loaded_is_a_named_reason(tmp_path, cxx, monkey
     monkeypatch.setattr(toolchain, "compile_library", lambda compiler, library, *_: library.write_bytes(b"foreign"))
     with pytest.raises(Unavailable, match=r"ms_deform_attn_cpu.so cannot be loaded here \(.*MS_DEFORM_ATTN_CACHE"):
         toolchain.load_cpu_library()
-
-
-def test_where_files_cannot_be_locked(tmp_path, cxx, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)  # Windows
-    with pytest.raises(Unavailable, match="nothing is built on Windows"):
-        toolchain.build_cpu_library(tmp_path)
 
 
 def test_the_cache_folder(monkeypatch, tmp_path):

@@ -1,15 +1,10 @@
-"""What importing a package loads, and that lazy names and registrations are there when they are asked for."""
+"""What importing a package loads, and that registrations are there when they are asked for."""
 
-import ast
-import importlib
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-PACKAGES = ["evaluate_metrics", "ms_deform_attn"]
-LAZY = ["ms_deform_attn"]
 HEAVY = (
     "accelerate av datasets evaluate librosa matplotlib pandas PIL pyarrow scipy soundfile timm torchaudio torchvision"
     " transformers torch._dynamo sympy"
@@ -55,37 +50,10 @@ def run(code: str, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_importing_a_package_loads_nothing_heavy():
-    code = """
-import os, sys, torch
-for package in sys.argv[1:]:
-    if os.fork() == 0:
-        before = set(sys.modules)
-        __import__(package)
-        print(package, *set(sys.modules) - before, *dir(sys.modules[package]), flush=True)
-        os._exit(0)
-    os.wait()
-"""
-    seen = {line.split()[0]: set(line.split()[1:]) for line in run(code, *PACKAGES).splitlines()}
-    assert list(seen) == PACKAGES
-    for package, names in seen.items():
-        assert package in names and not names & set(HEAVY.split())
-        assert package not in LAZY or set(importlib.import_module(package).__all__) <= names  # what dir() then knows
-
-
-@pytest.mark.parametrize("package", LAZY)
-def test_lazy_names_are_those_that_type_checkers_see(package):
-    module = importlib.import_module(package)
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    seen = {alias.name: statement.module for statement in block.body for alias in statement.names}
-    assert sorted(seen) == sorted(module.__all__)
-    for name, place in seen.items():
-        source = importlib.import_module(f"{package}.{place}" if place else f"{package}.{name}")
-        assert getattr(module, name) is (getattr(source, name) if place else source)
-    assert set(module.__all__) <= set(dir(module))
-    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'CONDITION'"):
-        module.CONDITION  # noqa: B018
+def test_importing_the_metrics_loads_nothing_heavy():
+    code = "import sys, torch; before = set(sys.modules); import evaluate_metrics; print(*set(sys.modules) - before)"
+    names = set(run(code).split())
+    assert "evaluate_metrics" in names and not names & set(HEAVY.split())
 
 
 @pytest.mark.slow

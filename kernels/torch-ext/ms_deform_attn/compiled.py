@@ -6,8 +6,6 @@ They take prepared tensors: contiguous, sizes checked, coordinates and weights i
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 
 import torch
 from torch import Tensor
@@ -15,47 +13,46 @@ from torch import Tensor
 from . import cuda
 from .toolchain import BUILD_COMMAND, Unavailable, load_cpu_library
 
-__all__ = ["Unavailable", "backward", "forward", "require"]
+try:  # A build for the Hub has its own namespace, and functions compiled ahead of time, or None to compile here.
+    from ._ops import add_op_namespace_prefix
+    from ._ops import ops as _hub_functions
+except ModuleNotFoundError:
+    _hub_functions = None
+
+    def add_op_namespace_prefix(name: str) -> str:
+        return f"ms_deform_attn::{name}"
 
 
-@functools.cache
-def hub_build():
-    """`_ops`, which kernel-builder adds to this package: functions compiled ahead of time. None if there are none."""
-    if importlib.util.find_spec("._ops", __package__) is None:
-        return None
-    module = importlib.import_module("._ops", __package__)
-    return module if module.ops is not None else None  # without functions it only names the operators
+__all__ = ["Unavailable", "add_op_namespace_prefix", "backward", "forward", "require"]
 
 
-def _in_hub_build(key: str) -> bool:
-    name = hub_build().add_op_namespace_prefix("compiled_forward")
-    return torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
+def _require_in_hub_build(key: str) -> None:
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(add_op_namespace_prefix("compiled_forward"), key):
+        raise Unavailable(f"this build of the kernel has no {key} code")
 
 
 @functools.cache
 def _cpu():
-    if hub_build() is None:
+    if _hub_functions is None:
         return load_cpu_library()
-    if not _in_hub_build("CPU"):
-        raise Unavailable("this build of the kernel has no CPU code")
-    return hub_build().ops
+    _require_in_hub_build("CPU")
+    return _hub_functions
 
 
 def require(backend: str) -> None:
     """Load what `backend` needs, building it if need be; raise `Unavailable` with the reason where that fails."""
     if backend == "cpu":
         _cpu()
-    elif hub_build() is None:
+    elif _hub_functions is None:
         cuda.require()
-    elif not _in_hub_build("CUDA"):
-        raise Unavailable("this build of the kernel has no CUDA code")
     else:
+        _require_in_hub_build("CUDA")
         cuda.require_device()
 
 
 def _functions(value: Tensor):
     if value.is_cuda:
-        return cuda if hub_build() is None else hub_build().ops
+        return cuda if _hub_functions is None else _hub_functions
     try:
         return _cpu()
     except Unavailable as unavailable:

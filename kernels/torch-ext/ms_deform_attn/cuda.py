@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,26 +47,14 @@ GROUPS = {
     ("float64", "vector"): (8, 2),
     ("bfloat16", "vector"): (4, 8),
     ("float16", "vector"): (4, 8),
-    ("float32", "scalar"): (8, 1),
-    ("float64", "scalar"): (8, 1),
-    ("bfloat16", "scalar"): (8, 1),
-    ("float16", "scalar"): (8, 1),
 }
+GROUPS |= {(dtype, "scalar"): (8, 1) for dtype, _ in GROUPS}
 BACKWARD_GROUPS = GROUPS | {("bfloat16", "vector"): (8, 4), ("float16", "vector"): (8, 4)}
 KERNEL_NAMES = (
     *(f"{kind}_{dtype}_{access}" for dtype, access in GROUPS for kind in ("forward", "backward")),
     *(f"backward_owners_{dtype}" for dtype, access in GROUPS if access == "vector"),
 )
-POINTERS = (
-    "value",
-    "locations",
-    "weights",
-    "output",
-    "grad_output",
-    "grad_value",
-    "grad_locations",
-    "grad_weights",
-)
+POINTERS = "value locations weights output grad_output grad_value grad_locations grad_weights".split()
 SIZES = ("batch", "pixels", "heads", "channels", "queries", "levels", "points", "adds")
 
 
@@ -111,8 +98,7 @@ def nvcc_problem(nvcc: str | None) -> str | None:
 @functools.cache
 def nvrtc() -> ctypes.CDLL:
     """The NVRTC library of torch's CUDA version, or `Unavailable`."""
-    major = (torch.version.cuda or "13").split(".")[0]
-    name = {"win32": f"nvrtc64_{major}0_0.dll"}.get(sys.platform, f"libnvrtc.so.{major}")
+    name = f"libnvrtc.so.{(torch.version.cuda or '13').split('.')[0]}"
     # torch's wheels: nvidia/cu13/lib (CUDA 13) or nvidia/cuda_nvrtc/lib (before), beside torch.
     packages = Path(torch.__file__).parent.parent / "nvidia"
     for place in [*sorted(packages.glob(f"*/lib/{name}")), name]:
@@ -128,6 +114,14 @@ def nvrtc_compile(source: bytes, architecture: str) -> bytes:
     library = nvrtc()
     header = CUDA_SOURCES[1]
     program = ctypes.c_void_p()
+
+    def output_of(kind: str) -> bytes:
+        size = ctypes.c_size_t()
+        getattr(library, f"nvrtcGet{kind}Size")(program, ctypes.byref(size))
+        output = ctypes.create_string_buffer(size.value)
+        getattr(library, f"nvrtcGet{kind}")(program, output)
+        return output.raw
+
     status = library.nvrtcCreateProgram(
         ctypes.byref(program),
         source,
@@ -142,37 +136,11 @@ def nvrtc_compile(source: bytes, architecture: str) -> bytes:
         options = [f"--gpu-architecture={architecture}".encode(), *(flag.encode() for flag in COMPILE_FLAGS)]
         status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         if status != 0:
-            size = ctypes.c_size_t()
-            library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-            log = ctypes.create_string_buffer(size.value)
-            library.nvrtcGetProgramLog(program, log)
-            raise BuildError(
-                f"NVRTC failed for {architecture} (status {status}):\n{log.value.decode(errors='replace')}"
-            )
-        kind = "CUBIN" if architecture.startswith("sm_") else "PTX"
-        size = ctypes.c_size_t()
-        getattr(library, f"nvrtcGet{kind}Size")(program, ctypes.byref(size))
-        image = ctypes.create_string_buffer(size.value)
-        getattr(library, f"nvrtcGet{kind}")(program, image)
-        return image.raw
+            log = output_of("ProgramLog").rstrip(b"\0").decode(errors="replace")
+            raise BuildError(f"NVRTC failed for {architecture} (status {status}):\n{log}")
+        return output_of("CUBIN" if architecture.startswith("sm_") else "PTX")
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
-
-
-def _nvcc_command(nvcc: str, architecture: str, target: Path) -> list[str]:
-    kind = "-cubin" if architecture.startswith("sm_") else "-ptx"
-    return [
-        nvcc,
-        *COMPILE_FLAGS,
-        "-O3",
-        "-x",
-        "cu",
-        kind,
-        f"-arch={architecture}",
-        "-o",
-        str(target),
-        str(SOURCES / CUDA_SOURCES[0]),
-    ]
 
 
 def _image_name(architecture: str) -> str:
@@ -199,7 +167,13 @@ def build_cuda_images(folder: Path, architectures: list[str], compiler: str | No
         missing = [architecture for architecture in architectures if not is_whole(target / _image_name(architecture))]
         built = [scratch / _image_name(architecture) for architecture in missing]
         if compiler != "nvrtc" and problem is None:
-            run([_nvcc_command(nvcc, *pair) for pair in zip(missing, built, strict=True)], log)
+            command = [nvcc, *COMPILE_FLAGS, "-O3", "-x", "cu", str(SOURCES / CUDA_SOURCES[0])]
+            kinds = ["-cubin" if image.suffix == ".cubin" else "-ptx" for image in built]
+            outputs = [
+                [kind, f"-arch={architecture}", "-o", str(image)]
+                for kind, architecture, image in zip(kinds, missing, built, strict=True)
+            ]
+            run([command + output for output in outputs], log)
         else:
             for architecture, image in zip(missing, built, strict=True):
                 image.write_bytes(nvrtc_compile((SOURCES / CUDA_SOURCES[0]).read_bytes(), architecture))
@@ -235,11 +209,10 @@ def image_for(capability: tuple[int, int], folder: Path) -> Path | None:
 
 @functools.cache
 def _driver() -> ctypes.CDLL:
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        return ctypes.CDLL(name)
+        return ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        raise Unavailable(f"the NVIDIA driver's {name} could not be loaded ({error})") from None
+        raise Unavailable(f"the NVIDIA driver's libcuda.so.1 could not be loaded ({error})") from None
 
 
 def _check(status: int, what: str) -> None:

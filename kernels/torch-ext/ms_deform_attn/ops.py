@@ -7,9 +7,6 @@ tensor and reads it when it runs: `torch.compile` uses it, which cannot read a t
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-
 import torch
 from torch import Tensor
 
@@ -18,11 +15,7 @@ from .checks import check_tensors, compute_dtype, level_sizes
 
 __all__ = ["NAMESPACE"]
 
-# A build by kernel-builder brings its own namespace, so that several versions can live in one process.
-NAMESPACE = "ms_deform_attn"
-if importlib.util.find_spec("._ops", __package__) is not None:
-    NAMESPACE = importlib.import_module("._ops", __package__).add_op_namespace_prefix("").removesuffix("::")
-
+NAMESPACE = compiled.add_op_namespace_prefix("").removesuffix("::")
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 for overload, shapes in (("", "SymInt[] spatial_shapes"), (".tensor", "Tensor spatial_shapes")):
     inputs = f"Tensor value, {shapes}, Tensor sampling_locations, Tensor attention_weights"

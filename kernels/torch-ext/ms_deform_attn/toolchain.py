@@ -22,6 +22,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 __all__ = [
     "BUILD_COMMAND",
@@ -108,15 +109,8 @@ def locked_folder(folder: Path, name: str):
     built in the scratch folder and moved with `os.replace`, so that there is never half a file. `folder` is replaced
     by a temporary one where it cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:
-        raise Unavailable(
-            "nothing is built on Windows; set MS_DEFORM_ATTN_CACHE to a folder of finished builds"
-        ) from None
     folder = _writable(folder)
-    with open(folder / f"{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file unlocks
+    with FileLock(folder / f"{name}.lock"):
         for left_over in folder.glob(f"{name}.build.*"):  # of processes that were killed: we hold the lock
             shutil.rmtree(left_over)
         with tempfile.TemporaryDirectory(dir=folder, prefix=f"{name}.build.") as scratch:

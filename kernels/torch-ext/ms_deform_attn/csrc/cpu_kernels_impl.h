@@ -621,38 +621,30 @@ void backward(const CpuProblem& p, int64_t begin, int64_t end, char* memory) {
 
 // -------------------------------------------------------------------------------------------------- dispatch on type
 
-size_t forward_scratch_bytes(const CpuProblem& p) {
-  switch (p.element) {
-    case Element::kFloat32: return ForwardScratch<float>(p, nullptr).bytes;
-    case Element::kFloat64: return ForwardScratch<double>(p, nullptr).bytes;
-    case Element::kBFloat16: return ForwardScratch<BFloat16>(p, nullptr).bytes;
+// Calls body with a value of the element type.
+template <class F>
+auto with_element(Element element, F body) {
+  switch (element) {
+    case Element::kFloat64: return body(double());
+    case Element::kBFloat16: return body(BFloat16());
+    default: return body(float());
   }
-  return 0;
+}
+
+size_t forward_scratch_bytes(const CpuProblem& p) {
+  return with_element(p.element, [&](auto x) { return ForwardScratch<decltype(x)>(p, nullptr).bytes; });
 }
 
 size_t backward_scratch_bytes(const CpuProblem& p) {
-  switch (p.element) {
-    case Element::kFloat32: return BackwardScratch<float>(p, nullptr).bytes;
-    case Element::kFloat64: return BackwardScratch<double>(p, nullptr).bytes;
-    case Element::kBFloat16: return BackwardScratch<BFloat16>(p, nullptr).bytes;
-  }
-  return 0;
+  return with_element(p.element, [&](auto x) { return BackwardScratch<decltype(x)>(p, nullptr).bytes; });
 }
 
 void forward_any(const CpuProblem& p, int64_t begin, int64_t end, char* scratch) {
-  switch (p.element) {
-    case Element::kFloat32: return forward<float>(p, begin, end, scratch);
-    case Element::kFloat64: return forward<double>(p, begin, end, scratch);
-    case Element::kBFloat16: return forward<BFloat16>(p, begin, end, scratch);
-  }
+  with_element(p.element, [&](auto x) { forward<decltype(x)>(p, begin, end, scratch); });
 }
 
 void backward_any(const CpuProblem& p, int64_t begin, int64_t end, char* scratch) {
-  switch (p.element) {
-    case Element::kFloat32: return backward<float>(p, begin, end, scratch);
-    case Element::kFloat64: return backward<double>(p, begin, end, scratch);
-    case Element::kBFloat16: return backward<BFloat16>(p, begin, end, scratch);
-  }
+  with_element(p.element, [&](auto x) { backward<decltype(x)>(p, begin, end, scratch); });
 }
 
 }  // namespace
