@@ -458,6 +458,14 @@ class _Table:
         self.unseen = unseen
         self.sums, self.counts = _cluster_sums(values, clusters)
         self.plain = np.ones((1, len(self.sums) + 1))
+        self.keep(self.keys)
+
+    def keep(self, keys: Sequence[tuple[str, str]]) -> None:
+        """Leaves out the columns that are not among `keys`."""
+        places = [self.keys.index(key) for key in keys]
+        self.keys = list(keys)
+        self.sums, self.counts = self.sums[:, places], self.counts[:, places]
+        self.unseen = [values[places] for values in self.unseen]
         self.metrics = list(without_repeats(self.scores(self.plain)))
 
     def scores(self, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -481,8 +489,13 @@ class _Table:
 
 
 def _tables(runs, extra_negatives):
+    """The runs' tables, with the columns that all have: a run without a similarity head has fewer."""
     clusters = source_clusters(runs[0])
-    return [_Table(rows, clusters, extra_negatives) for rows in runs]
+    tables = [_Table(rows, clusters, extra_negatives) for rows in runs]
+    common = [key for key in tables[0].keys if all(key in table.keys for table in tables)]
+    for table in tables:
+        table.keep(common)
+    return tables
 
 
 def _plain_scores(table):

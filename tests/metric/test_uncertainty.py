@@ -282,6 +282,15 @@ def test_comparison_pairs_the_draws():
     assert (back["g_miou"].low, back["g_miou"].high) == pytest.approx((-found["g_miou"].high, -found["g_miou"].low))
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_model_without_similarities_compares_with_one_that_has_them(seeds):
+    with_head = [make_rows(12, seed=seed, similarity=True) for seed in range(seeds)]
+    without = [make_rows(12, seed=9 - seed) for seed in range(seeds)]
+    found = [d.metric for d in uncertainty.compare(with_head, without, resamples=50)]
+    assert found == [d.metric for d in uncertainty.compare(without, with_head, resamples=50)]
+    assert "g_miou" in found and not [metric for metric in found if "auroc" in metric]
+
+
 def equal_models(clips, rng, effects):
     """Results of one model on the same clips: a list of runs a side, with the effect of its training seed for each."""
     difficulty = rng.beta(6, 3, clips)
