@@ -22,8 +22,7 @@ _RANK = np.arange(255)
 # torch.linspace(0, 1 - 1e-10, 255) bit for bit: it counts up from 0 in the first half and down from 1 in the second,
 # in float32 with one rounding. The end is exactly 1.0, because 1 - 1e-10 is not a float32.
 THRESHOLDS = np.where(_RANK < 127, _RANK * _STEP, 1 - (254 - _RANK) * _STEP).astype(np.float32)
-_THRESHOLDS_TWICE = np.tile(THRESHOLDS, 2)
-_BLOCK = 25_088  # pixels, half a 224x224 frame: temporaries that fit the cache and that malloc reuses
+_BLOCK = 25_088  # pixels, half a 224x224 frame: temporaries that fit the cache
 _WRITER_BATCH_SIZE = 8  # rows, about 2 kB each, that wait in memory before the base class writes them to its file
 
 _CITATION = """\
@@ -294,28 +293,22 @@ def threshold_counts(probabilities, mask):
 
     Args:
         probabilities (float32[P]): in [0, 1].
-        mask (bool[P] or float[P]): bool is faster.
+        mask (bool[P] or float[P])
 
     Returns:
         (float64[255], float64[255]): predicted pixels, and the sum of the mask over them.
     """
     histograms = np.zeros((2, 255))  # off and on the mask
-    binary = mask.dtype == bool
     for start in range(0, probabilities.size, _BLOCK):
-        block, block_mask = probabilities[start : start + _BLOCK], mask[start : start + _BLOCK]
-        rank = block * np.float32(254)
-        rank += np.float32(0.5)
-        if binary:
-            rank += np.multiply(block_mask, np.float32(255))  # pixels on the mask count in 255 bins of their own
-        rank = rank.astype(np.int32)
+        block, inside = probabilities[start : start + _BLOCK], mask[start : start + _BLOCK]
+        rank = (block * np.float32(254) + np.float32(0.5)).astype(np.intp)
         # Only the nearest threshold can lie on the wrong side of the pixel, so that one comparison settles its rank.
-        below = block < _THRESHOLDS_TWICE.take(rank.astype(np.intp), mode="clip")
-        rank -= below.view(np.int8)
-        if binary:
-            histograms += np.bincount(rank, minlength=510).reshape(2, 255)
+        rank -= block < THRESHOLDS.take(rank)
+        if mask.dtype == bool:
+            histograms += np.bincount(rank + 255 * inside, minlength=510).reshape(2, 255)
         else:
-            inside = np.bincount(rank, block_mask, minlength=255)
-            histograms += np.bincount(rank, minlength=255) - inside, inside
+            on_mask = np.bincount(rank, inside, minlength=255)
+            histograms += np.bincount(rank, minlength=255) - on_mask, on_mask
     at_or_above = histograms[:, ::-1].cumsum(axis=1)[:, ::-1]
     return at_or_above.sum(axis=0), at_or_above[1]
 
@@ -327,6 +320,11 @@ def f_curve(predicted, hit, target):
     numerator = (1 + BETA_SQUARED) * precision * recall
     denominator = BETA_SQUARED * precision + recall
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+def _sums(frames):
+    # count_nonzero is 20 times as fast as the sum
+    return np.array([np.count_nonzero(f) if f.dtype == bool else f.sum(dtype=float) for f in frames])
 
 
 def clip_statistics(probabilities, masks):
@@ -343,33 +341,26 @@ def clip_statistics(probabilities, masks):
         also has the statistics of metrics with a `measure` of their own.
     """
     pixels = probabilities.shape[1]
-    ious, predicted_areas, target_areas, curves = [], [], [], []
-    intersections, unions = [], []
-    for frame, mask in zip(probabilities, masks, strict=True):
-        foreground = frame > 0.5
-        predicted = np.count_nonzero(foreground)
-        if mask.dtype == bool:
-            target, intersection = np.count_nonzero(mask), np.count_nonzero(foreground & mask)
-        else:
-            target, intersection = mask.sum(dtype=np.float64), mask.sum(where=foreground, dtype=np.float64)
-        union = predicted + target - intersection
-        intersections.append(intersection.item() if mask.dtype != bool else int(intersection))
-        unions.append(union.item() if mask.dtype != bool else int(union))
-        if target == 0:  # an empty mask scores the background that was left alone
-            intersection, union = pixels - predicted, pixels
-        else:
-            at_threshold, hit = threshold_counts(frame, mask)
-            curves.append(f_curve(at_threshold, hit, target))
+    foreground = probabilities > 0.5
+    predicted, target, intersection = _sums(foreground), _sums(masks), _sums(foreground * masks)
+    union = predicted + target - intersection
+    curves = [
+        f_curve(*threshold_counts(probabilities[k], masks[k]), target[k]) for k in range(len(target)) if target[k]
+    ]
+    prediction: dict[str, object] = {
         # float32 as in the original, where 1e-7 vanishes beside a union of 2 pixels or more
-        ious.append(float(np.float32(intersection) / (np.float32(union) + np.float32(1e-7))))
-        predicted_areas.append(predicted / pixels)
-        target_areas.append(float(target / pixels))
-    prediction: dict[str, object] = {"iou": ious, "area": predicted_areas}
-    prediction |= {"intersection": intersections, "union": unions}
-    prediction["f_score"] = float(np.mean(curves, axis=0).max()) if curves else None
-    prediction["curve_sum"] = np.sum(curves, axis=0).astype(np.float32) if curves else np.zeros(255, np.float32)
+        "iou": (
+            np.where(target == 0, pixels - predicted, intersection).astype(np.float32)
+            / (np.where(target == 0, pixels, union).astype(np.float32) + np.float32(1e-7))
+        ).tolist(),
+        "area": (predicted / pixels).tolist(),
+        "intersection": intersection.tolist(),
+        "union": union.tolist(),
+        "f_score": float(np.mean(curves, axis=0).max()) if curves else None,
+        "curve_sum": np.sum(curves, axis=0).astype(np.float32) if curves else np.zeros(255, np.float32),
+    }
     prediction |= {row.statistic: row.measure(probabilities, masks) for row in METRICS if row.measure}
-    return prediction, {"area": target_areas}
+    return prediction, {"area": (target / pixels).tolist()}
 
 
 def as_numpy(values):
