@@ -5,12 +5,10 @@
 
 import hashlib
 import io
-import multiprocessing
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,6 @@ from tqdm.auto import tqdm
 
 from avsbench_robust_dataset.files import BROKEN_IMAGE, printable, sha256, write_whole
 from avsbench_robust_dataset.masks import object_mask
-from avsbench_robust_dataset.processes import available_cpus, end_with_parent
 
 from .clip_rows import clip_row
 from .mask_folders import Source, condition_folders, find_masks, mask_files
@@ -329,25 +326,12 @@ def _score(job: tuple[Target, dict[str, list[Path]]], read_masks, reading: Readi
     return clip_row(target.clip_metadata, masks, probabilities, silent_masks=silent_masks)
 
 
-@contextmanager
-def _workers(count: int, jobs: int) -> Iterator[Callable]:
-    """A `map` over processes, in order; the plain one where a single process is all there is."""
-    if min(count, jobs) < 2:
-        yield map
-        return
-    # Forked, as PyTorch's loaders are: a spawned process would import the caller's script, and with it PyTorch.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(min(count, jobs), mp_context=context, initializer=end_with_parent) as pool:
-        yield partial(pool.map, chunksize=4)
-
-
 def score_predictions(
     source: Source,
     conditions: Sequence[str],
     targets: Sequence[Target],
     read_masks: Callable[[list[Path]], list[bytes]],
     kept: Sequence[int] | None = None,
-    processes: int | None = None,
     reading: Reading = READING,
     progress: Callable[..., Iterable] = PROGRESS,
 ) -> tuple[list[dict], dict]:
@@ -359,9 +343,8 @@ def score_predictions(
     Args:
         conditions: those to score.
         targets: all clips of the split; what lies there for other clips is extra.
-        read_masks: paths of ground truth -> PNG files in which the object is what is above 0; a function of a module.
+        read_masks: paths of ground truth -> PNG files in which the object is what is above 0.
         kept: which targets to score; all by default.
-        processes: by default one for each core that this process may use.
         progress: shows how far an iterable is, as `tqdm(iterable, desc=…, total=…)`.
 
     Returns:
@@ -380,9 +363,9 @@ def score_predictions(
         print(f"not scored: {names}; add {'it' if len(unscored) == 1 else 'them'} to --conditions", file=sys.stderr)
     paths, layouts = _place(folders, targets, scored, reading.pattern, problems)
     jobs = [(target, paths[target.clip_id]) for target in scored]
-    with _workers(processes or available_cpus(), len(jobs)) as map_jobs:
+    with ThreadPoolExecutor() as pool:  # zlib and numpy release the interpreter
         highest, sizes = dict.fromkeys(folders, 0), Counter[str]()
-        looks = map_jobs(partial(_look, read_masks=read_masks, reading=reading), jobs)
+        looks = pool.map(partial(_look, read_masks=read_masks, reading=reading), jobs)
         for look in progress(looks, desc="files", total=len(jobs)):
             problems += look.problems
             highest |= {condition: max(highest[condition], value) for condition, value in look.highest.items()}
@@ -395,7 +378,7 @@ def score_predictions(
             problems.append(f"of another range: {_named(source)} has greys up to {top}, not {reading.grey_of_one}")
         if problems:
             raise PredictionsError(source, problems)
-        rows = map_jobs(partial(_score, read_masks=read_masks, reading=reading), jobs)
+        rows = pool.map(partial(_score, read_masks=read_masks, reading=reading), jobs)
         rows = list(progress(rows, desc="clips", total=len(jobs)))
     facts = {**asdict(reading), "resize": "nearest" if sizes else None, "original_sizes": dict(sizes)}
     return rows, facts | {"layout": _layout(folders, layouts, scored, sizes, reading)}

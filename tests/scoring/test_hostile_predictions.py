@@ -149,7 +149,7 @@ def test_a_pipe_among_the_masks_is_refused_and_not_waited_for(tmp_path):
     target = Target(clip_id="clip", category="", group=None, source_video="clip", masks=(mask,), frames=1)
     try:
         with pytest.raises(PredictionsError) as caught:
-            score_predictions(tmp_path / "predictions", ["positive"], [target], read_files, processes=1)
+            score_predictions(tmp_path / "predictions", ["positive"], [target], read_files)
     finally:
         os.close(writer)
     assert caught.value.problems == [f"unreadable: {folder / 'clip_1.png'}, it is not a regular file"]

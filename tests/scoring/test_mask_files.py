@@ -2,12 +2,9 @@
 
 import io
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
@@ -103,7 +100,7 @@ def test_layouts_are_scored_alike(write, targets, first, nested):
     (folder / "desktop.ini").write_bytes(b"")
     (folder / "__MACOSX").mkdir()
     (folder / ".notes").write_text("")  # beside the conditions
-    assert score_predictions(folder, CONDITIONS, targets, read_masks, processes=1) == expected_rows(targets)
+    assert score_predictions(folder, CONDITIONS, targets, read_masks) == expected_rows(targets)
 
 
 def test_layouts_may_differ_between_conditions(write, targets):
@@ -113,13 +110,13 @@ def test_layouts_may_differ_between_conditions(write, targets):
         for k in range(3):
             source = folder / ".noise_from_0" / category / clip_id / f"{clip_id}_{k}.png"
             save(folder / "noise" / clip_id / f"{clip_id}_{k + 1}.png", Image.open(source))
-    assert score_predictions(folder, CONDITIONS, targets, read_masks, processes=1) == expected_rows(targets)
+    assert score_predictions(folder, CONDITIONS, targets, read_masks) == expected_rows(targets)
 
 
-def test_processes_and_a_part_of_the_clips(write, targets):
+def test_a_part_of_the_clips(write, targets):
     folder = write()
     rows = expected_rows(targets)
-    assert score_predictions(folder, CONDITIONS, targets, read_masks, processes=2) == rows
+    assert score_predictions(folder, CONDITIONS, targets, read_masks) == rows
     assert score_predictions(folder, CONDITIONS, targets, read_masks, kept=[2, 0]) == [rows[2], rows[0]]
     alone = score_predictions(folder, ["noise"], targets, read_masks)
     assert [list(row["conditions"]) for row in alone] == [["noise"]] * 3
@@ -162,7 +159,7 @@ GREYS = [value for value in range(256) for _ in range(3)]
 )
 def test_modes(write, targets, change, expected):
     folder = write(change=change)
-    assert score_predictions(folder, CONDITIONS, targets, read_masks, processes=1) == expected_rows(targets, expected)
+    assert score_predictions(folder, CONDITIONS, targets, read_masks) == expected_rows(targets, expected)
 
 
 def test_greys_of_0_and_1_need_the_positives(write, targets):
@@ -244,7 +241,7 @@ def test_everything_that_is_wrong_is_told_at_once(write, targets):
     save(folder / "positive/dog/-og_3/-og_3_1.png", np.zeros((*SIZE, 4), np.uint8))
     cut = folder / "positive/cat/cat.2/cat.2_3.png"
     cut.write_bytes(cut.read_bytes()[:60])
-    problems = problems_of(folder, targets, [*CONDITIONS, "silence"], processes=2)
+    problems = problems_of(folder, targets, [*CONDITIONS, "silence"])
     assert f"folder missing: {folder}/silence; {folder} holds noise, positive" in problems
     named = [problem for problem in problems if problem.startswith(("missing", "extra"))]
     assert sorted(named) == sorted(
@@ -312,32 +309,11 @@ def test_no_image(tmp_path):
         read_prediction(tmp_path / "mask.png")
 
 
-WORKERS = """
-import multiprocessing, time
-from evaluate_metrics.mask_files import _workers
-with _workers(2, 8) as map_jobs:
-    list(map_jobs(abs, range(8)))
-    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.mark.slow
-def test_workers_end_with_a_killed_parent():
-    parent = subprocess.Popen([sys.executable, "-c", WORKERS], stdout=subprocess.PIPE, text=True)
-    workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
-    assert len(workers) == 2 and all(worker.is_running() for worker in workers)
-    parent.kill()
-    parent.wait()
-    _, alive = psutil.wait_procs(workers, timeout=20)
-    assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
-
-
 def test_the_reader_of_masks_is_heard(write, targets):
     """Ground truth that is missing is the reader's error, not a problem of the predictions."""
     targets[1].masks[0].unlink()
     with pytest.raises(FileNotFoundError, match=r"cat.2_1.png"):
-        score_predictions(write(), CONDITIONS, targets, read_masks, processes=2)
+        score_predictions(write(), CONDITIONS, targets, read_masks)
 
 
 def test_bytes_of_masks_are_read_as_grey(write, targets):
@@ -351,5 +327,5 @@ def test_bytes_of_masks_are_read_as_grey(write, targets):
             files.append(buffer.getvalue())
         return files
 
-    rows = score_predictions(write(), CONDITIONS, targets, faint, processes=1)
+    rows = score_predictions(write(), CONDITIONS, targets, faint)
     assert rows == expected_rows(targets)
