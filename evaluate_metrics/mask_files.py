@@ -378,8 +378,8 @@ def score_predictions(
             problems.append(f"of another range: {_named(source)} has greys up to {top}, not {reading.grey_of_one}")
         if problems:
             raise PredictionsError(source, problems)
-        rows = pool.map(partial(_score, read_masks=read_masks, reading=reading), jobs)
-        rows = list(progress(rows, desc="clips", total=len(jobs)))
+        scores = pool.map(partial(_score, read_masks=read_masks, reading=reading), jobs)
+        rows = list(progress(scores, desc="clips", total=len(jobs)))
     facts = {**asdict(reading), "resize": "nearest" if sizes else None, "original_sizes": dict(sizes)}
     return rows, facts | {"layout": _layout(folders, layouts, scored, sizes, reading)}
 

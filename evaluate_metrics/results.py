@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -254,9 +254,9 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found. Expected a folder that evaluate_accelerate.py wrote.")
     results = read_results(path)
-    if not isinstance(results, dict) or "scores" not in results:
-        raise ValueError(f'{path}: expected {{"scores": {{metric: value}}, …}}, as evaluate_accelerate.py writes it.')
-    _check(_Results, {key: value for key, value in results.items() if value != {} or key == "scores"}, str(path))
+    if isinstance(results, dict):
+        results = {key: value for key, value in results.items() if value != {} or key == "scores"}
+    _check(_Results, results, str(path))
     scores = dict(results["scores"])
     # Other figures are scores, too: every table has one row a score, whatever it measures.
     for condition, value in (results.get("similarity_auroc") or {}).items():
@@ -282,22 +282,10 @@ def read_run(name: str, directory: str | os.PathLike, log: str | os.PathLike | N
         predictions = folders if all(folder.is_dir() for folder in folders.values()) else None
     elif saved is not None and (directory / saved).is_dir():
         predictions = directory / saved
-    settings = results.get("settings") or {}
-    details: tuple[str, ...] = ("versions", "intervals", "bootstrap", "breakdown", "fpr_curve", "source_videos")
-    details += ("draw", "mute_clips", "weights")
-    return Run(
-        name=name,
-        scores=scores,
-        log=() if log is None else _read_log(Path(log)),
-        predictions=predictions,
-        predictions_digest=results.get("predictions_digest") or "",
-        subset=str(results.get("subset", "")),
-        split=str(results.get("split", "")),
-        settings=settings,
-        clips=clips,
-        annotation=results.get("annotation") or "",
-        **{key: results.get(key) or {} for key in details},
-    )
+    measured = {"name": name, "scores": scores, "log": () if log is None else _read_log(Path(log))}
+    measured |= {"clips": clips, "predictions": predictions}
+    known = {field.name for field in fields(Run)}
+    return Run(**{key: value for key, value in results.items() if key in known and value is not None} | measured)
 
 
 class Protocol(NamedTuple):

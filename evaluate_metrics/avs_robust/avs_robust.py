@@ -345,7 +345,9 @@ def clip_statistics(probabilities, masks):
     predicted, target, intersection = _sums(foreground), _sums(masks), _sums(foreground * masks)
     union = predicted + target - intersection
     curves = [
-        f_curve(*threshold_counts(probabilities[k], masks[k]), target[k]) for k in range(len(target)) if target[k]
+        f_curve(*threshold_counts(frame, mask), target=area)
+        for frame, mask, area in zip(probabilities, masks, target, strict=True)
+        if area
     ]
     prediction: dict[str, object] = {
         # float32 as in the original, where 1e-7 vanishes beside a union of 2 pixels or more
