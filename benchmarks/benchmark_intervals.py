@@ -76,7 +76,7 @@ def coverages(clips: int, clustered: bool, leak: float, repeats: int, resamples:
         for key, column in whole.items()
     }
     one = {c: {key: means[f"{key}_{c}"][key] for key in ("iou", "area", "f_score")} for c in CONDITIONS}
-    truth = uncertainty.run_scores([[{"clip_id": "mean", "conditions": one}]])
+    truth = uncertainty.run_scores([{"clip_id": "mean", "conditions": one}])
     videos = videos_of(clips, clustered)
     held = dict.fromkeys(SCORES, 0)
     for _ in range(repeats):

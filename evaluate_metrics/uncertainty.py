@@ -12,13 +12,10 @@ scores that are 0 or 1 in each clip the interval is that of Clopper and Pearson 
 Learned-Miller and Thomas (2019, arXiv:1905.06208): 64 clips without a leak give an FPR of 0 an upper end of 0.056.
 benchmarks/README.md has the simulated coverage of every score.
 
-What an interval covers is the choice of clips. It says nothing of training seeds, of the draw of negative sounds, or
-of source videos that a test split shares with the training split (`shared_source_videos` counts those). `compare`
-takes training seeds into account where a side has several.
+An interval covers the choice of clips, not training seeds, the draw of negative sounds, or source videos that a test
+split shares with the training split. `compare` takes training seeds into account where a side has several.
 
-Below, a *row* is one clip's line of `clips.jsonl`: {"clip_id", "source_video", "conditions": {condition: {"iou": [one
-a frame], "area": [one a frame], "f_score": float or None, "similarity": [one a frame] or None}}}, see `clip_rows.py`.
-Which scores there are is read from the table of metrics in `avs_robust.py`.
+A *row* is one clip's line of `clips.jsonl`, see `clip_rows.py`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,7 +47,6 @@ __all__ = [
     "intervals",
     "mean_intervals",
     "paired_rows",
-    "run_intervals",
     "run_scores",
     "shared_source_videos",
     "source_clusters",
@@ -112,10 +108,8 @@ def bootstrap_means(
         float64[resamples, K]; NaN where a column holds no value.
     """
     sums, counts = _cluster_sums(values, np.arange(len(values)) if clusters is None else clusters)
-    means = np.empty((resamples, values.shape[1]))
-    for part, weights in _weights(len(sums), resamples, seed):
-        means[part] = _weighted_means(sums, counts, weights, unseen)
-    return means
+    blocks = [_weighted_means(sums, counts, weights, unseen) for weights in _weights(len(sums), resamples, seed)]
+    return np.concatenate(blocks)
 
 
 def mean_intervals(
@@ -159,7 +153,7 @@ def source_clusters(rows: Sequence[Mapping]) -> np.ndarray:
     return np.array([numbers[name] for name in names])
 
 
-def run_scores(runs: Sequence[Sequence[Mapping]], *, extra_negatives: Iterable[str] = ()) -> dict[str, float]:
+def run_scores(*runs: Sequence[Mapping], extra_negatives: Iterable[str] = ()) -> dict[str, float]:
     """Every score on the clips as they are.
 
     Args:
@@ -173,13 +167,12 @@ def run_scores(runs: Sequence[Sequence[Mapping]], *, extra_negatives: Iterable[s
     Raises:
         ValueError: no clips, clips or conditions that differ; the message names them.
     """
-    tables = _tables(paired_rows(runs), tuple(extra_negatives))
-    return {key: float(values[0]) for key, values in _mean_over(map(_plain_scores, tables)).items()}
+    found = _mean_over(table.plain for table in _tables(runs, extra_negatives))
+    return {key: float(values[0]) for key, values in found.items()}
 
 
-def run_intervals(
-    runs: Sequence[Sequence[Mapping]],
-    *,
+def intervals(
+    *runs: Sequence[Mapping],
     extra_negatives: Iterable[str] = (),
     resamples: int = RESAMPLES,
     level: float = LEVEL,
@@ -187,36 +180,25 @@ def run_intervals(
 ) -> dict[str, list[float]]:
     """metric -> [low, high] of every score that `run_scores` gives; {} for clips of a single source video.
 
+    Clips whose masks are all empty have no F-score and are left out of F alone, as in the metric.
+
     Raises:
         ValueError: as `run_scores`.
     """
-    tables = _tables(paired_rows(runs), tuple(extra_negatives))
+    tables = _tables(runs, extra_negatives)
     if len(tables[0].sums) == 1:
         return {}
     ends = []
     for table in tables:
-        parts = [table.ends(weights) for _, weights in _weights(len(table.sums), resamples, seed)]
-        ends.append([_joined(part[end] for part in parts) for end in (0, 1)])
+        blocks = [table.ends(weights) for weights in _weights(len(table.sums), resamples, seed)]
+        ends.append(
+            [{key: np.concatenate([block[end][key] for block in blocks]) for key in table.metrics} for end in (0, 1)]
+        )
     lows, highs = (_mean_over(run[end] for run in ends) for end in (0, 1))
     quantiles = (1 - level) / 2, (1 + level) / 2
     return {
         key: [float(np.quantile(of[key], q)) for of, q in zip((lows, highs), quantiles, strict=True)] for key in lows
     }
-
-
-def intervals(
-    rows: Sequence[Mapping],
-    *,
-    extra_negatives: Iterable[str] = (),
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = SEED,
-) -> dict[str, list[float]]:
-    """`run_intervals` of a single run.
-
-    Clips whose masks are all empty have no F-score and are left out of F alone, as in the metric.
-    """
-    return run_intervals([rows], extra_negatives=extra_negatives, resamples=resamples, level=level, seed=seed)
 
 
 def bootstrap_settings(
@@ -257,23 +239,21 @@ def compare(
     Raises:
         ValueError: clips or conditions that are not the same on both sides, or a single source video.
     """
-    runs = _tables(paired_rows([*a, *b]), tuple(extra_negatives))
+    runs = _tables([*a, *b], extra_negatives)
     if len(runs[0].sums) == 1:
         raise ValueError("Expected clips of at least two source videos to compare, got one.")
     sides = runs[: len(a)], runs[len(a) :]
-    scores = [list(map(_plain_scores, side)) for side in sides]
-    means = [_mean_over(side) for side in scores]
+    means = [_mean_over(table.plain for table in side) for side in sides]
     metrics = [metric for metric in means[0] if metric in means[1]]
     if len(runs) == 2:
         p = _swap_test(runs[0], runs[1], metrics, resamples, seed)
         bounds = _paired_intervals(runs[0], runs[1], metrics, resamples, level, seed)
     else:
-        p, bounds = _seeds_test(sides, scores, metrics, level)
+        p, bounds = _seeds_test(sides, metrics, level)
     undirected = _without_direction(runs[0])
     others = [metric for metric in metrics if metric != PRIMARY and metric not in undirected]
-    adjusted = (
-        p | dict(zip(others, holm([p[metric] for metric in others]), strict=True)) | dict.fromkeys(undirected, np.nan)
-    )
+    corrected = dict(zip(others, holm([p[metric] for metric in others]), strict=True))
+    adjusted = p | corrected | dict.fromkeys(undirected, np.nan)
     found = []
     for metric in metrics:
         first, second = (float(side[metric][0]) for side in means)
@@ -379,12 +359,11 @@ def shared_source_videos(splits: Mapping[str, Iterable[str]]) -> dict[str, int |
     }
 
 
-def _weights(count: int, resamples: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Blocks of resamples: (slice, float64[block, count + 1]), the weight of each cluster and of the unseen one."""
+def _weights(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Blocks of resamples, float64[block, count + 1]: the weight of each cluster and of the unseen one."""
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, _BLOCK):
-        stop = min(start + _BLOCK, resamples)
-        yield slice(start, stop), rng.exponential(size=(stop - start, count + 1))
+        yield rng.exponential(size=(min(_BLOCK, resamples - start), count + 1))
 
 
 def _cluster_sums(values, clusters):
@@ -403,6 +382,11 @@ def _weighted_means(sums, counts, weights, unseen=None):
     if unseen is not None:
         size = counts.sum(axis=0) / np.maximum(np.count_nonzero(counts, axis=0), 1)
         total, number = total + last * size * unseen, number + last * size
+    return _ratio(total, number)
+
+
+def _ratio(total, number):
+    """NaN where `number` is 0."""
     return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
 
 
@@ -427,8 +411,7 @@ def _unseen_clips(keys, values):
                 continue
             part, whole = place[condition, metric.key], place[condition, metric.over]
             size = values[:, whole].mean()
-            nothing = np.full(len(values), np.nan)
-            shares = np.divide(values[:, part], values[:, whole], out=nothing, where=values[:, whole] > 0)
+            shares = _ratio(values[:, part], values[:, whole])
             for end, share in zip(unseen, _unseen(shares[:, None]), strict=True):
                 end[part], end[whole] = share[0] * size, size
     return unseen
@@ -440,7 +423,7 @@ class _Table:
     Attributes:
         keys: the K columns, as `_columns` names them.
         sums, counts (float64[G, K]): of each cluster.
-        plain (float64[1, G + 1]): the weights that leave the clips as they are.
+        plain: metric -> float64[1], the scores of the clips as they are.
     """
 
     def __init__(self, rows: Sequence[Mapping], clusters: np.ndarray, extra_negatives: Sequence[str]):
@@ -457,7 +440,6 @@ class _Table:
                 unseen = [np.append(unseen[0], -of_clips.mean()), np.append(unseen[1], 2 - of_clips.mean())]
         self.unseen = unseen
         self.sums, self.counts = _cluster_sums(values, clusters)
-        self.plain = np.ones((1, len(self.sums) + 1))
         self.keep(self.keys)
 
     def keep(self, keys: Sequence[tuple[str, str]]) -> None:
@@ -466,7 +448,8 @@ class _Table:
         self.keys = list(keys)
         self.sums, self.counts = self.sums[:, places], self.counts[:, places]
         self.unseen = [values[places] for values in self.unseen]
-        self.metrics = list(without_repeats(self.scores(self.plain)))
+        self.plain = without_repeats(self.scores(np.ones((1, len(self.sums) + 1))))
+        self.metrics = list(self.plain)
 
     def scores(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """metric -> float64[R] of the clips as `weights` (float64[R, G + 1]) weigh them; undefined ones left out."""
@@ -490,17 +473,13 @@ class _Table:
 
 def _tables(runs, extra_negatives):
     """The runs' tables, with the columns that all have: a run without a similarity head has fewer."""
+    runs = paired_rows(runs)
     clusters = source_clusters(runs[0])
-    tables = [_Table(rows, clusters, extra_negatives) for rows in runs]
+    tables = [_Table(rows, clusters, tuple(extra_negatives)) for rows in runs]
     common = [key for key in tables[0].keys if all(key in table.keys for table in tables)]
     for table in tables:
         table.keep(common)
     return tables
-
-
-def _plain_scores(table):
-    scores = table.scores(table.plain)
-    return {key: scores[key] for key in table.metrics}
 
 
 def _mean_over(runs):
@@ -509,14 +488,9 @@ def _mean_over(runs):
     return {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0] if all(key in run for run in runs)}
 
 
-def _joined(parts):
-    parts = list(parts)
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
 def _swap_test(a, b, metrics, resamples, seed):
     """metric -> p-value of the test that swaps the two results of random source videos."""
-    observed = {metric: abs(b.scores(b.plain)[metric][0] - a.scores(a.plain)[metric][0]) for metric in metrics}
+    observed = {metric: abs(b.plain[metric][0] - a.plain[metric][0]) for metric in metrics}
     reached = dict.fromkeys(metrics, 0)
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, _BLOCK):
@@ -526,8 +500,7 @@ def _swap_test(a, b, metrics, resamples, seed):
         for table, sign in ((a, 1), (b, -1)):
             number = table.counts.sum(axis=0) + sign * totals[1]
             total = table.sums.sum(axis=0) + sign * totals[0]
-            means = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
-            sides.append(table.from_means(means))
+            sides.append(table.from_means(_ratio(total, number)))
         for metric in metrics:
             if metric in sides[0] and metric in sides[1]:
                 larger = np.abs(sides[1][metric] - sides[0][metric]) >= observed[metric] - 1e-12
@@ -541,21 +514,20 @@ def _influence(table):
     """metric -> float64[G]: how the score changes where a source video counts twice."""
     once_more = np.ones((len(table.sums), len(table.sums) + 1))
     once_more[:, :-1] += np.eye(len(table.sums))
-    plain = table.scores(table.plain)
-    return {metric: values - plain[metric][0] for metric, values in table.scores(once_more).items()}
+    scores = table.scores(once_more)
+    return {metric: scores[metric] - plain[0] for metric, plain in table.plain.items()}
 
 
 def _paired_intervals(a, b, metrics, resamples, level, seed):
     """metric -> (low, high) of b - a; each end has the source video once more that moves it furthest."""
     changes = [_influence(table) for table in (a, b)]
-    plain = [table.scores(table.plain) for table in (a, b)]
-    blocks = [(weights[:, :-1], weights[:, -1:]) for _, weights in _weights(len(a.sums), resamples, seed)]
-    last = np.concatenate([block[1] for block in blocks])
-    drawn = [[np.concatenate([w @ part for w, _ in blocks]) for part in (t.sums, t.counts)] for t in (a, b)]
+    weights = np.concatenate(list(_weights(len(a.sums), resamples, seed)))
+    weights, last = weights[:, :-1], weights[:, -1:]
+    drawn = [(weights @ table.sums, weights @ table.counts) for table in (a, b)]
     bounds: dict[str, tuple[float, float]] = {}
     for metric in metrics:
         change = changes[1][metric] - changes[0][metric]
-        if np.abs(change).max() < 1e-12 and abs(plain[1][metric] - plain[0][metric])[0] < 1e-12:
+        if np.abs(change).max() < 1e-12 and abs(b.plain[metric] - a.plain[metric])[0] < 1e-12:
             # No clip tells the models apart; of other clips, so many may (Clopper and Pearson).
             share = 1 - ((1 - level) / 2) ** (1 / len(change))
             bounds[metric] = (-share, share)
@@ -564,16 +536,14 @@ def _paired_intervals(a, b, metrics, resamples, level, seed):
         for cluster, quantile in ((change.argmin(), (1 - level) / 2), (change.argmax(), (1 + level) / 2)):
             scores = []
             for table, (total, number) in zip((a, b), drawn, strict=True):
-                number = number + last * table.counts[cluster]
-                total = total + last * table.sums[cluster]
-                means = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+                means = _ratio(total + last * table.sums[cluster], number + last * table.counts[cluster])
                 scores.append(table.from_means(means)[metric])
             ends.append(float(np.quantile(scores[1] - scores[0], quantile)))
         bounds[metric] = (ends[0], ends[1])
     return bounds
 
 
-def _seeds_test(sides, scores, metrics, level):
+def _seeds_test(sides, metrics, level):
     """(metric -> p-value, metric -> (low, high) of b - a) by Student's test over the training seeds.
 
     The variance of the difference is that between seeds, and what the choice of clips adds to it: the variance over
@@ -585,7 +555,7 @@ def _seeds_test(sides, scores, metrics, level):
     share = sum(1 / count for count in counts)
     p, bounds = {}, {}
     for metric in metrics:
-        of_seeds = [np.array([run[metric][0] for run in side]) for side in scores]
+        of_seeds = [np.array([table.plain[metric][0] for table in side]) for side in sides]
         of_clips = [np.array([run[metric] for run in side]) for side in influence]  # seeds by source videos
         difference = float(of_seeds[1].mean() - of_seeds[0].mean())
         between_seeds = share * sum(np.sum((values - values.mean()) ** 2) for values in of_seeds) / freedom
@@ -647,8 +617,7 @@ def _named(keys, means, extra_negatives):
     for of in by_condition.values():
         for metric in METRICS:
             if metric.over:
-                whole = of.pop(metric.over)
-                of[metric.key] = np.divide(of[metric.key], whole, out=np.full_like(whole, np.nan), where=whole > 0)
+                of[metric.key] = _ratio(of[metric.key], of.pop(metric.over))
     return flat_scores(by_condition, extra_negatives) | with_partly_heard(by_clip)
 
 

@@ -344,11 +344,11 @@ def clip_statistics(probabilities, masks):
     foreground = probabilities > 0.5
     predicted, target, intersection = _sums(foreground), _sums(masks), _sums(foreground * masks)
     union = predicted + target - intersection
-    curves = [
-        f_curve(*threshold_counts(frame, mask), target=area)
-        for frame, mask, area in zip(probabilities, masks, target, strict=True)
-        if area
-    ]
+    curves = []
+    for frame, mask, area in zip(probabilities, masks, target, strict=True):
+        if area:
+            at_threshold, hit = threshold_counts(frame, mask)
+            curves.append(f_curve(at_threshold, hit, area))
     prediction: dict[str, object] = {
         # float32 as in the original, where 1e-7 vanishes beside a union of 2 pixels or more
         "iou": (

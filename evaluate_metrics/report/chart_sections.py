@@ -256,8 +256,8 @@ def _part_scores(seeds, part):
 
 def _scores_with_intervals(runs, extra):
     # A tenth of the resamples: these are drawn, not printed, and there may be dozens of parts.
-    bounds = uncertainty.run_intervals(runs, extra_negatives=extra, resamples=uncertainty.RESAMPLES // 10)
-    return {**uncertainty.run_scores(runs, extra_negatives=extra), "intervals": bounds}
+    bounds = uncertainty.intervals(*runs, extra_negatives=extra, resamples=uncertainty.RESAMPLES // 10)
+    return {**uncertainty.run_scores(*runs, extra_negatives=extra), "intervals": bounds}
 
 
 def _mean_breakdown(seeds, part):

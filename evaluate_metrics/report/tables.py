@@ -226,7 +226,7 @@ def model_intervals(seeds: Sequence[Run]) -> Mapping[str, Sequence[float]]:
         return seeds[0].intervals
     if not all(run.clips for run in seeds) or uncertainty.source_clusters(seeds[0].clips).max() == 0:
         return {}
-    return uncertainty.run_intervals([run.clips for run in seeds], extra_negatives=extra_negatives(seeds))
+    return uncertainty.intervals(*[run.clips for run in seeds], extra_negatives=extra_negatives(seeds))
 
 
 def results_table(runs: Iterable[Run]) -> str:

@@ -676,7 +676,7 @@ def make_rows(clips=8, seed=0, conditions=CONDITIONS, positive=0.8, negative=0.3
 
 
 def scores_of(rows, **options):
-    return uncertainty.run_scores([rows], **options)
+    return uncertainty.run_scores(rows, **options)
 
 
 def write_rows(folder, rows, **others):

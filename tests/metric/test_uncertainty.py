@@ -85,7 +85,7 @@ def test_equals_a_plain_loop_over_the_same_weights(per_video):
             lows.setdefault(key, []).append(low)
             highs.setdefault(key, []).append(high)
     shuffled = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
-    assert uncertainty.run_scores([shuffled]) == pytest.approx(metric_scores(rows), abs=1e-12)
+    assert uncertainty.run_scores(shuffled) == pytest.approx(metric_scores(rows), abs=1e-12)
     bounds = uncertainty.intervals(shuffled, resamples=300, seed=5, level=0.8)
     assert bounds.keys() == lows.keys() and len(bounds) == 3 * 4 + 3 + 2 * 3 + 1
     for key in bounds:
@@ -95,11 +95,11 @@ def test_equals_a_plain_loop_over_the_same_weights(per_video):
 
 def test_seeds_are_averaged_within_each_draw():
     first, second = make_rows(seed=1), make_rows(seed=2)
-    both = uncertainty.run_scores([first, second])
-    for key, value in uncertainty.run_scores([first]).items():
-        assert both[key] == pytest.approx((value + uncertainty.run_scores([second])[key]) / 2, abs=1e-15)
-    bounds = uncertainty.run_intervals([first, second], resamples=50)
-    assert uncertainty.run_intervals([first, second[::-1]], resamples=50) == bounds
+    both = uncertainty.run_scores(first, second)
+    for key, value in uncertainty.run_scores(first).items():
+        assert both[key] == pytest.approx((value + uncertainty.run_scores(second)[key]) / 2, abs=1e-15)
+    bounds = uncertainty.intervals(first, second, resamples=50)
+    assert uncertainty.intervals(first, second[::-1], resamples=50) == bounds
     of_clips = [[np.mean(row["conditions"]["positive"]["iou"]) for row in rows] for rows in (first, second)]
     ends = [
         np.quantile(uncertainty.bootstrap_means(np.mean(of_clips, axis=0)[:, None], unseen=unseen, resamples=50), q)
@@ -222,8 +222,8 @@ def test_clips_without_f_are_left_out_of_f_alone():
 
 def test_an_extra_negative_has_its_own_g_and_no_part_in_the_mean():
     rows = make_rows(conditions=(*CONDITIONS, "unseen", "mixed_snr_0"))
-    scores = uncertainty.run_scores([rows], extra_negatives=["unseen"])
-    without = uncertainty.run_scores([make_rows(conditions=(*CONDITIONS, "unseen", "mixed_snr_0"))])
+    scores = uncertainty.run_scores(rows, extra_negatives=["unseen"])
+    without = uncertainty.run_scores(make_rows(conditions=(*CONDITIONS, "unseen", "mixed_snr_0")))
     assert scores["g_miou"] == without["g_miou"] and scores["g_fpr"] == without["g_fpr"]
     p, n = scores["miou_positive"], scores["miou_unseen"]
     assert scores["g_miou_unseen"] == pytest.approx(2 * p * (1 - n) / (p + 1 - n))
@@ -249,14 +249,14 @@ def test_the_interval_of_auroc_covers_the_truth_and_never_says_certain():
     rows = make_rows(20, similarity=True)
     for row in rows:
         row["conditions"]["positive"]["similarity"] = [9.0]
-    assert uncertainty.run_scores([rows])["similarity_auroc_noise"] == 1
+    assert uncertainty.run_scores(rows)["similarity_auroc_noise"] == 1
     low, high = uncertainty.intervals(rows)["similarity_auroc_noise"]
     assert low == pytest.approx(1 - 2 * (1 - 0.025 ** (1 / 20)), abs=0.005) and high == 1
 
 
 def test_similarity_auroc_is_of_the_clips_means():
     rows = make_rows(9, similarity=True)
-    scores = uncertainty.run_scores([rows])
+    scores = uncertainty.run_scores(rows)
     means = {c: [np.mean(row["conditions"][c]["similarity"]) for row in rows] for c in ("positive", "noise")}
     pairs = itertools.permutations(range(len(rows)), 2)
     expected = np.mean([means["positive"][i] > means["noise"][j] for i, j in pairs])
@@ -398,7 +398,7 @@ def test_swaps_by_hand():
     rows = {name: make_rows(6, seed=seed, conditions=("positive", "silence")) for name, seed in (("a", 1), ("b", 2))}
 
     def g_miou(pairs):
-        scores = [uncertainty.run_scores([[pair[side] for pair in pairs]])["g_miou"] for side in (0, 1)]
+        scores = [uncertainty.run_scores([pair[side] for pair in pairs])["g_miou"] for side in (0, 1)]
         return scores[1] - scores[0]
 
     pairs = list(zip(rows["a"], rows["b"], strict=True))
