@@ -35,7 +35,7 @@ KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": 
 
 # Both models alike: optimiser, steps, frames an item, augmentation, loss.
 TRAINING = dict(
-    max_steps=800,
+    max_steps=1200,
     frames_per_clip=1,
     learning_rate=2e-3,
     weight_decay=0.01,
@@ -86,12 +86,15 @@ def command(program: str, **options) -> list[str]:
     return words
 
 
-def run(words: Sequence[str], log: Path, threads: int) -> None:
-    """Runs a command to its end, its output going to `log`; on failure the end of the log is shown."""
+def run(words: Sequence[str], log: Path) -> None:
+    """Runs a command to its end on one thread, its output going to `log`; on failure the end of the log is shown.
+
+    One thread, so that neither the number of cores nor --jobs changes what is computed.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     shown = " ".join(shlex.quote(word) for word in ["python", *words[1:]])
     print(f"  {shown}", flush=True)
-    environment = {**KEEPS_MEMORY, **os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**KEEPS_MEMORY, **os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("w", encoding="utf-8") as file:
         file.write(f"{shown}\n")
         file.flush()
@@ -161,14 +164,14 @@ def train_and_evaluate(args: argparse.Namespace, out: Path, data_dir: Path, name
         **{**TRAINING, "max_steps": args.max_steps},
         **MODELS[name],
     )
-    run(train, out / "logs" / f"train_{name}_seed{seed}.log", 1)
+    run(train, out / "logs" / f"train_{name}_seed{seed}.log")
     evaluate = dict(**data, model=folder / "last", split=args.split)
     scored = {"eval": dict(conditions=CONDITIONS, save_predictions=True)}
     if args.unseen_dir is not None:
         scored[RECORDINGS] = dict(conditions=("positive", "unseen"), unseen_dir=args.unseen_dir.resolve())
     for place, options in scored.items():
         words = command("evaluate_accelerate.py", **evaluate, output_dir=folder / place, **options)
-        run(words, out / "logs" / f"{place}_{name}_seed{seed}.log", 1)
+        run(words, out / "logs" / f"{place}_{name}_seed{seed}.log")
 
 
 def report(args: argparse.Namespace, out: Path, data_dir: Path) -> Path:
@@ -225,11 +228,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.data_dir is None and not (data_dir / "Single-source").exists():
         print_stage(started, "making the demo clips")
         make = command("-m avsbench_robust_dataset demo", out=data_dir, seed=args.data_seed)
-        run(make, out / "logs" / "data.log", 1)
+        run(make, out / "logs" / "data.log")
 
     print_stage(started, "pre-training the encoders by classification (stand-ins for VGGish and ImageNet weights)")
     options = dict(subset=args.subset, data_dir=data_dir, output_dir=out / "init", image_size=args.image_size)
-    run(command("examples/pretrain_encoders.py", **options), out / "logs" / "pretrain.log", max(1, args.jobs))
+    run(command("examples/pretrain_encoders.py", **options), out / "logs" / "pretrain.log")
 
     print_stage(started, f"training {len(MODELS)} models x {len(args.seeds)} seeds, {args.jobs} at a time")
     with ThreadPoolExecutor(max(1, args.jobs)) as pool:

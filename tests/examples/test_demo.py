@@ -32,7 +32,13 @@ def test_command_leaves_out_what_is_not_set():
 
 def test_a_failing_command_ends_the_demo_with_its_output(tmp_path):
     with pytest.raises(SystemExit, match="(?s)exit code 3.*what went wrong"):
-        demo.run([sys.executable, "-c", "print('what went wrong'); raise SystemExit(3)"], tmp_path / "log", 1)
+        demo.run([sys.executable, "-c", "print('what went wrong'); raise SystemExit(3)"], tmp_path / "log")
+
+
+def test_every_command_computes_on_one_thread(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    demo.run([sys.executable, "-c", "import os; print('threads:', os.environ['OMP_NUM_THREADS'])"], tmp_path / "log")
+    assert "threads: 1" in (tmp_path / "log").read_text()
 
 
 def test_means_are_over_seeds_and_only_of_what_every_seed_has():
@@ -54,7 +60,7 @@ def test_clips_of_another_seed_or_recipe_have_another_folder(monkeypatch, tmp_pa
     """What is reused is what would be made: the folder's name holds the seed and the recipe's digest."""
     folders = []
 
-    def stop(words, log, threads):
+    def stop(words, log):
         folders.append(words[words.index("--out") + 1])
         raise SystemExit
 
