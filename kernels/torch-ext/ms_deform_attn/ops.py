@@ -53,7 +53,8 @@ def _backward(
     attention_weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     value, sizes, locations, weights = _prepare(value, spatial_shapes, sampling_locations, attention_weights)
-    grad_output = grad_output.to(value.dtype).contiguous()
+    batch, _, heads, channels = value.shape
+    grad_output = grad_output.to(value.dtype).reshape(batch, locations.shape[1], heads * channels).contiguous()
     grads = compiled.backward(grad_output, value, sizes, locations, weights)
     return grads[0].to(value.dtype), grads[1].to(sampling_locations.dtype), grads[2].to(attention_weights.dtype)
 

@@ -1,5 +1,5 @@
-// The op's two functions for torch, through its stable ABI (torch 2.10 and later, one binary for all): checks that keep
-// memory safe, allocation, threads. Friendly messages and type conversions are the business of ops.py and checks.py.
+// The op's two functions for torch, through its stable ABI (torch 2.10 and later, one binary for all): allocation and
+// threads. ops.py calls them, with tensors that it has checked and prepared.
 //
 // The namespace TORCH_EXTENSION_NAME comes from the build: kernel-builder's registration.h, or build.py's flags.
 
@@ -36,45 +36,23 @@ using torch::stable::Tensor;
 namespace ms_deform_attn {
 namespace {
 
-// What both functions check of their common inputs. Sizes are read from here on from `value` and `locations` only.
-void check_inputs(const Tensor& value, const std::vector<int64_t>& shapes, const Tensor& locations,
-                  const Tensor& weights) {
-  STD_TORCH_CHECK(value.dim() == 4 && locations.dim() == 6 && weights.dim() == 5,
-                  "ms_deform_attn: expected value (N,S,M,D), sampling_locations (N,Q,M,L,P,2) and attention_weights "
-                  "(N,Q,M,L,P), got ", value.dim(), ", ", locations.dim(), " and ", weights.dim(), " dimensions.");
-  const auto compute = value.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  STD_TORCH_CHECK(locations.scalar_type() == compute && weights.scalar_type() == compute,
-                  "ms_deform_attn: sampling_locations and attention_weights must be float32 (float64 for float64 "
-                  "values).");
-  STD_TORCH_CHECK(value.is_contiguous() && locations.is_contiguous() && weights.is_contiguous(),
-                  "ms_deform_attn: the compiled functions take contiguous tensors.");
-  STD_TORCH_CHECK(locations.size(0) == value.size(0) && locations.size(2) == value.size(2) && locations.size(5) == 2,
-                  "ms_deform_attn: sampling_locations does not fit value.");
-  for (int dim = 0; dim < 5; ++dim)
-    STD_TORCH_CHECK(weights.size(dim) == locations.size(dim),
-                    "ms_deform_attn: attention_weights does not fit sampling_locations.");
-  STD_TORCH_CHECK(int64_t(shapes.size()) == 2 * locations.size(3),
-                  "ms_deform_attn: spatial_shapes does not fit sampling_locations.");
-  int64_t pixels = 0;
-  for (size_t level = 0; level < shapes.size(); level += 2) {
-    const int64_t height = shapes[level], width = shapes[level + 1];
-    // 2^24: beyond it float32 coordinates cannot tell neighbouring pixels apart.
-    STD_TORCH_CHECK(height > 0 && width > 0 && height <= (1 << 24) && width <= (1 << 24),
-                    "ms_deform_attn: spatial_shapes must be between 1 and 2^24, got (", height, ", ", width, ").");
-    pixels += height * width;
-  }
-  STD_TORCH_CHECK(pixels == value.size(1), "ms_deform_attn: spatial_shapes cover ", pixels, " pixels, value has ",
-                  value.size(1), ".");
-  STD_TORCH_CHECK(pixels < (int64_t(1) << 31), "ms_deform_attn: an image may have at most 2^31 - 1 pixels, got ",
-                  pixels, ".");
+// What CpuProblem and Params have in common.
+template <class Problem>
+void describe(Problem& p, const Tensor& value, const Tensor& locations, const Tensor& weights) {
+  p.batch = value.size(0), p.pixels = value.size(1), p.heads = value.size(2), p.channels = value.size(3);
+  p.queries = locations.size(1), p.levels = locations.size(3), p.points = locations.size(4);
+  p.value = value.const_data_ptr();
+  p.locations = locations.const_data_ptr();
+  p.weights = weights.const_data_ptr();
 }
 
-void check_grad_output(const Tensor& grad_output, const Tensor& value, const Tensor& locations) {
-  STD_TORCH_CHECK(grad_output.is_contiguous() && grad_output.scalar_type() == value.scalar_type() &&
-                      grad_output.dim() == 3 && grad_output.size(0) == value.size(0) &&
-                      grad_output.size(1) == locations.size(1) &&
-                      grad_output.size(2) == value.size(2) * value.size(3),
-                  "ms_deform_attn: grad_output must be contiguous (N,Q,M*D) and of the dtype of value.");
+template <class Problem>
+void describe_gradients(Problem& p, const Tensor& grad_output, Tensor& grad_value, Tensor& grad_locations,
+                        Tensor& grad_weights) {
+  p.grad_output = grad_output.const_data_ptr();
+  p.grad_value = grad_value.mutable_data_ptr();
+  p.grad_locations = grad_locations.mutable_data_ptr();
+  p.grad_weights = grad_weights.mutable_data_ptr();
 }
 
 const CpuKernels& cpu_kernels() {
@@ -85,8 +63,6 @@ const CpuKernels& cpu_kernels() {
 
 CpuProblem cpu_problem(const Tensor& value, const std::vector<int64_t>& shapes, const Tensor& locations,
                        const Tensor& weights) {
-  check_inputs(value, shapes, locations, weights);
-  STD_TORCH_CHECK(value.is_cpu() && locations.is_cpu() && weights.is_cpu(), "ms_deform_attn: expected CPU tensors.");
   CpuProblem p{};
   switch (value.scalar_type()) {
     case ScalarType::Float: p.element = Element::kFloat32; break;
@@ -94,12 +70,8 @@ CpuProblem cpu_problem(const Tensor& value, const std::vector<int64_t>& shapes, 
     case ScalarType::BFloat16: p.element = Element::kBFloat16; break;
     default: STD_TORCH_CHECK(false, "ms_deform_attn: the CPU functions take float32, float64 and bfloat16 values.");
   }
-  p.batch = value.size(0), p.pixels = value.size(1), p.heads = value.size(2), p.channels = value.size(3);
-  p.queries = locations.size(1), p.levels = locations.size(3), p.points = locations.size(4);
   p.shapes = shapes.data();
-  p.value = value.const_data_ptr();
-  p.locations = locations.const_data_ptr();
-  p.weights = weights.const_data_ptr();
+  describe(p, value, locations, weights);
   return p;
 }
 
@@ -129,14 +101,10 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_output, const
                                                 std::vector<int64_t> shapes, const Tensor& locations,
                                                 const Tensor& weights, bool /* deterministic: always */) {
   CpuProblem p = cpu_problem(value, shapes, locations, weights);
-  check_grad_output(grad_output, value, locations);
   Tensor grad_value = torch::stable::empty_like(value);
   Tensor grad_locations = torch::stable::empty_like(locations);
   Tensor grad_weights = torch::stable::empty_like(weights);
-  p.grad_output = grad_output.const_data_ptr();
-  p.grad_value = grad_value.mutable_data_ptr();
-  p.grad_locations = grad_locations.mutable_data_ptr();
-  p.grad_weights = grad_weights.mutable_data_ptr();
+  describe_gradients(p, grad_output, grad_value, grad_locations, grad_weights);
   const int64_t items = p.batch * p.heads * p.levels;
   if (items > 0) for_items(p, items, 1, cpu_kernels().backward_scratch(p), cpu_kernels().backward);
   return {grad_value, grad_locations, grad_weights};
@@ -156,25 +124,15 @@ CudaElement cuda_element(const Tensor& value) {
 
 Params cuda_params(const Tensor& value, const std::vector<int64_t>& shapes, const Tensor& locations,
                    const Tensor& weights) {
-  check_inputs(value, shapes, locations, weights);
-  STD_TORCH_CHECK(locations.is_cuda() && weights.is_cuda() &&
-                      locations.get_device_index() == value.get_device_index() &&
-                      weights.get_device_index() == value.get_device_index(),
-                  "ms_deform_attn: expected all tensors on the GPU of value.");
-  const int64_t levels = locations.size(3);
   Params p{};
-  p.batch = value.size(0), p.pixels = value.size(1), p.heads = value.size(2), p.channels = value.size(3);
-  p.queries = locations.size(1), p.levels = levels, p.points = locations.size(4);
+  describe(p, value, locations, weights);
   const char* problem = launch_problem(p);
   STD_TORCH_CHECK(problem == nullptr, "ms_deform_attn: expected sampling_locations with ", problem, ".");
   Int64 start = 0;
-  for (int64_t level = 0; level < levels; ++level) {
+  for (int64_t level = 0; level < p.levels; ++level) {
     p.level[level] = {int(shapes[2 * level]), int(shapes[2 * level + 1]), start};
     start += shapes[2 * level] * shapes[2 * level + 1];
   }
-  p.value = value.const_data_ptr();
-  p.locations = locations.const_data_ptr();
-  p.weights = weights.const_data_ptr();
   return p;
 }
 
@@ -201,15 +159,11 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_output, cons
                                                  std::vector<int64_t> shapes, const Tensor& locations,
                                                  const Tensor& weights, bool deterministic) {
   Params p = cuda_params(value, shapes, locations, weights);
-  check_grad_output(grad_output, value, locations);
   Tensor grad_value = torch::stable::new_zeros(value, value.sizes(), locations.scalar_type());
   // Zeros and not empty: without channels no kernel runs.
   Tensor grad_locations = torch::stable::new_zeros(locations, locations.sizes());
   Tensor grad_weights = torch::stable::new_zeros(weights, weights.sizes());
-  p.grad_output = grad_output.const_data_ptr();
-  p.grad_value = grad_value.mutable_data_ptr();
-  p.grad_locations = grad_locations.mutable_data_ptr();
-  p.grad_weights = grad_weights.mutable_data_ptr();
+  describe_gradients(p, grad_output, grad_value, grad_locations, grad_weights);
   if (value.numel() == 0 || grad_output.numel() == 0) return {grad_value, grad_locations, grad_weights};
   const torch::stable::accelerator::DeviceGuard guard(value.get_device_index());
   const int error = launch_backward(cuda_element(value), fits_vectors(p, int(value.element_size())), deterministic, p,
