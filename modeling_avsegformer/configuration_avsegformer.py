@@ -39,8 +39,7 @@ AVSEGFORMER_BOUNDS = {
 for _part in ("query_generator", "encoder", "decoder"):
     AVSEGFORMER_BOUNDS |= {f"{_part}_layers": (0, 100), f"{_part}_ffn_size": (1, 32768)}
 AVSEGFORMER_BOUNDS |= dict.fromkeys(("bce_weight", "mask_weight", "mix_weight", "similarity_weight"), (0, 1e6))
-# The arguments of timm's models that shape the network. Others open files, such as `checkpoint_path`, or set what the
-# model sets itself, such as `pretrained`.
+# The arguments of timm's models that shape the network. Others open files or set what the model sets itself.
 RATES = [
     f"{name}_rate" for name in ("drop", "drop_path", "drop_block", "proj_drop", "attn_drop", "pos_drop", "patch_drop")
 ]
@@ -212,11 +211,7 @@ class AVSegFormerConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """`PreTrainedConfig.from_dict`, but the configuration of another model is an error, not a warning.
-
-        Raises:
-            ValueError: another `model_type`; the message names it.
-        """
+        """`PreTrainedConfig.from_dict`, but another `model_type` is a ValueError, not a warning."""
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(

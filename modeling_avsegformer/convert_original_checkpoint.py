@@ -2,8 +2,8 @@
 
     python -m modeling_avsegformer.convert_original_checkpoint CKPT OUT_DIR [--backbone pvt_v2_b5] [--image_size 512]
 
-The file is read as tensors only; code in it is never run. `original_state_dict.py` maps its names. The command prints
-what matched and what was dropped, reads the written folder again and compares the masks.
+The file is read as tensors only; code in it is never run. The command prints what matched and what was dropped, reads
+the written folder again and compares the masks.
 """
 
 import argparse

@@ -29,9 +29,9 @@ STEP = NUM_FRAMES * HOP_LENGTH  # 15360, samples from one example to the next; t
 def log_mel(waveform: np.ndarray) -> np.ndarray:
     """Log-mel examples of a waveform.
 
-    Five seconds give 498 frames and thus five examples; the 18 frames after the last whole example are dropped. Fewer
-    than `MIN_SAMPLES` samples give no example at all. Where a waveform was made longer by repeating its last window,
-    as this project's data set does with clips of 4 s, the example is repeated exactly, the two frames at the seam too.
+    Five seconds give 498 frames and thus five examples; what follows the last whole example is dropped, and fewer than
+    `MIN_SAMPLES` samples give none. Where a waveform repeats its last window, as this project's data set lengthens
+    clips of 4 s, the example is repeated exactly, the two frames at the seam too.
 
     Args:
         waveform (`np.ndarray` of shape `(samples,)` or `(samples, channels)`): at 16 kHz, in [-1, 1] or signed
@@ -132,7 +132,6 @@ def resample(waveform: np.ndarray, original_rate: int, new_rate: int = SAMPLE_RA
             raise ValueError(f"Expected a positive whole number of Hz for `{name}`, got {rate!r}.")
     if original_rate == new_rate:
         return waveform
-    # Not needed at 16 kHz, where AVSBench's recordings are; numpy alone serves them.
     import torch
 
     try:  # a checkpoint's code runs where transformers and timm alone are installed
@@ -161,11 +160,9 @@ def released_log_mel(waveform: np.ndarray, sampling_rate: int = SAMPLE_RATE) -> 
     Written from its description: 5 seconds at 22050 Hz, cut or padded with zeros; for each second a power spectrogram
     (periodic Hann window and FFT of 1024 samples, hop 512, centred), 64 mel bands on Slaney's scale, decibels of at
     least -100 and at most 80 below the second's maximum, z-normalised over the second unless it is constant. That
-    makes 44 frames a second, and zeros fill up the 96: 54 % of every map, whatever is heard. A model that also sees
-    positive sounds through `log_mel` can tell the two by this alone.
-
-    Two things are not the release's: the resampling (its own, soxr's, differs near the band's end) and its noise,
-    which it makes at 44.1 kHz and which therefore reaches 11 kHz.
+    makes 44 frames a second, and zeros fill up the 96, by which alone a model can tell negative sounds from those of
+    `log_mel`. The resampling is not the release's (soxr's, which differs near the band's end), nor is its noise, made
+    at 44.1 kHz, which therefore reaches 11 kHz.
 
     Args:
         waveform (`np.ndarray` of shape `(samples,)` or `(samples, channels)`): as in `log_mel`.

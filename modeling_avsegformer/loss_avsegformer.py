@@ -31,12 +31,10 @@ def bce_dice_loss(
     logits: Tensor, targets: Tensor, bce_weight: float, num_masks: Tensor | float | None = None
 ) -> Tensor:
     """`bce_weight` times the binary cross-entropy over every pixel, plus the mean Dice loss of the targets that are
-    not empty. An empty target thus pulls every pixel towards the background; without any target that is not empty
-    the Dice part is zero.
+    not empty (0 if all are): an empty target thus pulls every pixel towards the background.
 
-    Args and returns as `dice_loss`, but one number for the batch. `num_masks` replaces the number of targets that are
-    not empty: where processes average their losses, each gives the mean of their numbers, and the average is the loss
-    of the whole batch.
+    Args as `dice_loss`; one number for the batch. `num_masks` replaces the number of targets that are not empty: where
+    processes average their losses, each gives the mean of their numbers, for the loss of the whole batch.
     """
     not_empty = (targets.flatten(1).sum(1) > 0).to(logits.dtype)
     count = not_empty.sum().clamp(min=1) if num_masks is None else num_masks

@@ -1,10 +1,7 @@
 """AVSegFormer: the masks of the objects that are heard, frame by frame.
 
 Papers: AVSegFormer, https://arxiv.org/abs/2307.01146; the similarity head, AVSBench-Robust; the deformable encoder,
-Deformable DETR, https://arxiv.org/abs/2010.04159. Written from the papers and from measurements of the released
-models, which it reproduces; what those create but never use is left out.
-
-Read from the bottom: `AVSegFormerForSegmentation` is what a user calls, its parts stand above it in order of use.
+Deformable DETR, https://arxiv.org/abs/2010.04159. It reproduces the released models without what those never use.
 Shapes: B clips of T frames, N = B * T, C = `hidden_size`, Q queries, S tokens of the three coarse feature maps.
 """
 
@@ -22,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .backbone_avsegformer import BACKBONE_STRIDES, TimmFeatures
 from .configuration_avsegformer import AVSegFormerConfig
@@ -101,8 +98,8 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["EncoderLayer", "DecoderLayer", "QueryGeneratorLayer", "VGGishModel", "TimmFeatures"]
 
     def _initialize_weights(self, module, is_custom_code: bool = False):
-        # For code outside of transformers the base class passes over modules without tensors of their own, lest loaded
-        # weights be overwritten. Ours set their children's, with functions that spare what was loaded.
+        # For foreign code the base class passes over modules without tensors of their own. Ours set their children's,
+        # with functions that spare what was loaded.
         super()._initialize_weights(module)
 
     @torch.no_grad()
@@ -172,33 +169,26 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def freeze_backbone(self, freeze: bool = True) -> None:
-        """Freeze the visual backbone, or let it learn again: weights, BatchNorm statistics and drop path."""
+        """Freezes the visual backbone, or lets it learn again: weights, BatchNorm statistics and drop path."""
         self.get_backbone().freeze(freeze)
 
     def load_pretrained_backbone(self) -> bool:
-        """Load timm's ImageNet weights into the backbone.
-
-        Returns:
-            `bool`: False, and a warning, where the weights cannot be reached; the backbone then stays as it is.
-
-        Raises:
-            ValueError: timm has no weights for this backbone.
-        """
+        """Loads timm's ImageNet weights into the backbone; where they cannot be reached, warns, returns False and
+        leaves the backbone as it is. Raises ValueError where timm has none."""
         return self.get_backbone().load_pretrained()
 
     def load_backbone_weights(self, path: str | Path) -> dict[str, str]:
-        """Load a backbone's `.pth` or `.safetensors` file, by timm's names or the original's, into the backbone; see
-        `encoder_weights.load_backbone_weights`."""
+        """See `encoder_weights.load_backbone_weights`."""
         return encoder_weights().load_backbone_weights(self.get_backbone().timm_model, path)
 
     def load_vggish_weights(self, path_or_hub_id: str | Path, filename: str | None = None) -> dict[str, str]:
-        """Load VGGish's published weights into the audio encoder; see `encoder_weights.load_vggish_weights`."""
+        """See `encoder_weights.load_vggish_weights`."""
         return self.get_audio_encoder().load_vggish_weights(path_or_hub_id, filename)
 
     @classmethod
     def from_backbone_pretrained(cls, config: AVSegFormerConfig, vggish: str | Path | None = None):
-        """A model with timm's weights in the backbone (where they can be reached; a warning says if not) and the rest
-        initialised, VGGish too unless `vggish` names its weights (see `VGGishModel.load_vggish_weights`)."""
+        """A new model with timm's weights in the backbone, as far as `load_pretrained_backbone` reaches them, and
+        VGGish's from `vggish`, if given (see `load_vggish_weights`)."""
         model = cls(config)
         model.load_pretrained_backbone()
         if vggish is not None:
@@ -210,7 +200,7 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
             self.get_audio_encoder().requires_grad_(False)
 
     def get_input_embeddings(self) -> None:
-        """None: neither frames nor spectrograms are tokens. Asked for where processes share out the weights (FSDP)."""
+        """None: neither frames nor spectrograms are tokens. FSDP asks for it."""
         return None
 
     def get_backbone(self) -> TimmFeatures:
@@ -239,7 +229,7 @@ class DeformableAttention(nn.Module):
         self.output_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def init_weights(self) -> None:
-        """Each head looks in its own direction, one pixel further with each point, with equal weights."""
+        """Each head looks in its own direction, one pixel further with each point."""
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], -1)
         directions = directions / directions.abs().amax(-1, keepdim=True)  # on the unit square, (heads, 2)
@@ -384,9 +374,8 @@ def reference_points(height: int, width: int, device: torch.device | None = None
 def laid_out_by_token(sequences: Tensor) -> Tensor:
     """`(N, L, C)`, equal, where no gradient is needed in the memory order of `(L, N, C)`.
 
-    That is what `nn.MultiheadAttention` works on. Else it projects a transposed view, which PyTorch, where no gradient
-    is needed, multiplies by a copy of the weight for each of the L tokens: in bfloat16 on a CPU half of the time of
-    queries, decoder and mask head.
+    `nn.MultiheadAttention` projects a transposed view, which PyTorch multiplies by a copy of the weight for each of
+    L tokens where no gradient is needed: in bfloat16 on a CPU half of the time of queries, decoder and mask head.
     """
     if torch.is_grad_enabled():
         return sequences
@@ -581,6 +570,7 @@ class AVSegFormerModel(AVSegFormerPreTrainedModel):
         with torch.no_grad():
             return self.audio_encoder(input_features, return_dict=True).embeddings
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -588,8 +578,7 @@ class AVSegFormerModel(AVSegFormerPreTrainedModel):
         image_embeddings: AVSegFormerImageEmbeddings | None = None,
         audio_embeddings: Tensor | None = None,
         frames_to_segment: int | None = None,
-        return_dict: bool | None = None,
-    ) -> AVSegFormerModelOutput | tuple:
+    ) -> AVSegFormerModelOutput:
         """See `AVSegFormerForSegmentation.forward`."""
         image = _exactly_one("pixel_values", pixel_values, "image_embeddings", image_embeddings)
         audio = _exactly_one("input_features", input_features, "audio_embeddings", audio_embeddings)
@@ -613,22 +602,19 @@ class AVSegFormerModel(AVSegFormerPreTrainedModel):
         queries = self.query_generator(segmented) + self.query_embed.weight
         for layer in self.decoder:
             queries = layer(queries, memory)
-        output = AVSegFormerModelOutput(
+        return AVSegFormerModelOutput(
             queries=queries,
             mask_features=self.audio_gate(image_embeddings.mask_features.flatten(0, 1), segmented),
             audio_tokens=audio_tokens,
             image_embeddings=image_embeddings,
         )
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
 
 
 def upsampled_conv(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`conv2d(interpolate(features, scale_factor=4, mode="bilinear"), weight, bias, padding=1)` without the large map.
 
-    Both steps are linear, so their order may change: channels are mixed at the small size, once for each tap of the
-    kernel, and one matrix product a direction upsamples, shifts and adds the taps. A third of the arithmetic and of
-    the memory at 128 to 32 channels; equal up to rounding.
+    Both steps are linear: channels are mixed at the small size, once for each tap of the kernel, and a matrix product
+    a direction upsamples, shifts and adds the taps. A third of the arithmetic and memory; equal up to rounding.
 
     features (`Tensor` of shape `(N, channels, h, w)`), weight (`Tensor` of shape `(out, channels, 3, 3)`), bias
     (`Tensor` of shape `(out,)`). Returns `(N, out, 4 * h, 4 * w)`.
@@ -689,10 +675,7 @@ class SimilarityHead(nn.Module):
 
 
 class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
-    """AVSegFormer: clips of frames and their sound to one mask a frame.
-
-    Frames are independent of each other; any number of them makes a clip.
-    """
+    """AVSegFormer: clips of any number of frames, independent of each other, and their sound to one mask a frame."""
 
     _auto_class = "AutoModel"  # checkpoints carry their code, for `trust_remote_code=True`
     # transformers saves the files that this file imports, so a checkpoint contains its pipeline too.
@@ -715,6 +698,7 @@ class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
         """See `AVSegFormerModel.get_audio_embeddings`."""
         return self.model.get_audio_embeddings(input_features)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -725,8 +709,7 @@ class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
         audio_embeddings: Tensor | None = None,
         frames_to_segment: int | None = None,
         num_masks: Tensor | float | None = None,
-        return_dict: bool | None = None,
-    ) -> AVSegFormerOutput | tuple:
+    ) -> AVSegFormerOutput:
         """Segment what is heard.
 
         Args:
@@ -790,11 +773,9 @@ class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
             loss, loss_dict = avsegformer_loss(
                 logits, output.mask_features, similarity, labels, audio_labels, self.config, num_masks
             )
-        result = AVSegFormerOutput(
+        return AVSegFormerOutput(
             loss=loss, loss_dict=loss_dict, logits=logits, similarity=similarity, mask_features=output.mask_features
         )
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return result if return_dict else result.to_tuple()
 
 
 def _exactly_one(name: str, value, other_name: str, other_value):

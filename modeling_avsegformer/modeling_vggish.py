@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_avsegformer import VGGishConfig
 
@@ -65,17 +65,12 @@ class VGGishModel(PreTrainedModel):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
             init.zeros_(module.bias)
 
-    def forward(self, input_features: Tensor, return_dict: bool | None = None) -> VGGishOutput | tuple:
-        """Describe each second of sound.
+    @can_return_tuple
+    def forward(self, input_features: Tensor) -> VGGishOutput:
+        """Describes each second of sound; raises ValueError for another shape.
 
         Args:
             input_features (`Tensor` of shape `(..., 1, num_frames, num_mel_bins)`): log-mel examples, time before mel.
-
-        Returns:
-            `VGGishOutput`
-
-        Raises:
-            ValueError: another shape.
         """
         expected = (1, self.config.num_frames, self.config.num_mel_bins)
         if tuple(input_features.shape[-3:]) != expected:
@@ -87,18 +82,12 @@ class VGGishModel(PreTrainedModel):
         maps = self.features(input_features.reshape(-1, *expected).to(self.features[0].weight.dtype))
         # The published weights expect time, mel, channel in this order.
         embeddings = self.embeddings(maps.permute(0, 2, 3, 1).flatten(1))
-        output = VGGishOutput(
+        return VGGishOutput(
             embeddings=embeddings.reshape(*leading, -1), feature_map=maps.reshape(*leading, *maps.shape[1:])
         )
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
 
     def load_vggish_weights(self, path_or_hub_id: str | Path, filename: str | None = None) -> dict[str, str]:
-        """Load the published weights into this encoder; see `encoder_weights.load_vggish_weights`.
-
-        Raises:
-            ImportError: a checkpoint's own code runs without this project's package.
-        """
+        """See `encoder_weights.load_vggish_weights`."""
         return encoder_weights().load_vggish_weights(self, path_or_hub_id, filename)
 
 

@@ -58,10 +58,8 @@ class AVSegFormerImageProcessor(TorchvisionBackend):
 
 
 class VGGishFeatureExtractor(SequenceFeatureExtractor):
-    """The log-mel front end of VGGish for clips of `num_seconds` seconds.
-
-    Longer sounds are cut; of shorter ones the last whole example is repeated, as in AVSBench's preprocessing. (The
-    data set of this project repeats the samples of that window, which gives the same examples.)
+    """The log-mel front end of VGGish for clips of `num_seconds` seconds: longer sounds are cut, of shorter ones the
+    last whole example is repeated, as in AVSBench's preprocessing.
 
     Args:
         num_seconds (`int`, defaults to 5): examples of a clip, each of 0.96 s.

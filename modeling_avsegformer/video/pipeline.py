@@ -232,10 +232,8 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
     ) -> Iterator[tuple[float, np.ndarray, np.ndarray, np.ndarray]]:
         """Each frame's time, picture, masks, bool `(sounds, height, width)`, and similarities, `(sounds,)`.
 
-        Pictures and masks have the size of `shown`, else the video's own, which the model sees in any case.
-
-        Two readers of the video run side by side: one ahead, for the model, and one for the pictures. So a frame need
-        not be held until the model has seen the next one.
+        Pictures and masks have the size of `shown`, else the video's own, which the model sees in any case. Two
+        readers of the video run side by side, one ahead for the model, so that no frame is held until the next look.
         """
         if not masks_per_second > 0:
             raise ValueError(f"Expected `masks_per_second` above 0, got {masks_per_second}.")

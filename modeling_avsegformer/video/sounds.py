@@ -52,11 +52,7 @@ class Siren:
 
 
 class Unseen:
-    """A sound that no training of this project uses, five seconds of it, repeated.
-
-    Args:
-        kind: one of `avsbench_robust_dataset.timbres.UNSEEN_KINDS`.
-    """
+    """A sound that no training of this project uses, one of `UNSEEN_KINDS`: five seconds of it, repeated."""
 
     length = None
 
@@ -76,10 +72,7 @@ class Muted:
     """Another sound, silent in two of each five seconds, which are drawn as those of the condition `muted`."""
 
     def __init__(self, sound: "Recording | Silence", seed: int = 42):
-        # Only here: who loads a model need not have the data set's package.
-        from avsbench_robust_dataset.conditions import draw_heard_frames
-
-        self._sound, self._seed, self._draw = sound, seed, draw_heard_frames
+        self._sound, self._seed = sound, seed
 
     @property
     def length(self) -> int | None:
@@ -87,7 +80,10 @@ class Muted:
 
     def is_heard(self, second: int) -> bool:
         """Whether the sound is there from `second` to `second + 1`, counted from the video's first frame."""
-        heard = self._draw(np.random.default_rng([self._seed, second // 5]))
+        # Only here: who loads a model need not have the data set's package.
+        from avsbench_robust_dataset.conditions import draw_heard_frames
+
+        heard = draw_heard_frames(np.random.default_rng([self._seed, second // 5]))
         return bool(heard[second % 5])
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -102,12 +98,9 @@ class Recording:
     """The sound of a file, at 16 kHz, averaged over its channels; zeros before and after it.
 
     Args:
-        path: anything that FFmpeg reads, with sound.
+        path: anything that FFmpeg reads, with sound; else FileNotFoundError or ValueError.
         start: seconds; the file's time that is time 0 here. None: its first sample's.
         loop: begins again at its end.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or no sound in it.
     """
 
     def __init__(self, path: str | os.PathLike, start: float | None = None, loop: bool = False):
