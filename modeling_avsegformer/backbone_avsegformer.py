@@ -31,7 +31,6 @@ class TimmFeatures(PreTrainedModel):
         self.channels: list[int] = self.timm_model.feature_info.channels()
         self.channels_last = str(getattr(self.timm_model, "output_fmt", "NCHW")).endswith("NHWC")  # Swin and its kin
         self.frozen = False
-        self.mode_when_learning = True  # what `train()` and `eval()` last asked for
         self.post_init()
 
     @torch.no_grad()
@@ -47,11 +46,13 @@ class TimmFeatures(PreTrainedModel):
     def freeze(self, freeze: bool) -> None:
         self.frozen = freeze
         self.requires_grad_(not freeze)
-        self.train(self.mode_when_learning)
+        self.train(self.training)
 
     def train(self, mode: bool = True):
-        self.mode_when_learning = mode
-        return super().train(mode and not self.frozen)
+        super().train(mode)
+        if self.frozen:
+            self.timm_model.eval()
+        return self
 
     def load_pretrained(self) -> bool:
         import timm
@@ -98,16 +99,13 @@ def _create_timm_features(config: AVSegFormerConfig, pretrained: bool) -> nn.Mod
         features = timm.create_model(
             name, pretrained=pretrained, features_only=True, out_indices=tuple(range(-levels, 0)), **kwargs
         )
-        strides = features.feature_info.reduction()
+        found = f"strides {features.feature_info.reduction()}"
     except (AssertionError, IndexError, AttributeError) as error:  # what timm raises for too few or no levels
+        found = f"no four levels ({error})"
+    if found != f"strides {BACKBONE_STRIDES}":
         raise ValueError(
             f"Expected a backbone with feature maps of strides {BACKBONE_STRIDES}, but timm {timm.__version__} gives "
-            f"no four levels for {name!r} with {kwargs} ({error}). pvt_v2_b5, resnet50 and convnext_tiny have them."
-        ) from error
-    if strides != BACKBONE_STRIDES:
-        raise ValueError(
-            f"Expected a backbone with feature maps of strides {BACKBONE_STRIDES}, but the last levels of {name!r} "
-            f"have strides {strides}. pvt_v2_b5, resnet50 and convnext_tiny have the right ones."
+            f"{found} for {name!r} with {kwargs}. pvt_v2_b5, resnet50 and convnext_tiny have them."
         )
     return features
 

@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from .checkpoint_reader import read_tensors
 from .configuration_avsegformer import AVSegFormerConfig
 from .modeling_avsegformer import SMALLEST_IMAGE, AVSegFormerForSegmentation
-from .original_state_dict import convert_original_state_dict, detect_backbone
+from .original_state_dict import convert_and_report, detect_backbone
+from .original_state_dict import convert_original_state_dict as convert_original_state_dict
 from .processing_avsegformer import AVSegFormerImageProcessor, AVSegFormerProcessor, VGGishFeatureExtractor
 
 
@@ -60,7 +61,7 @@ def convert_original_checkpoint(
         use_similarity_head="cosine_sim.audio_proj.weight" in state_dict,
         loss_type="dice",
     )
-    converted, report = convert_original_state_dict(state_dict, config, return_report=True)
+    converted, unused, unknown = convert_and_report(state_dict, config)
     model = AVSegFormerForSegmentation(config).eval()
     model.load_state_dict(converted)
     generator = torch.Generator().manual_seed(0)
@@ -73,7 +74,7 @@ def convert_original_checkpoint(
     if not logits.isfinite().all():
         raise ValueError(f"Expected finite masks from the converted model, but {checkpoint} gives NaN or infinity.")
 
-    matched = state_dict.keys() - {*report.unused, *report.unknown}
+    matched = state_dict.keys() - {*unused, *unknown}
     with _new_folder(out_dir) as partial:
         model.save_pretrained(partial)
         image_processor = AVSegFormerImageProcessor(size={"height": image_size, "width": image_size})
@@ -87,15 +88,15 @@ def convert_original_checkpoint(
         if not difference <= 1e-4 * max(1.0, logits.abs().max().item()):
             raise ValueError(f"The written model differs from {checkpoint} by {difference} in its logits.")
     print(f"matched: {_by_part(matched)}")
-    print(f"dropped, never used by the original: {_by_part(report.unused)}")
-    print(f"dropped, unknown: {', '.join(report.unknown) or 'none'}")
+    print(f"dropped, never used by the original: {_by_part(unused)}")
+    print(f"dropped, unknown: {', '.join(unknown) or 'none'}")
     print(
         f"verified: a forward at {image_size}x{image_size}; the largest difference after reading is {difference:.1g}"
     )
     print(
         f"{out_dir}: {len(matched)} tensors, backbone {config.backbone}, "
-        f"{'with' if config.use_similarity_head else 'without'} the similarity head; {len(report.unused)} tensors "
-        f"that the original never uses and {len(report.unknown)} unknown ones were left out."
+        f"{'with' if config.use_similarity_head else 'without'} the similarity head; {len(unused)} tensors "
+        f"that the original never uses and {len(unknown)} unknown ones were left out."
     )
 
 

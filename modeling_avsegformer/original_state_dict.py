@@ -4,7 +4,6 @@ Every original name falls under one rule of `RULES`, and the tensors keep their 
 """
 
 import re
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,17 +39,6 @@ RULES = [
 UNUSED = re.compile(r"head\.(fpn|attn_fc)\.|backbone\.layer[34]_2\.|vggish\.pproc\.")
 
 
-@dataclass
-class ConversionReport:
-    """
-    unused (`list[str]`): original names that the original never uses and that are left out.
-    unknown (`list[str]`): names that no rule knows; nothing was made of them.
-    """
-
-    unused: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-
-
 def detect_backbone(state_dict: dict[str, Tensor]) -> str | None:
     """The timm name of the original backbone whose names are in a state dict, None if neither's are."""
     names = set(map(plain_name, state_dict))
@@ -59,16 +47,13 @@ def detect_backbone(state_dict: dict[str, Tensor]) -> str | None:
     return "resnet50" if "backbone.layer4_1.0.conv1.weight" in names else None
 
 
-def convert_original_state_dict(
-    state_dict: dict[str, Tensor], config: AVSegFormerConfig, return_report: bool = False
-) -> dict[str, Tensor] | tuple[dict[str, Tensor], ConversionReport]:
-    """The state dict of our model from an original one.
+def convert_original_state_dict(state_dict: dict[str, Tensor], config: AVSegFormerConfig) -> dict[str, Tensor]:
+    """The state dict of our model from an original one; the log names what was left out.
 
     Args:
         state_dict: tensors by original name, with or without what DataParallel or torch.compile puts before it.
         config (`AVSegFormerConfig`): of the model that is to take them. With `use_similarity_head=False` the
             similarity head's tensors are left out.
-        return_report (`bool`, defaults to `False`): also return what was not used. It is logged in any case.
 
     Returns:
         `dict[str, Tensor]`: the same tensors (not copies) for `AVSegFormerForSegmentation.load_state_dict`
@@ -77,6 +62,13 @@ def convert_original_state_dict(
         ValueError: the state dict has another backbone than the configuration, lacks a tensor, or has one of another
             shape; the message names it.
     """
+    return convert_and_report(state_dict, config)[0]
+
+
+def convert_and_report(
+    state_dict: dict[str, Tensor], config: AVSegFormerConfig
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """`convert_original_state_dict`, the names that the original never uses, and those that no rule knows."""
     found = detect_backbone(state_dict)
     if found is None or config.backbone.split(".")[0] != found:
         raise ValueError(
@@ -84,23 +76,21 @@ def convert_original_state_dict(
             f"{repr(found) if found else 'neither PVT-v2-b5 nor ResNet-50'}. "
             + (f"Use AVSegFormerConfig(backbone={found!r})." if found else "It is not an AVSegFormer checkpoint.")
         )
-    converted, report = {}, ConversionReport()
+    converted, unused, unknown = {}, [], []
     for name, tensor in state_dict.items():
         name = plain_name(name)
         if UNUSED.match(name) or (name.startswith("cosine_sim.") and not config.use_similarity_head):
-            report.unused.append(name)
-            continue
-        new_name = _our_name(name)
-        if new_name is None:
-            report.unknown.append(name)
+            unused.append(name)
+        elif (new_name := _our_name(name)) is None:
+            unknown.append(name)
         else:
             converted[new_name] = tensor
     _check_complete(converted, config)
-    if report.unused:
-        logger.info(f"{len(report.unused)} tensors that the original never uses were left out: {report.unused}")
-    if report.unknown:
-        logger.warning(f"{len(report.unknown)} tensors are unknown and were left out: {report.unknown}")
-    return (converted, report) if return_report else converted
+    if unused:
+        logger.info(f"{len(unused)} tensors that the original never uses were left out: {unused}")
+    if unknown:
+        logger.warning(f"{len(unknown)} tensors are unknown and were left out: {unknown}")
+    return converted, unused, unknown
 
 
 def _our_name(name: str) -> str | None:
@@ -134,4 +124,4 @@ def _check_complete(converted: dict[str, Tensor], config: AVSegFormerConfig) -> 
     )
 
 
-__all__ = ["ConversionReport", "convert_original_state_dict", "detect_backbone"]
+__all__ = ["convert_and_report", "convert_original_state_dict", "detect_backbone"]

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from modeling_avsegformer import AVSegFormerConfig, AVSegFormerForSegmentation, AVSegFormerProcessor
 from modeling_avsegformer.checkpoint_reader import read_tensors
 from modeling_avsegformer.convert_original_checkpoint import convert_original_state_dict, detect_backbone, main
+from modeling_avsegformer.original_state_dict import convert_and_report
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -33,15 +34,15 @@ def test_every_tensor_finds_its_place(backbone, parameters, unused, module):
     # parameters: the paper's model less what it never uses, spec of the original; ResNet-50 with the repaired head
     state_dict = original(backbone, module)
     config = AVSegFormerConfig(backbone=backbone)
-    converted, report = convert_original_state_dict(state_dict, config, return_report=True)
+    converted, left_out, unknown = convert_and_report(state_dict, config)
     with torch.device("meta"):
         model = AVSegFormerForSegmentation(config)
     model.load_state_dict(converted, assign=True)  # strict
     assert model.num_parameters() == parameters
-    assert len(report.unused) == unused and report.unknown == []
+    assert len(left_out) == unused and unknown == []
     assert len(converted) + unused == len(state_dict)
     assert {id(tensor) for tensor in converted.values()} <= {id(tensor) for tensor in state_dict.values()}
-    assert all(name.startswith(("head.fpn.", "head.attn_fc.", "backbone.layer")) for name in report.unused)
+    assert all(name.startswith(("head.fpn.", "head.attn_fc.", "backbone.layer")) for name in left_out)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +82,8 @@ def test_plain_avsegformer_has_no_similarity_head():
 def test_unknown_names_are_reported():
     state_dict = original("resnet50") | {"head.novelty.weight": torch.zeros(2)}
     config = AVSegFormerConfig(backbone="resnet50")
-    _, report = convert_original_state_dict(state_dict, config, return_report=True)
-    assert report.unknown == ["head.novelty.weight"]
+    _, _, unknown = convert_and_report(state_dict, config)
+    assert unknown == ["head.novelty.weight"]
 
 
 def test_detect_backbone():
