@@ -13,6 +13,49 @@
 
 using namespace ms_deform_attn;
 
+// A group on the host: its lanes one after the other, what each keeps in an array.
+template <class C, int kGroup>
+struct HostGroup {
+  static constexpr int kLanes = kGroup;
+  template <class T>
+  struct PerLane {
+    T of[kGroup];
+    T& operator[](int lane) { return of[lane]; }
+  };
+  Corners<C> slots[kGroup];
+
+  Corners<C>& slot(int lane) { return slots[lane]; }
+  template <class F>
+  void each(F body) {
+    for (int lane = 0; lane < kGroup; ++lane) body(lane);
+  }
+  void sync() {}
+  template <class F>
+  unsigned vote(F body) {
+    unsigned found = 0;
+    for (int lane = 0; lane < kGroup; ++lane) found |= unsigned(body(lane)) << lane;
+    return found;
+  }
+  Int64 broadcast(const PerLane<int>& number, int lane) { return number.of[lane]; }
+  template <int kVector>
+  void add(C* to, const Vector<C, kVector>& share) {
+    for (int v = 0; v < kVector; ++v) to[v] += share.lane[v];
+  }
+  // The same exchanges, in the same order, as CudaGroup::collect.
+  void collect(PerLane<Dots<C, kGroup>>& dots, int corner) {
+    for (int step = kGroup / 2; step > 0; step /= 2) {
+      PerLane<Dots<C, kGroup>> before = dots;
+      for (int lane = 0; lane < kGroup; ++lane) {
+        for (int i = 0; i < step; ++i) {
+          const C* own = before[lane].corner[corner];
+          const C* other = before[lane ^ step].corner[corner];
+          dots[lane].corner[corner][i] = lane & step ? own[i + step] + other[i + step] : own[i] + other[i];
+        }
+      }
+    }
+  }
+};
+
 // Calls body(group, item) for all that <<<blocks, kThreads>>> runs, from block `first` on; every lane of a group has to
 // be given the same item.
 template <class C, int kGroup, class Body>

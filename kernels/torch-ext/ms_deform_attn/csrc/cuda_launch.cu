@@ -7,16 +7,6 @@
 namespace ms_deform_attn {
 namespace {
 
-Int64 host_blocks(const Params& p, int group) {  // blocks_of in device_body.h, which is device code here
-  const int queries = kThreads / group;
-  return p.batch * ((p.queries + queries - 1) / queries) * p.heads;
-}
-
-Int64 host_owner_blocks(const Params& p) {  // owner_blocks_of
-  const int owners = kThreads / kOwnerLanes;
-  return (p.batch * p.heads * ((p.pixels + kOwnedPixels - 1) / kOwnedPixels) + owners - 1) / owners;
-}
-
 int launch(void (*kernel)(Params), Int64 blocks, const Params& p, void* stream) {
   if (blocks == 0) return 0;
   kernel<<<unsigned(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(p);
@@ -69,16 +59,16 @@ int load_kernels() {
 int launch_forward(CudaElement element, bool vector, const Params& p, void* stream) {
   const Kernels kernels = kernels_of(element, vector);
   if (const int error = load_kernels()) return error;
-  return launch(kernels.forward, host_blocks(p, kernels.group), p, stream);
+  return launch(kernels.forward, blocks_of(p, kernels.group), p, stream);
 }
 
 int launch_backward(CudaElement element, bool vector, bool deterministic, Params p, void* stream) {
   const Kernels kernels = kernels_of(element, vector);
   if (const int error = load_kernels()) return error;
   p.adds = !deterministic;
-  const int error = launch(kernels.backward, host_blocks(p, kernels.backward_group), p, stream);
+  const int error = launch(kernels.backward, blocks_of(p, kernels.backward_group), p, stream);
   if (error != 0 || !deterministic) return error;
-  return launch(kernels.owners, host_owner_blocks(p), p, stream);
+  return launch(kernels.owners, owner_blocks_of(p), p, stream);
 }
 
 const char* launch_error(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

@@ -1,5 +1,5 @@
 // The arithmetic of the CUDA op: what one group of lanes does for one (image, query, head). The same text is compiled
-// for the GPU (cuda_kernels.cuh, by nvcc or NVRTC) and for the host (tests/kernel), where HostGroup runs a group's lanes
+// for the GPU (cuda_kernels.cuh, by nvcc or NVRTC) and for the host (tests/kernel), which run a group's lanes
 // one after the other. It needs no headers.
 //
 // A group is 4 or 8 lanes of a warp, or a whole warp. In the gathering phases each lane holds a vector of channels; in
@@ -10,12 +10,14 @@
 
 #if defined(__CUDACC__)
 #define MSDA_FN __device__ __forceinline__
+#define MSDA_BOTH __host__ __device__ __forceinline__
 #define MSDA_UNROLL _Pragma("unroll")
 #define MSDA_NO_UNROLL _Pragma("unroll 1")
 #define MSDA_COPY memcpy  // NVRTC knows no __builtin_memcpy
 #define MSDA_KEEP(POINTER) asm("" : "+l"(POINTER))  // one number in registers: nothing is added to it anew at each use
 #else
 #define MSDA_FN inline
+#define MSDA_BOTH inline
 #define MSDA_UNROLL
 #define MSDA_NO_UNROLL
 #define MSDA_COPY __builtin_memcpy
@@ -307,12 +309,12 @@ struct Item {
 
 // A block has kThreads / group consecutive queries of one head: neighbours read the same pixels. Heads of the same
 // queries come next, then the next queries, then the next image: few images are in use at a time.
-MSDA_FN Int64 query_tiles(const Params& p, int group) {
+MSDA_BOTH Int64 query_tiles(const Params& p, int group) {
   const int queries = kThreads / group;
   return (p.queries + queries - 1) / queries;
 }
 
-MSDA_FN Int64 blocks_of(const Params& p, int group) { return p.batch * query_tiles(p, group) * p.heads; }
+MSDA_BOTH Int64 blocks_of(const Params& p, int group) { return p.batch * query_tiles(p, group) * p.heads; }
 
 MSDA_FN Item item_of(const Params& p, int group, unsigned block, int thread) {
   // All of them are below 2^31: the host counts them. Divisions of 64 bits would be a tenth of the kernel.
@@ -329,9 +331,9 @@ MSDA_FN Item item_of(const Params& p, int group, unsigned block, int thread) {
 // The owners of the deterministic backward pass: a warp for some pixels of one (image, head) side by side in memory.
 constexpr int kOwnerLanes = 32, kOwnedPixels = 16;
 
-MSDA_FN Int64 owners_of_image(const Params& p) { return (p.pixels + kOwnedPixels - 1) / kOwnedPixels; }
+MSDA_BOTH Int64 owners_of_image(const Params& p) { return (p.pixels + kOwnedPixels - 1) / kOwnedPixels; }
 
-MSDA_FN Int64 owner_blocks_of(const Params& p) {
+MSDA_BOTH Int64 owner_blocks_of(const Params& p) {
   const int owners = kThreads / kOwnerLanes;
   return (p.batch * p.heads * owners_of_image(p) + owners - 1) / owners;
 }
@@ -567,52 +569,5 @@ MSDA_FN void owner_item(Group& group, typename ComputeOf<T>::Type* sums, const P
     });
   }
 }
-
-#if !defined(__CUDACC__)
-
-// A group on the host: its lanes one after the other, what each keeps in an array.
-template <class C, int kGroup>
-struct HostGroup {
-  static constexpr int kLanes = kGroup;
-  template <class T>
-  struct PerLane {
-    T of[kGroup];
-    T& operator[](int lane) { return of[lane]; }
-  };
-  Corners<C> slots[kGroup];
-
-  Corners<C>& slot(int lane) { return slots[lane]; }
-  template <class F>
-  void each(F body) {
-    for (int lane = 0; lane < kGroup; ++lane) body(lane);
-  }
-  void sync() {}
-  template <class F>
-  unsigned vote(F body) {
-    unsigned found = 0;
-    for (int lane = 0; lane < kGroup; ++lane) found |= unsigned(body(lane)) << lane;
-    return found;
-  }
-  Int64 broadcast(const PerLane<int>& number, int lane) { return number.of[lane]; }
-  template <int kVector>
-  void add(C* to, const Vector<C, kVector>& share) {
-    for (int v = 0; v < kVector; ++v) to[v] += share.lane[v];
-  }
-  // The same exchanges, in the same order, as CudaGroup::collect.
-  void collect(PerLane<Dots<C, kGroup>>& dots, int corner) {
-    for (int step = kGroup / 2; step > 0; step /= 2) {
-      PerLane<Dots<C, kGroup>> before = dots;
-      for (int lane = 0; lane < kGroup; ++lane) {
-        for (int i = 0; i < step; ++i) {
-          const C* own = before[lane].corner[corner];
-          const C* other = before[lane ^ step].corner[corner];
-          dots[lane].corner[corner][i] = lane & step ? own[i + step] + other[i + step] : own[i] + other[i];
-        }
-      }
-    }
-  }
-};
-
-#endif
 
 }  // namespace ms_deform_attn
