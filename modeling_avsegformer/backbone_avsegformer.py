@@ -108,6 +108,3 @@ def _create_timm_features(config: AVSegFormerConfig, pretrained: bool) -> nn.Mod
             f"{found} for {name!r} with {kwargs}. pvt_v2_b5, resnet50 and convnext_tiny have them."
         )
     return features
-
-
-__all__ = ["BACKBONE_STRIDES", "TimmFeatures"]

@@ -231,6 +231,3 @@ def _check_global(name: str) -> None:
 
 class _Refused(ValueError):
     """The file holds something that no state dict needs; the message names it."""
-
-
-__all__ = ["plain_name", "read_tensors"]

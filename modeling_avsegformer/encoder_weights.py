@@ -157,4 +157,4 @@ def _download(repo_id: str, filename: str) -> Path:
         ) from error
 
 
-__all__ = ["check_fit", "load_backbone_weights", "load_vggish_weights", "renamed", "timm_backbone_name"]
+__all__ = ["load_backbone_weights", "load_vggish_weights"]

@@ -122,6 +122,3 @@ def _check_complete(converted: dict[str, Tensor], config: AVSegFormerConfig) -> 
         f"the tensors of an AVSegFormer with the given configuration (backbone {config.backbone!r})",
         "Set the sizes in `AVSegFormerConfig` as the checkpoint's.",
     )
-
-
-__all__ = ["convert_and_report", "convert_original_state_dict", "detect_backbone"]

@@ -10,8 +10,6 @@ from .modeling_vggish import VGGishModel
 from .pipeline_avsegformer import AudioVisualSegmentationPipeline
 from .processing_avsegformer import AVSegFormerImageProcessor, AVSegFormerProcessor, VGGishFeatureExtractor
 
-__all__ = ["register"]
-
 
 def register() -> None:
     """Makes `Auto….from_pretrained` and `pipeline("audio-visual-segmentation")` find the parts of a saved model.

@@ -37,8 +37,6 @@ from .toolchain import (
     sources_digest,
 )
 
-__all__ = ["build_hub_kernel", "main", "parse_architectures"]
-
 # Turing, Ampere, Hopper, Blackwell in servers and on desks; PTX for what comes later.
 ARCHITECTURES = ("7.5", "8.0", "9.0", "10.0", "12.0+PTX")
 HUB_NAME = "ms-deform-attn"  # as in build.toml, with the next two
@@ -72,9 +70,8 @@ def visible_architectures() -> list[str]:
 def build_hub_kernel(folder: Path, backend: str, architectures: list[str]) -> Path:
     """Write `folder/build/<variant>`, which `kernels.get_local_kernel(folder)` loads; give its path.
 
-    It is what kernel-builder makes of this source, built here and for systems like this one (kernel-builder itself
-    builds for older ones too). `backend` is `cpu`, or `cuda`, which has the CPU functions too. CUDA without
-    architectures is the sources alone, which are compiled at the first use, as in the package.
+    kernel-builder makes the same of this source, for older systems too. `backend` is `cpu`, or `cuda`, which has the
+    CPU functions too; without architectures it is the sources alone, which are compiled at the first use.
     """
     version = f"{int(STABLE_ABI[2:4], 16)}{int(STABLE_ABI[4:6], 16)}"  # 0x020a… -> 210
     toolkit = "cpu" if backend == "cpu" else "cu" + (torch.version.cuda or "").replace(".", "")

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["check_tensors", "level_sizes"]
-
 VALUE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LARGEST_SIDE = 2**24  # pixels; beyond it float32 coordinates cannot tell neighbours apart
 

@@ -1,7 +1,4 @@
-"""The compiled functions, found or built at their first use: one `forward` and one `backward` for all devices.
-
-They take prepared tensors: contiguous, sizes checked, coordinates and weights in the dtype of the sums.
-"""
+"""The compiled functions, found or built at their first use, for tensors that ops.py has checked and prepared."""
 
 from __future__ import annotations
 
@@ -21,9 +18,6 @@ except ModuleNotFoundError:
 
     def add_op_namespace_prefix(name: str) -> str:
         return f"ms_deform_attn::{name}"
-
-
-__all__ = ["Unavailable", "add_op_namespace_prefix", "backward", "forward", "require"]
 
 
 def _require_in_hub_build(key: str) -> None:

@@ -1,8 +1,7 @@
 """The CUDA backend: device code compiled by nvcc or by NVRTC, loaded and launched through the driver.
 
-There is one cubin per architecture (and PTX for later ones), and no C++ of the host's: a machine with a GPU and torch
-needs nothing else, since torch's CUDA wheels bring NVRTC. Launches go to torch's current stream, with the sizes of the
-levels in the kernel's parameters: nothing is copied or waited for, so a CUDA graph can capture them.
+A machine with a GPU needs torch alone, whose CUDA wheels bring NVRTC. The sizes of the levels are in the kernel's
+parameters: nothing is copied or waited for, so a CUDA graph can capture launches.
 """
 
 from __future__ import annotations
@@ -30,8 +29,6 @@ from .toolchain import (
     run,
     sources_digest,
 )
-
-__all__ = ["build_cuda_images", "compiled_backward", "compiled_forward", "load", "require", "require_device"]
 
 CUDA_SOURCES = ("cuda_kernels.cuh", "device_body.h")
 COMPILE_FLAGS = ("-std=c++17",)
@@ -70,9 +67,6 @@ class Params(ctypes.Structure):
         *((name, ctypes.c_longlong) for name in SIZES),
         ("level", Level * MAX_LEVELS),
     ]
-
-
-# ------------------------------------------------------------------------------------------------------- compilation
 
 
 def find_nvcc() -> str | None:
@@ -204,9 +198,6 @@ def image_for(capability: tuple[int, int], folder: Path) -> Path | None:
     return texts[max(fitting)] if fitting else None
 
 
-# ------------------------------------------------------------------------------------------------------------ driver
-
-
 @functools.cache
 def _driver() -> ctypes.CDLL:
     try:
@@ -223,10 +214,7 @@ def _check(status: int, what: str) -> None:
 
 
 class Kernels:
-    """The kernels of `image` on one GPU.
-
-    Those of `names` are loaded at once, so that a CUDA graph can capture them; others at their first launch.
-    """
+    """The kernels of `image` on one GPU. Those of `names` are loaded at once, for a CUDA graph to capture them."""
 
     def __init__(self, device: int, image: bytes, names: Sequence[str] = ()):
         driver = _driver()
@@ -303,9 +291,6 @@ def require() -> None:
     """Raise `Unavailable` unless the current GPU can run the kernels."""
     require_device()
     load(torch.cuda.current_device())
-
-
-# ---------------------------------------------------------------------------------------------------------- launches
 
 
 def variant(value: Tensor, *others: Tensor) -> str:

@@ -1,8 +1,7 @@
 """The op as torch knows it: schemas, shapes without data, gradients, autocast.
 
 `torch.ops.ms_deform_attn.forward` takes the levels' sizes as integers. Its overload `forward.tensor` takes them as a
-tensor and reads it when it runs: `torch.compile` uses it, which cannot read a tensor while it traces. Each has a
-`backward`. The arithmetic is in the compiled library (`compiled.py`), loaded at the first call.
+tensor and reads it when it runs, for `torch.compile`, which cannot read a tensor while it traces.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from torch import Tensor
 
 from . import compiled
 from .checks import check_tensors, compute_dtype, level_sizes
-
-__all__ = ["NAMESPACE"]
 
 NAMESPACE = compiled.add_op_namespace_prefix("").removesuffix("::")
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -25,9 +22,6 @@ for overload, shapes in (("", "SymInt[] spatial_shapes"), (".tensor", "Tensor sp
         tags=(torch.Tag.pt2_compliant_tag,),
     )
 _ops = getattr(torch.ops, NAMESPACE)
-
-
-# --------------------------------------------------------------------------------------------------- implementation
 
 
 def _prepare(value: Tensor, spatial_shapes: list[int], locations: Tensor, weights: Tensor) -> tuple:
@@ -80,9 +74,6 @@ for key in ("CPU", "CUDA"):
     _library.impl("backward.tensor", _backward_tensor, key)
 
 
-# ------------------------------------------------------------------------------------------------------------ shapes
-
-
 def _forward_shape(value: Tensor, spatial_shapes, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
     batch, _, heads, channels = value.shape
     return value.new_empty(batch, sampling_locations.shape[1], heads * channels)
@@ -95,9 +86,6 @@ def _backward_shapes(
         torch.empty_like(tensor, memory_format=torch.contiguous_format)
         for tensor in (value, sampling_locations, attention_weights)
     )
-
-
-# --------------------------------------------------------------------------------------------------------- gradients
 
 
 def _save(ctx, inputs, output) -> None:
@@ -145,9 +133,6 @@ class OnceGradient(torch.autograd.Function):
         return tuple(grad.view_as(grad) for grad in grads)
 
     backward = staticmethod(_no_second_derivative)
-
-
-# ---------------------------------------------------------------------------------------------------------- autocast
 
 
 def _autocast(op, device_type: str):

@@ -1,9 +1,7 @@
 """Compilers and the cache of what they built: at the first use, or ahead of time (`python -m ms_deform_attn.build`).
 
-A build is kept in a cache folder under a name made of what it depends on: sources, flags, processor, stable ABI.
-So it is never out of date, and several versions of torch or of this package can share the folder. Beside it lie its
-size and digest, so that a file that was cut off is built anew instead of loaded. The folder is
-`$MS_DEFORM_ATTN_CACHE`, else `$XDG_CACHE_HOME/ms_deform_attn`, else `~/.cache/ms_deform_attn`.
+A build is named by what it depends on: sources, flags, processor, stable ABI. Beside it lie its size and digest, so
+that a file that was cut off is built anew instead of loaded.
 """
 
 from __future__ import annotations
@@ -23,22 +21,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-
-__all__ = [
-    "BUILD_COMMAND",
-    "BuildError",
-    "Unavailable",
-    "build_cpu_library",
-    "cache_directory",
-    "compile_library",
-    "find_cxx_compiler",
-    "is_whole",
-    "load_cpu_library",
-    "locked_folder",
-    "publish",
-    "run",
-    "sources_digest",
-]
 
 SOURCES = Path(__file__).parent / "csrc"
 BUILD_COMMAND = "python -m ms_deform_attn.build"
@@ -72,7 +54,7 @@ def find_cxx_compiler() -> str:
 
 
 def cache_directory() -> Path:
-    """Where builds are kept."""
+    """Where builds are kept: `$MS_DEFORM_ATTN_CACHE`, else ms_deform_attn in `$XDG_CACHE_HOME` or `~/.cache`."""
     if os.environ.get("MS_DEFORM_ATTN_CACHE"):
         return Path(os.environ["MS_DEFORM_ATTN_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ms_deform_attn"
@@ -105,9 +87,8 @@ def _writable(folder: Path) -> Path:
 def locked_folder(folder: Path, name: str):
     """Hold the lock on `folder/name`; yield this folder, a scratch folder beside it and the path of a log.
 
-    Of several processes that start at once one builds and the others wait, then find what they came for. Files are
-    built in the scratch folder and moved with `os.replace`, so that there is never half a file. `folder` is replaced
-    by a temporary one where it cannot be written.
+    Of several processes that start at once one builds and the others find what they came for. `folder` is replaced by
+    a temporary one where it cannot be written.
     """
     folder = _writable(folder)
     with FileLock(folder / f"{name}.lock"):
@@ -182,7 +163,7 @@ def build_cpu_library(folder: Path) -> Path:
     compiler = find_cxx_compiler()
     with locked_folder(folder, name) as (target, scratch, log):
         if not is_whole(target / LIBRARY):  # another process was not faster
-            compile_library(compiler, scratch / LIBRARY, _namespace(name), log)
+            compile_library(compiler, scratch / LIBRARY, f"ms_deform_attn_{name}", log)
             publish(scratch / LIBRARY, target / LIBRARY)
     return target / LIBRARY
 
@@ -190,10 +171,8 @@ def build_cpu_library(folder: Path) -> Path:
 def compile_library(
     compiler: str, library: Path, namespace: str, log: Path, cuda_objects: tuple[str, ...] = ()
 ) -> None:
-    """Compile the C++ sources to `library`; its functions will be in `torch.ops.{namespace}`.
-
-    `cuda_objects`: what nvcc made of `cuda_launch.cu` (and the libraries it needs), for functions on CUDA too.
-    """
+    """Compile the C++ sources to `library`, with functions in `torch.ops.{namespace}`; `cuda_objects`, what nvcc made
+    of `cuda_launch.cu` and the libraries it needs, add those on CUDA."""
     torch_root = Path(torch.__file__).parent
     flags = [
         *COMPILE_FLAGS,
@@ -212,10 +191,6 @@ def compile_library(
     run([[compiler, "-shared", "-s", "-o", str(library), *objects.values(), *cuda_objects, *torch_libraries]], log)
 
 
-def _namespace(folder_name: str) -> str:
-    return f"ms_deform_attn_{folder_name}"
-
-
 def load_cpu_library():
     """The CPU library's functions (a `torch.ops` namespace), built first if need be; or `Unavailable`."""
     library = build_cpu_library(cache_directory())
@@ -225,4 +200,4 @@ def load_cpu_library():
         raise Unavailable(
             f"{library} cannot be loaded here ({error}); set MS_DEFORM_ATTN_CACHE to another folder"
         ) from None
-    return getattr(torch.ops, _namespace(library.parent.name))
+    return getattr(torch.ops, f"ms_deform_attn_{library.parent.name}")
