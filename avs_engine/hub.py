@@ -4,10 +4,8 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoFile
-from huggingface_hub.errors import EntryNotFoundError
 from transformers.utils import logging
 
 from avsbench_robust_dataset.files import sha256, write_whole
@@ -15,7 +13,7 @@ from avsbench_robust_dataset.hub_access import check_hub_access, explained
 from evaluate_metrics.entry import evaluation_results, hub_entry, partial_reasons
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
-from .model_card import is_own_card, model_card, plain, with_results
+from .model_card import MARKER, model_card, plain, with_results
 from .predict import noted
 
 logger = logging.get_logger(__name__)
@@ -59,9 +57,7 @@ def push_checkpoint(
     revision: str | None = None,
     create_pr: bool = False,
     commit_message: str | None = None,
-    commit_description: str | None = None,
     max_shard_size: int | str = "5GB",
-    tags: list[str] | None = None,
 ) -> CommitInfo:
     """Publishes the model with its processor, its card and its code in one commit: everything arrives or nothing.
 
@@ -78,7 +74,7 @@ def push_checkpoint(
         private (`bool`, *optional*): True never writes to a public repository.
         token (`str`, *optional*): one that may write; if not given, that of `hf auth login` or `HF_TOKEN`.
         revision (`str`, *optional*): a branch, which is created if it does not exist.
-        commit_message, commit_description, create_pr, max_shard_size, tags: as in `PreTrainedModel.push_to_hub`.
+        commit_message, create_pr, max_shard_size: as in `PreTrainedModel.push_to_hub`.
 
     Raises:
         PermissionError: the token is missing, invalid or may not write there.
@@ -103,8 +99,6 @@ def push_checkpoint(
             if processor is not None:
                 processor.save_pretrained(folder)
             card = _card(model, repo_id, folder, there, revision, api)
-            metadata: Any = card.data
-            metadata.tags = list(dict.fromkeys([*(metadata.tags or []), *(tags or [])]))
             if results is not None:
                 card = with_results(card, results)
                 _write_hub_entry(results, folder)
@@ -113,7 +107,6 @@ def push_checkpoint(
                 repo_id=repo_id,
                 folder_path=folder,
                 commit_message=commit_message or "Upload AVSegFormer",
-                commit_description=commit_description,
                 revision=revision,
                 create_pr=create_pr,
                 delete_patterns=OUTDATED,
@@ -173,17 +166,11 @@ def _card(model, repo_id: str, folder: Path, there: dict[str, str], revision: st
     weights = _weights(folder)
     source = Path(model.name_or_path or "-")
     from_source = source.is_dir() and _weights(source) == weights
-    if {name: digest for name, digest in there.items() if name.endswith(".safetensors")} == weights:
-        try:
-            file = api.hf_hub_download(repo_id, "README.md", revision=revision)
-            card = ModelCard.load(file, ignore_metadata_errors=True)
-        except EntryNotFoundError:
-            card = None
-        if card is not None and is_own_card(card):
-            return card
-    if from_source and (source / "README.md").is_file():
-        card = ModelCard.load(source / "README.md", ignore_metadata_errors=True)
-        if is_own_card(card):
+    on_hub = {name: digest for name, digest in there.items() if name.endswith(".safetensors")} == weights
+    cards = [api.hf_hub_download(repo_id, "README.md", revision=revision)] if on_hub and "README.md" in there else []
+    cards += [source / "README.md"] if from_source and (source / "README.md").is_file() else []
+    for card in (ModelCard.load(file, ignore_metadata_errors=True) for file in cards):
+        if MARKER in card.text:
             return card
     training = note = None
     if from_source and (source / "trainer_state.json").is_file():
