@@ -1,10 +1,9 @@
 """`avs-audit`: measures whether anything but content distinguishes a negative condition from positive (a shortcut).
 
-Rows are read as `load_dataset` gives them and reduced to numbers: properties of the sound besides its content
-(padding, duration, level, clipping, DC, spectrum edges, sample type, and the same of the model's input), the row's
-place in its split, and the sizes of its files. For every number, and for cross-validated linear probes over all of
-them, the area under the ROC curve says how well it tells the condition from positive: 0.5 is chance, 0 and 1 are
-certain.
+Rows are reduced to numbers: properties of the sound besides its content (padding, duration, level, …, and the same of
+the model's input), the row's place in its split, and the sizes of its files. For every number, and for cross-validated
+linear probes over all of them, the area under the ROC curve says how well it tells the condition from positive: 0.5 is
+chance, 0 and 1 are certain.
 
     avs-audit --subset s4 --data_dir data
     avs-audit --subset s4 --data_dir data --front_end released
@@ -16,8 +15,9 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import numpy as np
@@ -43,37 +43,18 @@ RESAMPLES = 1000  # bootstrap samples behind an interval
 FEW_SOUNDS = 30  # below which a bootstrap over sounds is rough
 RIDGE = 0.1  # penalty on the probe's weights, features of unit variance
 
-SOUND_KINDS = {
-    "leading_zeros": "padding",
-    "trailing_zeros": "padding",
-    "zero_fraction": "padding",
-    "longest_run": "padding",
-    "samples": "duration",
-    "sounding_seconds": "duration",
-    "rms_db": "level",
-    "peak_db": "level",
-    "clipped_fraction": "clipping",
-    "dc_offset": "DC",
-    "below_50_hz_db": "spectrum edges",
-    "above_7500_hz_db": "spectrum edges",
-    "sampling_rate": "dtype",
-    "bits": "dtype",
-    "off_16_bit_grid": "dtype",
-    "input_constant_frames": "model input",
-    "input_zero_fraction": "model input",
-    "input_minimum": "model input",
-    "input_maximum": "model input",
-    "input_mean": "model input",
-    "input_std": "model input",
+SOUND_FEATURES = {  # the kind of shortcut that they show -> features
+    "padding": ("leading_zeros", "trailing_zeros", "zero_fraction", "longest_run"),
+    "duration": ("samples", "sounding_seconds"),
+    "level": ("rms_db", "peak_db"),
+    "clipping": ("clipped_fraction",),
+    "DC": ("dc_offset",),
+    "spectrum edges": ("below_50_hz_db", "above_7500_hz_db"),
+    "dtype": ("sampling_rate", "bits", "off_16_bit_grid"),
+    "model input": tuple(f"input_{name}" for name in "constant_frames zero_fraction minimum maximum mean std".split()),
 }
-ROW_KINDS = {
-    "row": "ordering",
-    "frames": "files",
-    "masks": "files",
-    "frame_bytes": "files",
-    "mask_bytes": "files",
-    "paths": "files",
-}
+SOUND_KINDS = {name: kind for kind, names in SOUND_FEATURES.items() for name in names}
+ROW_KINDS = {"row": "ordering"} | dict.fromkeys(("frames", "masks", "frame_bytes", "mask_bytes", "paths"), "files")
 
 
 # --- what is measured ---
@@ -139,16 +120,15 @@ def row_features(position: int, frames: list[dict], masks: list[dict]) -> np.nda
     return np.array([position, len(frames), len(masks), sum(sizes[0]), sum(sizes[1]), paths], dtype=np.float64)
 
 
-@dataclass
-class Rows:
-    """The groups of one condition's rows, which must not be split between folds, and the features of each row."""
+class Row(NamedTuple):
+    """A row's groups, clip and sound, which must not be split between folds, its sound's digest, and its features."""
 
-    clips: list[str] = field(default_factory=list)
-    sounds: list[str] = field(default_factory=list)
-    digests: list[tuple] = field(default_factory=list)
-    sound: list[np.ndarray] = field(default_factory=list)
-    audio: list[np.ndarray] = field(default_factory=list)
-    row: list[np.ndarray] = field(default_factory=list)
+    clip: str
+    source: str
+    digest: tuple
+    sound: np.ndarray
+    audio: np.ndarray
+    row: np.ndarray
 
 
 class Reader:
@@ -158,21 +138,19 @@ class Reader:
         self.subset, self.front_end = subset, front_end
         self._measured: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
 
-    def read(self, splits: Iterable[Iterable[dict]], condition: str) -> Rows:
+    def read(self, splits: Iterable[Iterable[dict]], condition: str) -> list[Row]:
         """The rows of one condition in the splits, in their order; their images are not decoded."""
-        rows = Rows()
-        for split in splits:
-            for position, row in enumerate(split):
-                clip_id, source = row["clip_id"], row["audio_source"]
-                rows.clips.append(self.subset.source_video(clip_id))
+        return [
+            Row(
+                self.subset.source_video(row["clip_id"]),
                 # Silence and noise have no source clip; they belong to the group of the clip whose sound they replace.
-                rows.sounds.append(self.subset.source_video(source or clip_id))
-                digest, sound, statistics = self._measure(**row["audio"], positive=condition == "positive")
-                rows.digests.append(digest)
-                rows.sound.append(sound)
-                rows.audio.append(statistics)
-                rows.row.append(row_features(position, row["frames"], row["masks"]))
-        return rows
+                self.subset.source_video(row["audio_source"] or row["clip_id"]),
+                *self._measure(**row["audio"], positive=condition == "positive"),
+                row_features(position, row["frames"], row["masks"]),
+            )
+            for split in splits
+            for position, row in enumerate(split)
+        ]
 
     def _measure(self, array: np.ndarray, sampling_rate: int, positive: bool) -> tuple[tuple, np.ndarray, np.ndarray]:
         waveform, bits = array, 8 * array.itemsize
@@ -339,23 +317,23 @@ def is_told_by_definition(condition: str) -> bool:
     return not CONDITIONS[condition].needs_own and CONDITIONS[condition].partner is None
 
 
-def compare(positive: Rows, other: Rows, condition: str, draw: str | None) -> Comparison:
+def compare(positive: list[Row], other: list[Row], condition: str, draw: str | None) -> Comparison:
     """Every probe and every feature of one condition against positive."""
-    negative = np.arange(len(positive.clips) + len(other.clips)) >= len(positive.clips)
-    sounds, clips = positive.sounds + other.sounds, positive.clips + other.clips
-    sound, audio, row = (
-        np.array(getattr(positive, name) + getattr(other, name)) for name in ("sound", "audio", "row")
-    )
+    rows = positive + other
+    negative = np.arange(len(rows)) >= len(positive)
+    sounds, clips = [row.source for row in rows], [row.clip for row in rows]
+    sound, audio, place = (np.array([getattr(row, name) for row in rows]) for name in ("sound", "audio", "row"))
     probes = {}
-    for name, features, group in (("sound", sound, sounds), ("audio_only", audio, sounds), ("row", row, clips)):
+    for name, features, group in (("sound", sound, sounds), ("audio_only", audio, sounds), ("row", place, clips)):
         fold = assign_folds(group)
         probes[name] = estimate_auc(cross_validated_scores(features, negative, fold), negative, group, fold)
-    together = np.zeros(len(negative), dtype=int)
-    alone = {}
-    for kinds, features, group in ((SOUND_KINDS, sound, sounds), (ROW_KINDS, row, clips)):
-        for name, values in zip(kinds, features.T, strict=True):
-            alone[name] = estimate_auc(values, negative, group, together)
-    same_sounds = Counter(positive.digests) == Counter(other.digests)
+    together = np.zeros(len(rows), dtype=int)
+    alone = {
+        name: estimate_auc(values, negative, group, together)
+        for kinds, features, group in ((SOUND_KINDS, sound, sounds), (ROW_KINDS, place, clips))
+        for name, values in zip(kinds, features.T, strict=True)
+    }
+    same_sounds = Counter(row.digest for row in positive) == Counter(row.digest for row in other)
     return Comparison(condition, draw, is_told_by_definition(condition), same_sounds, probes, alone)
 
 
@@ -390,7 +368,7 @@ def audit(
     if absent:
         raise ValueError(f"Expected clips in the split {absent[0]} of {subset}, but there are none.")
 
-    def read(condition: str, draw: str) -> Rows:
+    def read(condition: str, draw: str) -> list[Row]:
         rows = []
         for split in splits:
             of_split = streams[draw][f"{split}_{condition}"]
@@ -400,13 +378,14 @@ def audit(
         return reader.read(rows, condition)
 
     positive = read("positive", draws[0])
-    if len(set(positive.sounds)) < 2:
+    sounds = len({row.source for row in positive})
+    if sounds < 2:
         raise ValueError(f"Expected at least two sounds in {', '.join(splits)} of {subset}, got one.")
     same_in_each_draw = filter(is_told_by_definition, CONDITIONS)
     comparisons = [compare(positive, read(name, draws[0]), name, None) for name in same_in_each_draw]
     drawn = [name for name, condition in CONDITIONS.items() if condition.partner == "off_screen"]
     comparisons += [compare(positive, read(name, draw), name, draw) for draw in draws for name in drawn]
-    return Audit(subset, list(splits), len(positive.clips), len(set(positive.sounds)), seed, front_end, comparisons)
+    return Audit(subset, list(splits), len(positive), sounds, seed, front_end, comparisons)
 
 
 def _label(comparison: Comparison) -> str:

@@ -279,7 +279,7 @@ def test_a_shortcut_is_found(tree, monkeypatch, shortcut):
         def later(self, splits, condition):
             rows = read(self, splits, condition)
             if condition == "off_screen":
-                rows.row = [row + [100, 0, 0, 0, 0, 0] for row in rows.row]
+                rows = [row._replace(row=row.row + [100, 0, 0, 0, 0, 0]) for row in rows]
             return rows
 
         monkeypatch.setattr(audit_module.Reader, "read", later)
