@@ -1,7 +1,6 @@
 """Loads the splits of a run and decodes their clips, singly or in batches shared by all processes."""
 
 import dataclasses
-import io
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -11,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, load_dataset
-from PIL import Image
+from datasets import Dataset, Image, load_dataset
 from torch.utils.data import DataLoader
 
 from avsbench_robust_dataset import Subset
@@ -24,6 +22,8 @@ from avsbench_robust_dataset.subsets import Clip
 
 from .signals import leave_sigterm_to_parent
 
+IMAGE = Image()
+
 
 def evenly_spaced(count: int, limit: int | None) -> list[int]:
     """`limit` of `count` indices, evenly spaced, because the first clips are all of one category."""
@@ -32,36 +32,31 @@ def evenly_spaced(count: int, limit: int | None) -> list[int]:
     return [index * count // limit for index in range(limit)]
 
 
-def decode_clip(split: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
+def stored_images(split: Dataset) -> Dataset:
+    """The frames and masks of a split, not yet decoded, for `decode_clip`."""
+    return split.select_columns(["frames", "masks"]).with_format("arrow")
+
+
+def decode_clip(images: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
     """A row's frames, (T, H, W, 3) uint8 RGB, and its masks, (K, H, W) uint8 with 1 = object.
 
     Raises:
         ValueError: an image cannot be decoded, although its checksums are right; the message names the file.
     """
-    try:
-        clip = split[index]
-    except BROKEN_IMAGE as error:  # Pillow's messages do not name the file
-        stored = split.with_format("arrow")[index : index + 1]
-        files = [file for column in ("frames", "masks") for file in stored[column].to_pylist()[0]]
-        names = [file["path"] or f"image {place} of row {index}" for place, file in enumerate(files)]
-        broken = [name for name, file in zip(names, files, strict=True) if not is_image(file)]
-        raise ValueError(
-            f"Expected images that can be decoded, got {', '.join(broken or names)}: {error}. Download or extract the "
-            "file again, then build the data anew."
-        ) from error
-    frames = np.stack([np.asarray(frame.convert("RGB")) for frame in clip["frames"]])
-    masks = np.stack([object_mask(mask) for mask in clip["masks"]])
+
+    def decoded(file: dict):
+        try:
+            return IMAGE.decode_example(file)
+        except BROKEN_IMAGE as error:  # Pillow's messages do not name the file
+            raise ValueError(
+                f"Expected images that can be decoded, got {file['path'] or f'one of row {index}'}: {error}. Download "
+                "or extract the file again, then build the data anew."
+            ) from error
+
+    (row,) = images[index].to_pylist()
+    frames = np.stack([np.asarray(decoded(frame).convert("RGB")) for frame in row["frames"]])
+    masks = np.stack([object_mask(decoded(mask)) for mask in row["masks"]])
     return frames, masks
-
-
-def is_image(file: dict) -> bool:
-    """Whether Pillow can decode a file of `datasets`' `Image`, {"path", "bytes"}."""
-    try:
-        with Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as image:
-            image.load()
-    except BROKEN_IMAGE:
-        return False
-    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +75,7 @@ class DecodedClips(torch.utils.data.Dataset):
 
     def __init__(self, split: Dataset):
         self.clip_ids, self.categories = split["clip_id"][:], split["category"][:]
-        self.images = split.select_columns(["frames", "masks"])  # the waveforms are read once, by `Sounds`
+        self.images = stored_images(split)  # the waveforms are read once, by `Sounds`
 
     def __len__(self) -> int:
         return len(self.clip_ids)

@@ -17,7 +17,7 @@ from avsbench_robust_dataset.draw import pairing_rules
 from avsbench_robust_dataset.subsets import SUBSETS, Subset
 from modeling_avsegformer import AVSegFormerProcessor
 
-from .clips import Splits, clips_of, decode_clip
+from .clips import Splits, clips_of, decode_clip, stored_images
 from .compositions import compose
 from .signals import leave_sigterm_to_parent
 
@@ -90,10 +90,10 @@ class TrainingClips(torch.utils.data.Dataset):
             self.may_hear, self.may_meet = pairing_rules(clips_of(self.split, self.subset), self.subset)
             places = {clip_id: place for place, clip_id in enumerate(self.clip_ids)}
             self.off_screen_places = np.array([places[clip_id] for clip_id in self.off_screen_sources], dtype=int)
-        self.split = self.split.select_columns(["frames", "masks"])  # decoding the waveforms as well would cost more
+        self.images = stored_images(self.split)
         self.decoded: list | None = None
-        if sum(array.nbytes for array in decode_clip(self.split, 0)) * len(self.split) <= self.cache_bytes:
-            self.decoded = [decode_clip(self.split, clip) for clip in range(len(self.split))]
+        if sum(array.nbytes for array in decode_clip(self.images, 0)) * len(self.clip_ids) <= self.cache_bytes:
+            self.decoded = [decode_clip(self.images, clip) for clip in range(len(self.clip_ids))]
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -127,7 +127,7 @@ class TrainingClips(torch.utils.data.Dataset):
         }
 
     def _decode(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
-        return decode_clip(self.split, clip) if self.decoded is None else self.decoded[clip]
+        return decode_clip(self.images, clip) if self.decoded is None else self.decoded[clip]
 
     def _choose(self, frames: int, labelled: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         """Which frames an item shows, and how many of them, the first ones, have a mask."""

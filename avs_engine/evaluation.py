@@ -4,7 +4,7 @@ import argparse
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
@@ -32,22 +32,14 @@ from .scoring import add_heard_frames, find_silent_masks, format_scores, score, 
 from .signals import Terminated, Termination
 
 
-class Scored(NamedTuple):
-    """Rows in the order of the data set, their journal, the splits, and which weights `args.model` holds."""
-
-    rows: list[dict]
-    journal: Journal
-    splits: Splits
-    weights: dict | None
-
-
-def score_model(args: argparse.Namespace, accelerator: Accelerator, download: Download, settings: dict) -> Scored:
-    """Scores `args.model` or what `args.model_fn` names.
+def score_model(
+    args: argparse.Namespace, accelerator: Accelerator, download: Download, settings: dict
+) -> tuple[list[dict], Journal, Splits]:
+    """The rows of `args.model` or `args.model_fn` in the order of the data set, their journal, and the splits.
 
     Args:
         settings: what names this run's journal, beside the model and the data.
     """
-    weights = None
     if args.model_fn:
         segmenter = load_segmenter(args.model_fn)
     else:
@@ -55,7 +47,6 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, download: Do
             args.model, args.front_end, args.batch_size, accelerator.device
         )
         args.front_end = segmenter.identity["front_end"]
-        weights = weights_of(args.model) | {"encoders": encoders_of(args.model)}
     with accelerator.main_process_first():  # one process builds the data, the others read its cache
         splits = load_splits(
             args.subset,
@@ -89,7 +80,7 @@ def score_model(args: argparse.Namespace, accelerator: Accelerator, download: Do
         with noted(f"while scoring {args.model or args.model_fn}"):
             left = len(clip_ids) - len(done)
             score(predictions, list(splits), accelerator, download.subset, journal, left, silent_masks)
-    return Scored([journal.rows[clip_id] for clip_id in clip_ids], journal, splits, weights)
+    return [journal.rows[clip_id] for clip_id in clip_ids], journal, splits
 
 
 def source_of(args: argparse.Namespace) -> str:
@@ -106,14 +97,12 @@ def check_output_dir(args: argparse.Namespace) -> None:
         return
     old = read_results(path)
     old = old if isinstance(old, dict) else {}
-    settings = old.get("settings") or {}
-    ours = {"model": source_of(args), "subset": args.subset, "split": args.split}
-    theirs = {name: old.get(name) for name in ours}
-    for name in ("seed", "conditions", "max_clips"):
-        ours[name], theirs[name] = getattr(args, name), settings.get(name)
+    now = {"model": source_of(args), "subset": args.subset, "split": args.split}
+    before = (old.get("settings") or {}) | {name: old.get(name) for name in now}
+    now |= {"seed": args.seed, "conditions": args.conditions, "max_clips": args.max_clips}
     if args.front_end:
-        ours["front_end"], theirs["front_end"] = args.front_end, settings.get("front_end")
-    differing = [f"{name} {theirs[name]!r} (now {ours[name]!r})" for name in ours if ours[name] != theirs[name]]
+        now["front_end"] = args.front_end
+    differing = [f"{name} {before.get(name)!r} (now {now[name]!r})" for name in now if before.get(name) != now[name]]
     if differing:
         raise ValueError(
             f"Expected an --output_dir without the results of another run, but {path} is of {', '.join(differing)}. "
@@ -129,7 +118,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
         settings |= unseen_source(args.unseen_dir)
     with accelerator.main_process_first():  # one process writes the demo's files where there are none
         download = open_download(args.subset, args.data_dir)
-    journal = splits = weights = None
+    journal = splits = None
     if args.predictions:
         rows: list[dict] = []
         if accelerator.is_main_process:
@@ -142,31 +131,31 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> None:
     else:
         settings |= {"mixed_precision": accelerator.mixed_precision, "device": accelerator.device.type}
         run = {"source": source, "subset": args.subset, "split": args.split, "saved": args.save_predictions}
-        rows, journal, splits, weights = score_model(args, accelerator, download, settings | run)
+        rows, journal, splits = score_model(args, accelerator, download, settings | run)
         settings |= {"batch_size": args.batch_size, "num_processes": accelerator.num_processes}
         settings |= {"front_end": args.front_end} if args.model else {}
     if not accelerator.is_main_process:
         return
     output_dir = Path(args.output_dir)
-    extra = [name for name in args.conditions if name not in metric.CONDITIONS]
+    masks: Source | None = output_dir / "predictions" if args.save_predictions else None
+    masks = named_folders(args.predictions) if args.predictions else masks
     add_heard_frames(rows, args.conditions, args.subset, args.split, args.seed)
-    found = results(rows, [name for name in extra if get_condition(name).heard == "none"])
     settings["prediction_levels"] = "1-bit" if have_two_values(rows) else "8-bit" if args.predictions else "float"
+    extra = [name for name in args.conditions if name not in metric.CONDITIONS]
+    found = results(rows, [name for name in extra if get_condition(name).heard == "none"])
     found |= data_facts(download, args.split, args.seed, args.conditions)
     if splits is not None:
         found["mute_clips"] = find_mute_clips(splits, args.unseen_dir)
-    write_rows(output_dir / "clips.jsonl", rows)
-    head = {"model": source, "subset": args.subset, "split": args.split}
-    masks: Source | None = output_dir / "predictions" if args.save_predictions else None
-    masks = named_folders(args.predictions) if args.predictions else masks
-    rest: dict[str, Any] = {"settings": settings, "clips_file": "clips.jsonl", "versions": library_versions()}
-    rest |= {"git_revision": git_revision(), "arguments": arguments_of(args)}
-    if weights is not None:
-        rest["weights"] = weights
-    rest["predictions_dir"] = None if masks is None else relative_to(masks, output_dir)
+    head: dict[str, Any] = {"model": source, "subset": args.subset, "split": args.split, "settings": settings}
+    head |= {"clips_file": "clips.jsonl", "versions": library_versions(), "git_revision": git_revision()}
+    head["arguments"] = arguments_of(args)
+    if args.model:
+        head["weights"] = weights_of(args.model) | {"encoders": encoders_of(args.model)}
+    head["predictions_dir"] = None if masks is None else relative_to(masks, output_dir)
     if masks is not None:
-        rest["predictions_digest"] = predictions_digest(masks, args.conditions)
-    write_json(output_dir / "results.json", head | rest | found)
+        head["predictions_digest"] = predictions_digest(masks, args.conditions)
+    write_rows(output_dir / "clips.jsonl", rows)
+    write_json(output_dir / "results.json", head | found)
     if journal is not None:
         journal.remove()
     print(f"{source} on {args.subset}, {args.split} split, {len(rows)} clips")

@@ -167,8 +167,9 @@ def _card(model, repo_id: str, folder: Path, there: dict[str, str], revision: st
     source = Path(model.name_or_path or "-")
     from_source = source.is_dir() and _weights(source) == weights
     on_hub = {name: digest for name, digest in there.items() if name.endswith(".safetensors")} == weights
-    cards = [api.hf_hub_download(repo_id, "README.md", revision=revision)] if on_hub and "README.md" in there else []
-    cards += [source / "README.md"] if from_source and (source / "README.md").is_file() else []
+    cards = [source / "README.md"] if from_source and (source / "README.md").is_file() else []
+    if on_hub and "README.md" in there:
+        cards.insert(0, Path(api.hf_hub_download(repo_id, "README.md", revision=revision)))
     for card in (ModelCard.load(file, ignore_metadata_errors=True) for file in cards):
         if MARKER in card.text:
             return card
