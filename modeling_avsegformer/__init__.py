@@ -2,7 +2,10 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import registration
+from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import is_av_available
+
 from .configuration_avsegformer import AVSegFormerConfig as AVSegFormerConfig
 from .configuration_avsegformer import VGGishConfig as VGGishConfig
 from .modeling_avsegformer import AVSegFormerForSegmentation as AVSegFormerForSegmentation
@@ -24,4 +27,17 @@ try:
 except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "unknown"
 
-registration.register()
+# `Auto….from_pretrained` and `pipeline("audio-visual-segmentation")` find the parts of a saved model.
+AutoConfig.register(AVSegFormerConfig.model_type, AVSegFormerConfig)
+AutoConfig.register(VGGishConfig.model_type, VGGishConfig)
+AutoModel.register(AVSegFormerConfig, AVSegFormerForSegmentation)  # a checkpoint is used for its masks
+AutoModel.register(VGGishConfig, VGGishModel)
+AutoImageProcessor.register(AVSegFormerConfig, image_processor_classes={"torchvision": AVSegFormerImageProcessor})
+AutoFeatureExtractor.register(AVSegFormerConfig, VGGishFeatureExtractor)
+AutoProcessor.register(AVSegFormerConfig, AVSegFormerProcessor)
+_pipeline_class = AudioVisualSegmentationPipeline
+if is_av_available():  # it also takes videos
+    from .video.pipeline import VideoSegmentationPipeline as _pipeline_class
+PIPELINE_REGISTRY.register_pipeline(
+    "audio-visual-segmentation", _pipeline_class, pt_model=AutoModel, type="multimodal"
+)

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -301,7 +301,7 @@ class VideoWriter:
         self._info = info
         self._format = "rgba" if alpha else "rgb24"
         self._partial = _partial(self.path)
-        self._source = None
+        self._source = ExitStack()  # closes the file whose sound is copied
         self._sound = None
         self._encodes_sound = False
         self._audio = iter(())
@@ -347,7 +347,7 @@ class VideoWriter:
             if self._encodes_sound:
                 self._container.mux(self._sound.encode(None))
             self._container.close()
-        self._close_source()
+        self._source.close()
 
     def publish(self) -> None:
         """Puts the finished file in its place."""
@@ -359,7 +359,7 @@ class VideoWriter:
             self._container.close()
         except (av.FFmpegError, OSError):
             pass  # nothing was written yet, or the disk is full
-        self._close_source()
+        self._source.close()
         self._partial.unlink(missing_ok=True)
 
     def _add_video(self, size: tuple[int, int], alpha: bool) -> None:
@@ -383,8 +383,7 @@ class VideoWriter:
             context.color_range = ColorRange.MPEG
 
     def _copy_audio(self) -> None:
-        self._source = open_media(self._info.path)
-        container = self._source.__enter__()
+        container = self._source.enter_context(open_media(self._info.path))
         stream = container.streams.best("audio")
         if stream.codec.canonical_name in COPIED_CODECS & self._container.supported_codecs:
             self._sound = self._container.add_stream_from_template(stream)
@@ -436,11 +435,6 @@ class VideoWriter:
             with self._writing():
                 self._container.mux(self._waiting[1])
                 self._waiting = next(self._audio, None)
-
-    def _close_source(self) -> None:
-        if self._source is not None:
-            self._source.__exit__(None, None, None)
-            self._source = None
 
     @contextmanager
     def _writing(self):

@@ -17,6 +17,11 @@ typedef double F64x4 __attribute__((vector_size(32)));
 typedef int64_t I64x4 __attribute__((vector_size(32)));
 
 #define MSDA_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define MSDA_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MSDA_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, I32x8{__VA_ARGS__})
+#endif
 
 struct BFloat16 {
   uint16_t bits;
@@ -152,13 +157,8 @@ MSDA_INLINE Corners<C> corners_of(typename VectorOf<C>::Float x, typename Vector
 }
 
 MSDA_INLINE void split_pairs(F32x8 a, F32x8 b, F32x8& even, F32x8& odd) {
-#if defined(__clang__)
-  even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
-  odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-#else
-  even = __builtin_shuffle(a, b, I32x8{0, 2, 4, 6, 8, 10, 12, 14});
-  odd = __builtin_shuffle(a, b, I32x8{1, 3, 5, 7, 9, 11, 13, 15});
-#endif
+  even = MSDA_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+  odd = MSDA_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
 }
 MSDA_INLINE void split_pairs(F64x4 a, F64x4 b, F64x4& even, F64x4& odd) {
   even = F64x4{a[0], a[2], b[0], b[2]};
@@ -440,15 +440,9 @@ struct BackwardScratch {
 
 // The four sums over lanes.
 MSDA_INLINE void add_lanes(const F32x8* d, float* sums) {
-#if defined(__clang__)
-#define MSDA_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define MSDA_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, I32x8{__VA_ARGS__})
-#endif
   const F32x8 a = MSDA_SHUFFLE(d[0], d[1], 0, 8, 1, 9, 4, 12, 5, 13) + MSDA_SHUFFLE(d[0], d[1], 2, 10, 3, 11, 6, 14, 7, 15);
   const F32x8 b = MSDA_SHUFFLE(d[2], d[3], 0, 8, 1, 9, 4, 12, 5, 13) + MSDA_SHUFFLE(d[2], d[3], 2, 10, 3, 11, 6, 14, 7, 15);
   const F32x8 c = MSDA_SHUFFLE(a, b, 0, 1, 8, 9, 4, 5, 12, 13) + MSDA_SHUFFLE(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-#undef MSDA_SHUFFLE
   typedef float F32x4 __attribute__((vector_size(16)));
   F32x4 low, high;
   __builtin_memcpy(&low, &c, 16);
