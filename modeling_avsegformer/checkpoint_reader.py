@@ -55,7 +55,6 @@ DAMAGED = (
     TypeError,
     ValueError,
     OverflowError,
-    NotImplementedError,
     struct.error,
     zipfile.BadZipFile,
     pickle.UnpicklingError,

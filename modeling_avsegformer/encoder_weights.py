@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from .checkpoint_reader import read_tensors
 
-# Original name in a backbone (a regular expression) to that of timm's features-only model; the first that matches
-# counts. timm puts "_" there where its whole model has ".".
+# Original name in a backbone to that of timm's features-only model, which has "_" where its whole model has ".".
 BACKBONE_RULES = [
     (r"patch_embed1\.", r"patch_embed."),
     (r"patch_embed([2-4])\.", lambda m: f"stages_{int(m[1]) - 1}.downsample."),

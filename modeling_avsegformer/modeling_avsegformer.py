@@ -129,13 +129,8 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """`PreTrainedModel.from_pretrained`, but weights of another backbone, or with holes, are an error, never a
-        silent re-initialisation. A head may be new.
-
-        Raises:
-            ValueError: the checkpoint's backbone is not the configuration's; tensors are missing or unknown; a file is
-                damaged.
-        """
+        """`PreTrainedModel.from_pretrained`, but ValueError, never a silent re-initialisation, where the weights are
+        damaged, incomplete or of another backbone. A head may be new (fine-tuning), or left out by the bare model."""
         try:
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
@@ -153,7 +148,6 @@ class AVSegFormerPreTrainedModel(PreTrainedModel):
                 "other shapes (listed in the log): they are of another backbone or of other sizes. Leave the "
                 "configuration out to use the checkpoint's own."
             ) from error
-        # A head may be new (fine-tuning), or left out by the bare model.
         wrong = sorted(
             key
             for key in [*info["missing_keys"], *info["unexpected_keys"]]
@@ -524,8 +518,6 @@ class AVSegFormerModel(AVSegFormerPreTrainedModel):
             frames_to_segment (`int`, *optional*): K, as in `AVSegFormerForSegmentation.forward`. `memory` and
                 `mask_features` then are of the first K frames, `pooled` is of all.
 
-        Raises:
-            ValueError: another shape, no frames, an image that is too small, or no K from 1 to T.
         """
         _check_pixel_values(pixel_values)
         if frames_to_segment is not None and not 1 <= frames_to_segment <= pixel_values.shape[1]:
@@ -556,9 +548,6 @@ class AVSegFormerModel(AVSegFormerPreTrainedModel):
 
         Args:
             input_features (`Tensor` of shape `(B, T, 1, 96, 64)`): log-mel examples, time before mel.
-
-        Raises:
-            ValueError: another shape.
         """
         if input_features.ndim != 5 or input_features.shape[1] == 0:
             raise ValueError(

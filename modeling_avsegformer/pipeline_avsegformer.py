@@ -11,9 +11,7 @@ from transformers.utils import ModelOutput
 
 
 class AudioVisualSegmentationPipeline(Pipeline):
-    """Segments what is heard in frames with their sound.
-
-    Every sound passes VGGish's log-mel, in every condition and whatever the processor's `front_end`.
+    """Segments what is heard in frames with their sound, which passes VGGish's log-mel, whatever the `front_end`.
 
     Args of a call:
         inputs: a clip as the data set has it, `{"frames": [image, …], "audio": waveform, "sampling_rate": Hz}`, one

@@ -114,10 +114,9 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
                 `(samples, channels)`, as arrays, tensors or lists; or dicts `{"array": …, "sampling_rate": …}` as
                 `datasets` gives them. An array with two axes is a batch of mono waveforms. Floats in [-1, 1], or
                 signed integers at full scale.
-            sampling_rate (`int`): Hz, of all waveforms. Without it 16000 is assumed and a warning says so.
+            sampling_rate (`int`): Hz, of all waveforms; if not given, 16000, with a warning.
             return_tensors (`str`, *optional*): "pt" or "np".
-            conditions (`list[str]`): one a waveform, "positive" or anything else. Only `front_end="released"` looks at
-                them, and needs them.
+            conditions (`list[str]`): one a waveform, for `front_end="released"` only.
             num_seconds (`int`): examples of a clip in this call, instead of the extractor's own.
 
         Returns:
@@ -125,8 +124,7 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
 
         Raises:
             ValueError: no waveform, one shorter than an example (0.975 s), samples that are not finite or far outside
-                [-1, 1], or two sampling rates that disagree; the message gives the waveform's place in the list. Not
-                one condition a waveform with `front_end="released"`.
+                [-1, 1], sampling rates that disagree, or not one condition a waveform.
         """
         seconds = self.num_seconds if num_seconds is None else num_seconds
         _check_num_seconds(seconds, self.front_end)
@@ -232,13 +230,7 @@ class AVSegFormerProcessorKwargs(ProcessingKwargs, total=False):
 class AVSegFormerProcessor(ProcessorMixin):
     """An `AVSegFormerImageProcessor` and a `VGGishFeatureExtractor` in one, each with its defaults if not given.
 
-    Args:
-        image_processor, feature_extractor: the parts.
-        front_end (`str`, *optional*): of the feature extractor, "vggish" or "released", see `VGGishFeatureExtractor`;
-            also an argument of `from_pretrained`.
-
-    Raises:
-        ValueError: a feature extractor of another front end.
+    `front_end`, "vggish" or "released", is the feature extractor's; also an argument of `from_pretrained`.
     """
 
     _auto_class = "AutoProcessor"  # checkpoints carry their code, for `trust_remote_code=True`
@@ -264,12 +256,8 @@ class AVSegFormerProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """`ProcessorMixin.from_pretrained`, but where there is no processor, or another model's, the error says so.
-
-        Raises:
-            FileNotFoundError: no such folder or repository, or no processor in it.
-            ValueError: the processor of another model.
-        """
+        """`ProcessorMixin.from_pretrained`, but FileNotFoundError where there is no processor, and ValueError for that
+        of another model."""
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         except (OSError, ValueError) as error:
@@ -318,8 +306,7 @@ class AVSegFormerProcessor(ProcessorMixin):
             1.0, resized by the nearest neighbour to the size of `pixel_values`.
 
         Raises:
-            ValueError: nothing to process, no frames, clips with unequal numbers of frames or masks, or numbers of
-                clips that disagree.
+            ValueError: no frames, or numbers of clips, frames or masks that disagree.
         """
         given = [value for value in (frames, images, videos) if value is not None]
         if len(given) > 1 or text is not None:
@@ -371,8 +358,6 @@ class AVSegFormerProcessor(ProcessorMixin):
         Returns:
             `list[Tensor]`: one of shape `(frames, height, width)` for each clip, bool
 
-        Raises:
-            ValueError: a threshold outside [0, 1], or another number of sizes than clips.
         """
         logits = outputs.logits.detach().float()
         if not 0 <= threshold <= 1:

@@ -11,12 +11,7 @@ MAX_PANEL_WIDTH = 960  # pixels
 
 
 def draw_overlay(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The frame with the mask filled half transparently and outlined.
-
-    Args:
-        frame (uint8 array[height, width, 3]): RGB.
-        mask (bool array[height, width])
-    """
+    """The frame, uint8 `(height, width, 3)`, with the mask, bool `(height, width)`, half transparent and outlined."""
     drawn = frame.copy()
     drawn[mask] = (drawn[mask] * np.float32(0.5) + np.float32(0.5) * np.asarray(COLOR, np.float32)).astype(np.uint8)
     drawn[_outline(mask, max(1, round(min(mask.shape) / 240)))] = COLOR
@@ -29,12 +24,7 @@ def draw_transparent(mask: np.ndarray) -> np.ndarray:
 
 
 class Panels:
-    """Lays frames of one size in a row, each with its name above it.
-
-    Args:
-        names: from left to right.
-        size: (width, height) of a frame. Wider ones than 960 pixels are scaled down.
-    """
+    """Lays frames of `size`, (width, height), in a row, names above them, each at most 960 pixels wide."""
 
     def __init__(self, names: Sequence[str], size: tuple[int, int]):
         width, height = size
@@ -53,7 +43,6 @@ class Panels:
         self._bar = bar
 
     def draw(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """The row, uint8 `(height, width, 3)`, of frames of the size given above."""
         canvas = self._canvas.copy()
         width = self.panel_size[0]
         for place, frame in enumerate(frames):

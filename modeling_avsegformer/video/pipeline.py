@@ -44,8 +44,7 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
     The model runs on `masks_per_second` frames a second, each with the 0.975 s of sound around it. Between two of them
     the mask of a frame comes from the logits of both, interpolated linearly in time; after the last one it stays.
     Times, size and rotation of the video are kept, and a few frames at most are held in memory. A video without a
-    sound track is heard as silence. Every sound passes VGGish's log-mel, in every condition and whatever the
-    processor's `front_end`.
+    sound track is heard as silence. Every sound passes VGGish's log-mel, whatever the processor's `front_end`.
 
     Args of a call:
         inputs: the path of a video; a clip as `AudioVisualSegmentationPipeline` takes it; or a list or an iterator of

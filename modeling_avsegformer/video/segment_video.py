@@ -5,9 +5,9 @@
     avs-segment clip.mp4 -o panels.mp4 --model runs/s4 --conditions       # own sound, silence, noise, others
     avs-segment clip.mp4 --masks masks.webm --model runs/s4               # transparent masks: .webm, .mov or a folder
 
-Any length, size, rate and rotation that FFmpeg reads. The model runs on `--masks_per_second` frames a second, each
-with the second of sound around it; between them masks are interpolated in time. For each sound the command says how
-much of the picture is marked and how similar the model finds sound and picture, from -1 to 1.
+The model runs on `--masks_per_second` frames a second, each with the second of sound around it; between them masks are
+interpolated. For each sound the command says how much of the picture is marked and how similar the model finds sound
+and picture, from -1 to 1.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Bar(tqdm):
-    """Stops at the next frame if Python lost the interrupt, as it loses exceptions raised while it frees an object."""
+    """Stops at the next frame if Python lost the interrupt while it freed an object."""
 
     stopped = False
 
@@ -91,7 +91,6 @@ def _stop(number, frame):
 
 
 def segment_video(args: argparse.Namespace) -> int:
-    """Runs the pipeline as the command line says."""
     if not is_av_available():
         raise ImportError("Expected PyAV, which reads and writes videos: pip install av")
     from .explain import trained_on, verdict
@@ -131,14 +130,9 @@ def segment_video(args: argparse.Namespace) -> int:
 
 
 def load_pipeline(model: str | None, device: str | None = None):
-    """The pipeline with a model of this project.
+    """The pipeline with a model of this project: a folder or Hub id, or the first robust model of the demo.
 
-    Args:
-        model: folder or Hub id; None takes the first robust model of the demo.
-        device: as `torch` names it; None takes an accelerator if there is one.
-
-    Raises:
-        ValueError: there is no such model or device, or it is another kind of model.
+    Raises ValueError where there is no such model or device, or it is another kind of model.
     """
     import torch
     from transformers import AutoConfig, pipeline

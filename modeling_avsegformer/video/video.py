@@ -1,7 +1,4 @@
-"""Video files in and out, a frame at a time: what FFmpeg reads, at the video's own times, sizes and rotation.
-
-Nothing here holds more than a few frames, whatever the length. Needs PyAV, whose wheel brings FFmpeg.
-"""
+"""Video files in and out, a few frames at a time, at their own times, sizes and rotation, by PyAV."""
 
 import math
 import os
@@ -36,26 +33,12 @@ EDIT_LISTS = {".mp4", ".m4v", ".mov"}  # formats that can begin before time 0
 # Suffix of an output with transparency -> codec and pixel format. qtrle is lossless.
 ALPHA_CODECS = {".webm": ("libvpx-vp9", "yuva420p"), ".mov": ("qtrle", "argb")}
 CODEC_OPTIONS = {
-    # Without B-frames packets come in the order of their times: the last one tells how long an .mp4 lasts, also where
-    # frames come at uneven times.
+    # Without B-frames the last packet tells how long an .mp4 lasts, also where frames come at uneven times.
     "libx264": {"crf": "18", "preset": "veryfast", "bf": "0"},
     "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"},
 }
 # FFmpeg's names of formats that name other files, addresses or devices; their readers are never run.
-PLAYLISTS = {
-    "hls",
-    "dash",
-    "concat",
-    "sdp",
-    "imf",
-    "webm_dash_manifest",
-    "vobsub",
-    "mlv",
-    "rtp",
-    "rtsp",
-    "sap",
-    "lavfi",
-}
+PLAYLISTS = set("hls dash concat sdp imf webm_dash_manifest vobsub mlv rtp rtsp sap lavfi".split())
 MAX_PIXELS = 2**25  # of a picture, as for the data set: 8K has 33,177,600
 MAX_GAP = 0.1  # seconds; a longer hole between the times of two audio frames becomes silence
 MAX_JUMP = 86400.0  # seconds; times that go forward further are damage: years of sound would have to be written
@@ -94,18 +77,13 @@ class VideoInfo:
 
 @contextmanager
 def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
-    """An opened file.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: FFmpeg reads no such file.
-    """
+    """An opened file; FileNotFoundError where there is none, ValueError where FFmpeg does not read it."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected a video or audio file, but {path} does not exist or is a folder.")
     try:
         # `max_pixels` holds for the frames that FFmpeg decodes to learn about a stream.
         options = {"protocol_whitelist": "file", "format_whitelist": _formats(), "max_pixels": str(MAX_PIXELS)}
-        # The path is absolute because FFmpeg reads the part of a bare name before a colon as a protocol.
+        # FFmpeg reads the part of a bare name before a colon as a protocol.
         container = av.open(os.path.abspath(path), options=options, metadata_errors="replace")
     except av.ArgumentError as error:  # not on the list of formats
         raise ValueError(
@@ -131,8 +109,7 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
 def decode(container, stream, path: str | os.PathLike) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """The frames of a stream, in the order in which they are shown.
 
-    Raises:
-        ValueError: damaged data, with the time of the last good frame; a time over a day after the one before.
+    Raises ValueError for damaged data, with the time of the last good frame, and for a jump of over a day.
     """
     time = None
     frames = container.decode(stream)
@@ -196,11 +173,7 @@ def placed_samples(
 
 
 def read_info(path: str | os.PathLike) -> VideoInfo:
-    """What is the same for all frames of a video; decodes the first.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, no video in it, or no frame in the video.
-    """
+    """What is the same for all frames of a video; raises as `open_media`, and ValueError where it has no frame."""
     with open_media(path) as container:
         stream = _video_stream(container, path)
         frame = next(decode(container, stream, path), None)
@@ -233,11 +206,8 @@ def read_info(path: str | os.PathLike) -> VideoInfo:
 def read_frames(info: VideoInfo, max_seconds: float = math.inf) -> Iterator[tuple[float, av.VideoFrame]]:
     """Each frame and its time in seconds, from 0 and strictly increasing.
 
-    Frames that say no time follow their predecessor at the mean rate; frames that do not go forward are left out.
-    Where times begin anew, as in joined files, they go on at the mean rate.
-
-    Raises:
-        ValueError: damaged data, or the video lasts longer than `max_seconds`.
+    Frames that say no time, and the first of those whose times begin anew, as in joined files, follow at the mean
+    rate; frames that do not go forward are left out. Raises ValueError for damaged data and more than `max_seconds`.
     """
     _check_length(info, info.end or 0, max_seconds)
     last, start = -1.0, info.start
@@ -274,7 +244,7 @@ class VideoWriter:
     """Writes frames at their own times, and a sound beside them; the file appears whole, at the end, or not at all.
 
     Args:
-        path: `CODECS` (with `alpha`: `ALPHA_CODECS`) lists the suffixes.
+        path: `CODECS` (with `alpha`: `ALPHA_CODECS`) lists the suffixes; others are a ValueError.
         info: of the video that the frames come from; gives times and the pixels' aspect.
         size: (width, height) of the frames. With an odd one H.264 keeps the full colour resolution (4:4:4), which
             some players do not know.
@@ -282,9 +252,7 @@ class VideoWriter:
         audio: (rate in Hz, chunks of mono float32 samples from time 0 on) instead; only read as far as the frames go.
         alpha: frames are RGBA.
 
-    Raises:
-        ValueError: a suffix that is not known.
-        OSError: FFmpeg cannot write.
+    Every method raises OSError where FFmpeg cannot write.
     """
 
     def __init__(
