@@ -3,8 +3,9 @@
 import hashlib
 import json
 import pickle
-import subprocess
+import runpy
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -113,24 +114,35 @@ def test_checkpoints_that_do_not_fit(change, message):
         convert_original_state_dict(change(original("resnet50")), AVSegFormerConfig(backbone="resnet50"))
 
 
+def small_file(backbone: str) -> dict[str, torch.Tensor]:
+    """An original state dict whose tensors are each one number of its own, repeated: saved, it takes little space."""
+    names = original(backbone)
+    values = torch.linspace(0.5, 1, len(names))
+    state_dict = {}
+    for value, (name, tensor) in zip(values, names.items(), strict=True):
+        if tensor.dim() > 1:
+            value = value / tensor[0].numel()
+        state_dict[name] = value.clone().expand(tensor.shape)
+    return state_dict
+
+
 @pytest.mark.slow
-def test_command(tmp_path, weight_fill):
+def test_command(tmp_path, capsys, monkeypatch):
     """A plain AVSegFormer, as a user converts it."""
-    shapes = json.loads((FIXTURES / "original_resnet50_state_dict.json").read_text())
     checkpoint = tmp_path / "S4_res50.pth"
-    state_dict = weight_fill.state_dict({name: shapes[name] for name in shapes if not name.startswith("cosine_sim.")})
+    state_dict = {name: value for name, value in small_file("resnet50").items() if not name.startswith("cosine_sim.")}
     state_dict["head.novelty.weight"] = torch.zeros(2)
     torch.save({f"module.{name}": value for name, value in state_dict.items()}, checkpoint)
-    command = [sys.executable, "-m", "modeling_avsegformer.convert_original_checkpoint", str(checkpoint)]
-    command += [str(tmp_path / "out" / "s4"), "--image_size", "96"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "668 tensors, backbone resnet50, without the similarity head; 185 tensors" in done.stdout
-    assert "never used by the original: backbone.layer3_2 114, backbone.layer4_2 60, head.attn_fc 5" in done.stdout
-    assert "backbone.layer4_1 60, head.fc 5" in done.stdout.split("dropped")[0]
-    assert "dropped, unknown: head.novelty.weight" in done.stdout
-    assert "verified: a forward at 96x96" in done.stdout
-    assert "RuntimeWarning" not in done.stderr
+    monkeypatch.setattr(sys, "argv", ["", str(checkpoint), str(tmp_path / "out" / "s4"), "--image_size", "96"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it was imported before
+        runpy.run_module("modeling_avsegformer.convert_original_checkpoint", run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "668 tensors, backbone resnet50, without the similarity head; 185 tensors" in printed
+    assert "never used by the original: backbone.layer3_2 114, backbone.layer4_2 60, head.attn_fc 5" in printed
+    assert "backbone.layer4_1 60, head.fc 5" in printed.split("dropped")[0]
+    assert "dropped, unknown: head.novelty.weight" in printed
+    assert "verified: a forward at 96x96" in printed
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["s4"]
 
     model = AVSegFormerForSegmentation.from_pretrained(tmp_path / "out" / "s4")
@@ -145,28 +157,21 @@ def test_command(tmp_path, weight_fill):
 
 
 @pytest.mark.slow
-def test_avsbench_robust_with_pvt_at_512(tmp_path, capsys):
-    """The largest: 184 million parameters, with the similarity head, at the larger of the released sizes."""
-    generator = torch.Generator().manual_seed(0)
-    state_dict = {}
-    for name, shape in json.loads((FIXTURES / "original_pvt_v2_b5_state_dict.json").read_text()).items():
-        if len(shape) > 1:
-            state_dict[name] = torch.rand(shape, generator=generator) - 0.5
-            state_dict[name] *= 2 / state_dict[name][0].numel() ** 0.5
-        else:
-            state_dict[name] = torch.full(shape, float(name.endswith("weight")))
+def test_avsbench_robust_with_pvt(tmp_path, capsys):
+    """The largest: 184 million parameters, with the similarity head."""
+    state_dict = small_file("pvt_v2_b5")
     torch.save({"state_dict": {f"module.{name}": value for name, value in state_dict.items()}}, tmp_path / "s4.pth")
-    main([str(tmp_path / "s4.pth"), str(tmp_path / "out"), "--image_size", "512"])
+    main([str(tmp_path / "s4.pth"), str(tmp_path / "out"), "--image_size", "128"])
     printed = capsys.readouterr().out
     assert "1404 tensors, backbone pvt_v2_b5, with the similarity head; 11 tensors" in printed
-    assert "verified: a forward at 512x512" in printed and "dropped, unknown: none" in printed
+    assert "verified: a forward at 128x128" in printed and "dropped, unknown: none" in printed
 
     model = AVSegFormerForSegmentation.from_pretrained(tmp_path / "out").state_dict()
     converted = convert_original_state_dict(state_dict, AVSegFormerConfig())
     assert converted.keys() == model.keys()
     assert all(torch.equal(tensor, model[name]) for name, tensor in converted.items())
     size = AVSegFormerProcessor.from_pretrained(tmp_path / "out").image_processor.size
-    assert dict(size) == {"height": 512, "width": 512}
+    assert dict(size) == {"height": 128, "width": 128}
 
 
 class Hostile:

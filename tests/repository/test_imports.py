@@ -25,6 +25,8 @@ for first in sys.argv[1:]:
         assert os.wait()[1] == 0, first
         continue
     import modeling_avsegformer
+    # `python -m` of a module that its package has imported is warned of
+    assert "modeling_avsegformer.convert_original_checkpoint" not in sys.modules
     exec(first)
     from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoProcessor
     from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
