@@ -53,6 +53,17 @@ class LoopbackHub:
         with urlopen(Request(url, headers={"Authorization": f"Bearer {TOKEN}"})) as reply:
             return reply.read()
 
+    def constants(self, cache: Path) -> dict:
+        """What `huggingface_hub.constants` holds in a process whose Hub this is."""
+        return {
+            "ENDPOINT": self.endpoint,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_CACHE": str(cache / "hub_cache"),
+            "HF_TOKEN_PATH": str(cache / "token"),
+            "HUGGINGFACE_CO_URL_TEMPLATE": self.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        }
+
     def environment(self, cache: Path) -> dict[str, str]:
         """For a process whose Hub this is."""
         own = {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(cache)}
@@ -84,16 +95,8 @@ def hub(start_hub) -> LoopbackHub:
 @pytest.fixture
 def client(hub, monkeypatch, tmp_path) -> LoopbackHub:
     """The Hub of this process, with a token, a cache of its own and no waiting between attempts."""
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(
-        huggingface_hub.constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-    )
+    for name, value in hub.constants(tmp_path).items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made once, for another Hub
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)

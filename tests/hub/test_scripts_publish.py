@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -119,17 +117,18 @@ def test_a_failed_upload_says_how_to_repeat_it(client, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_only_one_process_publishes(hub, tiny, tmp_path, hf_cache):
-    environment = hub.environment(tmp_path / "home") | {"HF_DATASETS_CACHE": str(hf_cache), "OMP_NUM_THREADS": "1"}
-    environment["HF_DATASETS_OFFLINE"] = "1"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(ROOT / "train_accelerate.py"), *tiny, "--output_dir", str(tmp_path / "two"), "--max_steps", "1"]
-    command += ["--batch_size", "1", "--frames_per_clip", "1", "--validation_every", "0", "--push_to_hub"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_only_one_process_publishes(hub, fork_run, tiny, tmp_path, hf_cache):
+    environment = {"HF_TOKEN": "hf_fake", "HF_DATASETS_CACHE": str(hf_cache)}
+    its_hub = f"import huggingface_hub.constants as constants; vars(constants).update({hub.constants(tmp_path)!r})"
+    arguments = [*tiny, "--output_dir", tmp_path / "two", "--max_steps", "1"]
+    arguments += ["--batch_size", "1", "--frames_per_clip", "1", "--validation_every", "0", "--push_to_hub"]
+    options = {"environment": environment, "processes": 2, "before": its_hub}
+    run = fork_run(ROOT / "train_accelerate.py", arguments, tmp_path / "log.txt", tmp_path, **options)
+    output, _ = run.communicate()
+    assert run.returncode == 0 and "in 2 process(es)" in output, output[-3000:]
     log = hub.log()
     assert log.count("POST /api/repos/create") == 1 and sum("/commit/main" in entry for entry in log) == 1
-    assert done.stdout.count("published: ") == 1
+    assert output.count("published: ") == 1
 
 
 def test_only_models_of_ours(client, tmp_path, capsys):
