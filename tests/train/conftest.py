@@ -60,13 +60,8 @@ def environment(hf_cache):
 def start(fork_run, environment, tmp_path):
     """start(script, *arguments, processes=1, launcher=None, **environment): the running script, in an empty folder.
 
-    The `launcher`, "accelerate" or "torchrun", is a command of its own; without it the processes are forked.
+    With `launcher="accelerate"` by a command of its own; without it the processes are forked, as torchrun starts them.
     """
-    launchers = {
-        "accelerate": ["accelerate.commands.launch", "--num_processes", "1"],
-        # `accelerate launch --cpu --num_processes 2` would start one process
-        "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-    }
     cwd = tmp_path / "cwd"
     cwd.mkdir()
     runs = []
@@ -79,7 +74,7 @@ def start(fork_run, environment, tmp_path):
             runs.append(fork_run(ROOT / script, words, log, cwd, **options))
             return runs[-1]
         return subprocess.Popen(
-            [sys.executable, "-m", *launchers[launcher], str(ROOT / script), *words],
+            [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", str(ROOT / script), *words],
             cwd=cwd,
             env=os.environ | environment | settings,
             stdout=subprocess.PIPE,

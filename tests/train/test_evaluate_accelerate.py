@@ -125,7 +125,7 @@ def test_two_processes_score_every_clip_once(model_folder, demo_tree, tmp_path, 
     """Five clips over two processes: shares of three and two; a sampler's padding would count one clip twice."""
     arguments = ["--model", model_folder, "--subset", "demo", "--data_dir", demo_tree, "--batch_size", "2"]
     main(["--cpu", *arguments, "--output_dir", str(tmp_path / "one")])
-    launch("evaluate_accelerate.py", *arguments, "--output_dir", tmp_path / "two", launcher="torchrun")
+    launch("evaluate_accelerate.py", *arguments, "--output_dir", tmp_path / "two", processes=2)
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
     assert two["settings"].pop("num_processes") == 2 and one["settings"].pop("num_processes") == 1
     assert two == one and two["scores"]["clips_positive"] == 5

@@ -6,12 +6,13 @@ accelerate offers neither on a CPU, so a small script makes it believe in GPUs w
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.run
+from accelerate.commands.launch import launch_command, launch_command_parser
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,19 +51,29 @@ def arguments(demo_tree, tiny_model):
 
 
 @pytest.fixture
-def launch_config(environment, tmp_path):
-    """launch_config(name, precision, *arguments): two processes by a file of configs/accelerate/; code and output."""
+def launch_config(environment, fork_run, monkeypatch, tmp_path):
+    """launch_config(name, precision, *arguments): two processes by a file of configs/accelerate/; code and output.
+
+    `accelerate launch` reads the file; the processes that it would start are forked, in the environment that it gives.
+    """
     script = tmp_path / "cpus_for_gpus.py"
     script.write_text(CPUS_FOR_GPUS)
 
     def launch(name: str, precision: str, *arguments) -> tuple[int, str]:
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
-        command += ["--config_file", str(ROOT / f"configs/accelerate/{name}.yaml"), "--mixed_precision", precision]
-        command += [str(script), name, *map(str, arguments)]
+        command = ["--num_processes", "2", "--config_file", str(ROOT / f"configs/accelerate/{name}.yaml")]
+        command += ["--mixed_precision", precision, str(script)]
+        given = {}
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.distributed.run, "run", lambda _: given.update(os.environ))
+            launch_command(launch_command_parser().parse_args(command))
+        given = {variable: value for variable, value in given.items() if os.environ.get(variable) != value}
         tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # DeepSpeed asks for ninja
-        settings = os.environ | environment | {"DS_ACCELERATOR": "cpu", "PATH": tools}
-        done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=600)
-        return done.returncode, done.stdout + done.stderr
+        settings = given | environment | {"DS_ACCELERATOR": "cpu", "PATH": tools}
+        log = tmp_path / "sharded.txt"
+        log.unlink(missing_ok=True)
+        run = fork_run(script, [name, *arguments], log, tmp_path, settings, processes=2)
+        output, _ = run.communicate(timeout=600)
+        return run.returncode, output
 
     return launch
 

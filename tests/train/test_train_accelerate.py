@@ -117,7 +117,7 @@ def test_two_processes_train_as_one_with_the_double_batch(demo_tree, write_model
     arguments += ["--epochs", "2", "--freeze_backbone_epochs", "1", "--logging_steps", "1", "--learning_rate", "2e-5"]
     one = train(arguments, tmp_path / "one", "--batch_size", "4", "--keep_checkpoints", "0")
     both = ["--batch_size", "2", "--output_dir", tmp_path / "two"]
-    output = launch("train_accelerate.py", *arguments, *both, launcher="torchrun")
+    output = launch("train_accelerate.py", *arguments, *both, processes=2)
     assert "in 2 process(es)" in output
     two = log_of(tmp_path / "two")
     assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]

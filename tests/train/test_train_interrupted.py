@@ -141,13 +141,16 @@ def test_sigterm_that_does_not_come_to_the_script_alone(whom, train, start, tmp_
     """`accelerate launch` passes nothing on; schedulers signal every process, the data loader's workers too."""
     run = tmp_path / "run"
     more = ["--max_steps", 10000, "--validation_every", 0, "--checkpointing_steps", 2, "--output_dir", run]
-    process = start("train_accelerate.py", *train.arguments, *more, "--num_workers", 1, launcher="accelerate")
+    launcher = "accelerate" if whom == "the launcher" else None
+    process = start("train_accelerate.py", *train.arguments, *more, "--num_workers", 1, launcher=launcher)
     while not names(run) and process.poll() is None:
         time.sleep(0.01)
     assert process.poll() is None, process.communicate()[0]
     script, *workers = psutil.Process(process.pid).children(recursive=True)
+    if launcher is None:
+        script, workers = psutil.Process(process.pid), [script, *workers]
     assert workers
-    for signalled in (process, script, *workers) if whom == "all processes" else (process,):
+    for signalled in (process,) if launcher else (script, *workers):
         signalled.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert "Stopped by SIGTERM after step" in output, output
