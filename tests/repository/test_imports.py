@@ -9,14 +9,8 @@ HEAVY = (
     "accelerate av datasets evaluate librosa matplotlib pandas PIL pyarrow scipy soundfile timm torchaudio torchvision"
     " transformers torch._dynamo sympy"
 )
-# What a program may import first: each way our classes must be known to the Auto classes afterwards. Some of these
-# import Auto classes while they are half done themselves.
-FIRST = [
-    "import transformers.modeling_layers",
-    "from transformers import AutoProcessor",
-    "from modeling_avsegformer import AVSegFormerForSegmentation",
-    "import modeling_avsegformer.pipeline_avsegformer",
-]
+# What a program may import first: either way our classes must be known to the Auto classes afterwards.
+FIRST = ["from transformers import AutoModel, AutoProcessor, pipeline", "import modeling_avsegformer"]
 KNOWN = """
 import os, sys
 import torch, torchvision, accelerate, timm
@@ -24,10 +18,10 @@ for first in sys.argv[1:]:
     if os.fork():
         assert os.wait()[1] == 0, first
         continue
+    exec(first)
     import modeling_avsegformer
     # `python -m` of a module that its package has imported is warned of
     assert "modeling_avsegformer.convert_original_checkpoint" not in sys.modules
-    exec(first)
     from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoProcessor
     from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
@@ -63,6 +57,7 @@ def test_the_auto_classes_know_our_parts_whatever_is_imported_first():
     run(KNOWN, *FIRST)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["import avsbench_robust_dataset", "import avsbench_robust_dataset.builder", "pass"])
 def test_datasets_knows_the_builder_whatever_is_imported_first(first):
     code = f"{first}; import datasets; import avsbench_robust_dataset; from datasets import packaged_modules as known"

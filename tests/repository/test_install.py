@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"avsbench_robust_dataset", "modeling_avsegformer", "evaluate_metrics", "avs_engine", "ms_deform_attn"}
 IN_ONE_PROCESS = """
 import importlib, sys
+import avsbench_robust_dataset, evaluate_metrics, modeling_avsegformer, ms_deform_attn
 for entry in sys.argv[1:]:
     module, function = entry.split(":")
     sys.argv = [module, "--version"]
@@ -33,6 +34,7 @@ def setup() -> configparser.ConfigParser:
 
 @pytest.mark.slow
 def test_every_command_and_package_says_the_version(tmp_path):
+    """In an empty folder, where only what is installed can be imported."""
     commands = [
         line.split("=")[1].strip() for line in setup()["options.entry_points"]["console_scripts"].split("\n")[1:]
     ]
