@@ -211,6 +211,7 @@ def test_each_distinct_sound_is_measured_once(tree, monkeypatch):
     assert len(calls) == 24 + 1 + 24
 
 
+@pytest.mark.slow
 def test_the_released_front_end_gives_negatives_away(tree):
     result = audit("s4", str(tree), front_end="released")
     for draw in ("matched", "released"):

@@ -96,6 +96,7 @@ def test_ms3_without_avss(write_ms3, load, tmp_path):
         assert row["audio_source"][:11] != row["clip_id"][:11]
 
 
+@pytest.mark.slow
 def test_demo_reads_five_masks_in_train(write_s4, load, tmp_path):
     root = write_s4(tmp_path / "data", subset="demo")
     check_contract(SUBSETS["demo"], root, load("demo", root))
@@ -317,6 +318,7 @@ def test_demo_with_a_data_dir_that_holds_nothing_is_an_error(load, tmp_path):
         load("demo", tmp_path)
 
 
+@pytest.mark.slow
 def test_the_real_recipe_of_the_demo_is_read(monkeypatch, load, tmp_path):
     synthetic.write_demo(tmp_path / "data", sizes={"train": 8, "val": 4, "test": 4}, num_proc=1)
     check_contract(SUBSETS["demo"], tmp_path / "data", load("demo", tmp_path / "data"))
@@ -362,6 +364,7 @@ def test_a_changed_wav_is_heard(write_s4, load, tmp_path, built):
     assert len(built()) == 2
 
 
+@pytest.mark.slow
 def test_table_metadata_seed_draw_and_code_each_make_it_fresh(write_s4, write_ms3, tmp_path, monkeypatch):
     root = write_ms3(write_s4(tmp_path / "data"))
     folders = [cache_folder(root, tmp_path, "ms3")]

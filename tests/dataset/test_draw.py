@@ -98,6 +98,7 @@ def check_against_trying_everything(clips, subset, seed):
         assert score(assignment)[0] == best[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(CATEGORIES), min_size=2, max_size=6), st.integers(0, 2**32))
 def test_s4_is_as_even_as_any_assignment_can_be(categories, seed):
@@ -339,6 +340,7 @@ def test_seed_subset_and_split_each_change_the_draw(draw):
     assert base != partners(s4_clips(categories, split="val"), S4, 1)
 
 
+@pytest.mark.slow
 def test_matched_is_uniform_over_the_valid_assignments():
     """Oracle: all permutations that keep the rule, counted; each should come equally often."""
     clips = s4_clips(["playing_piano", "dog_barking", "lions_roaring", "race_car", "helicopter"])

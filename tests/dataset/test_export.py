@@ -178,6 +178,7 @@ def test_second_subset_joins_the_first_and_each_is_replaced_alone(write_s4, writ
             assert loaded[split].features == row_features(CONDITIONS)
 
 
+@pytest.mark.slow
 def test_other_content_is_never_read_from_the_cache(write_s4, out, tmp_path):
     """`datasets` names its cache after the patterns in the YAML, which are the same for every content."""
     root, cache = write_s4(tmp_path / "data", FEW), str(tmp_path / "folder")
@@ -330,6 +331,7 @@ def test_a_failed_export_keeps_the_earlier_one(write_s4, out, tmp_path, monkeypa
 # What a SIGKILL at any moment leaves is the matter of tests/reliability/test_killed_export.py.
 
 
+@pytest.mark.slow
 def test_an_interrupted_export_goes_on_where_it_was(write_s4, out, tmp_path, monkeypatch, caplog):
     root, undisturbed = write_s4(tmp_path / "data", FEW), tmp_path / "undisturbed"
     export("s4", undisturbed, root)
@@ -548,6 +550,7 @@ def test_push_refuses_what_would_publish_or_overwrite(write_s4, out, tmp_path, h
     assert [len(hub.repositories[f"datasets/me/{name}"]["commits"]) for name in ("public", "mine")] == [3, 2]
 
 
+@pytest.mark.slow
 def test_push_without_token_or_connection(write_s4, out, tmp_path, hub, monkeypatch, capsys):
     root = write_s4(tmp_path / "data", FEW)
     command = ["export", "--data_dir", str(root), "--out", str(out), "--num_proc", "1", "--push_to_hub", "me/avs"]

@@ -142,6 +142,7 @@ def test_the_source_of_unseen_sounds(wavs):
     assert built_in["unseen_source"] == "built-in" and len(built_in["unseen_sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_each_way_to_load_gives_the_same_sounds(write_s4, load, wavs, tmp_path):
     root = write_s4(tmp_path / "tree")
     options = dict(conditions=["unseen", "mixed_snr_0", "noise_snr_0"], unseen_dir=str(wavs))

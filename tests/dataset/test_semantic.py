@@ -41,6 +41,7 @@ def test_the_real_table_of_avss_gives_the_published_manifests(tmp_path, capsys, 
     assert lines.splitlines()[-1].startswith(f"sha256 {digest}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("subset", "label"), [("s4", "v1s"), ("ms3", "v1m")])
 def test_rows_at_avsbench_object_s_size(write_semantic, semantic_mask, load, tmp_path, subset, label):
     root = write_semantic(tmp_path / "AVSS")
@@ -81,6 +82,7 @@ def test_class_indices_serve_where_there_are_no_colours(write_semantic, semantic
     assert ((np.asarray(row["masks"][4]) > 0) == semantic_mask(row["clip_id"], 4)).all()
 
 
+@pytest.mark.slow
 def test_it_is_written_once_and_anew_when_a_file_changes(write_semantic, tmp_path):
     root = write_semantic(tmp_path / "AVSS")
     first = locate(SUBSETS["ms3"], str(root), tmp_path / "cache")

@@ -60,6 +60,7 @@ def test_tree_has_the_layout_of_s4(tree):
     assert not list(tree.glob(".demo-*"))
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_whatever_the_number_of_processes(tree, tmp_path):
     write_demo(tmp_path / "again", seed=3, sizes=SIZES, num_proc=2)
     assert digest(tmp_path / "again") == digest(tree)
@@ -163,6 +164,7 @@ def test_half_of_the_test_clips_and_a_tenth_of_the_others_show_two_objects(seed)
     assert 50 <= shows_two["train"] <= 110 and 1 <= shows_two["val"] <= 18  # of 800 and 80
 
 
+@pytest.mark.slow
 def test_silent_masks_lie_beside_the_masks_of_the_clips_that_show_two(tmp_path):
     sizes = {"train": 24, "val": 2, "test": 12}
     write_demo(tmp_path, seed=3, sizes=sizes, num_proc=1)

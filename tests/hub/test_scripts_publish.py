@@ -101,6 +101,7 @@ def test_no_token_is_said_before_the_training(client, tiny, tmp_path, monkeypatc
     assert not (tmp_path / "run").exists() and client.repositories() == {}
 
 
+@pytest.mark.slow
 def test_a_failed_upload_says_how_to_repeat_it(client, tiny, tmp_path):
     client.fail("POST", "/commit/", "drop")
     train = [*tiny, "--output_dir", str(tmp_path / "run"), "--max_steps", "1", "--validation_every", "0"]

@@ -106,6 +106,7 @@ def compare_with_reference(inputs, grad, assert_close, tolerance):
             assert_close(a, b, sums)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_cuda_body_for_any_shape(data, kernels, make_inputs, assert_close, tolerance):

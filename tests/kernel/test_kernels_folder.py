@@ -35,6 +35,7 @@ def test_the_folder_is_no_package():
     assert list(KERNELS.glob("*.py")) == []
 
 
+@pytest.mark.slow
 def test_without_pypis_kernels_transformers_finds_none():
     # -S: no site-packages but those named, so that an installed `kernels` cannot answer.
     code = """

@@ -138,6 +138,7 @@ def test_autocast_is_the_same_for_the_reference(make_inputs, assert_close):
         assert ms_deform_attn(double[0], inputs[1], *double[1:], backend="reference").dtype == torch.float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_autocast_inside_compile(backend, make_inputs):
     def function(value, spatial_shapes, locations, weights):

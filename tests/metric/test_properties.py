@@ -86,6 +86,7 @@ def test_the_mask_itself_is_perfect_and_its_complement_overlaps_nothing(clips):
     assert compute([1.0 - mask for mask in masks], masks)["miou"] == 0
 
 
+@pytest.mark.slow
 @few
 @given(clip_lists(), st.data())
 def test_one_pixel_more(clips, data):
@@ -122,6 +123,7 @@ def test_g_rises_with_positives_and_falls_with_negatives(positive, negative, ste
     assert g(positive, positive) == pytest.approx(2 * positive * (1 - positive))
 
 
+@pytest.mark.slow
 @few
 @given(clip_lists(with_empty=False), st.integers(1, 6))
 def test_a_larger_released_batch_never_raises_f(clips, batch_size):
@@ -136,6 +138,7 @@ def test_a_larger_released_batch_never_raises_f(clips, batch_size):
     assert batched["miou"] == pytest.approx(ours["miou"], abs=1e-9)
 
 
+@pytest.mark.slow
 @few
 @given(clip_lists(), st.integers(1, 4), st.lists(st.integers(1, 4)), st.randoms(use_true_random=False))
 def test_neither_batches_nor_order_matter(clips, conditions, sizes, random):
@@ -170,6 +173,7 @@ def score_part(cache_dir, count, rank, rows):
     return metric.compute()
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(clip_lists(at_least=3), st.integers(2, 3))
 def test_the_number_of_processes_does_not_matter(clips, count):

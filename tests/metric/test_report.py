@@ -139,6 +139,7 @@ def test_page_is_self_contained_and_well_formed(two_models, tmp_path):
     assert "Measured on DEMO test under positive, silence, noise and off-screen audio" in page.text
 
 
+@pytest.mark.slow
 def test_same_input_gives_the_same_bytes(two_models, tmp_path):
     pages = [report.write_report(tmp_path / name, *two_models).read_bytes() for name in "ab"]
     assert pages[0] == pages[1]
@@ -350,6 +351,7 @@ def test_layouts_of_other_codes(with_category, first, tmp_path):
     assert "m on clip clipA (dog_barking), positive audio: mIoU 1.00" in [image["alt"] for image in page.all("img")]
 
 
+@pytest.mark.slow
 def test_clips_are_read_once_and_the_size_is_bounded(tmp_path):
     rng = np.random.default_rng(0)
     truth = square(40, 60, 80, (224, 224))
@@ -955,6 +957,7 @@ def test_a_download_that_lacks_a_clip_is_named(tmp_path):
         list(report.read_download(tmp_path, Run("x", {})))
 
 
+@pytest.mark.slow
 def test_hundreds_of_categories_are_cut_to_the_largest(tmp_path):
     rows = make_rows(80)
     for i, row in enumerate(rows):

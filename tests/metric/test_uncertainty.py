@@ -186,6 +186,7 @@ def test_clips_of_one_video_need_clusters():
     assert covered["cluster"] >= 0.93 and covered["clip"] < 0.75
 
 
+@pytest.mark.slow
 def test_g_miou_interval_covers_the_truth():
     rng = np.random.default_rng(1)
     means = {"positive": 0.8, "silence": 0.1, "noise": 0.3, "off_screen": 0.2}

@@ -36,6 +36,7 @@ def by_librosa(samples: np.ndarray) -> np.ndarray:
     return examples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["noise", "chirp", "bursts", "silence", "silent_end", "faint"])
 def test_agrees_with_librosa(name):
     samples = waveform(name, 22050)

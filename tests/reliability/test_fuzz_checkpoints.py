@@ -75,6 +75,7 @@ def damaged(draw, content: bytes) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEDS)
 @settings(max_examples=300, deadline=60_000, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())

@@ -117,6 +117,7 @@ def test_any_bytes_as_a_table(tmp_path, data, name):
     read_table(tmp_path, data, name)
 
 
+@pytest.mark.slow
 @few
 @given(clip_id=st.text(max_size=300), category=st.sampled_from(sorted(S4.groups)) | st.text(max_size=20))
 def test_any_row(tmp_path, clip_id, category):

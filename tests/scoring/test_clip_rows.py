@@ -247,6 +247,7 @@ def test_the_curve_has_intervals():
             assert low <= value <= high and low < high  # no value of some clips is certain
 
 
+@pytest.mark.slow
 def test_the_intervals_of_s4_take_seconds():
     """740 clips of 23 categories."""
     rng = np.random.default_rng(0)

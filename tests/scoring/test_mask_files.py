@@ -213,6 +213,7 @@ def test_the_grey_of_1_may_be_said(write, targets):
         mask_files.score_predictions(folder, CONDITIONS, targets, read_masks, reading=reading)
 
 
+@pytest.mark.slow
 def test_what_lies_beside_the_conditions(write, targets, capsys):
     folder = write()
     score_predictions(folder, ["noise"], targets, read_masks)

@@ -214,6 +214,7 @@ def test_composed_items_are_functions_of_seed_epoch_and_index():
     assert [item["clip"] for item in forward] != [first[index]["clip"] for index in range(len(first))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["listen", "paper"])
 def test_each_recipe_trains_and_goes_on_bit_for_bit(recipe, demo_tree, tiny_model, tmp_path):
     arguments = ["--cpu", "--subset", "demo", "--data_dir", demo_tree, "--model", tiny_model, "--recipe", recipe]
@@ -237,6 +238,7 @@ def test_each_recipe_trains_and_goes_on_bit_for_bit(recipe, demo_tree, tiny_mode
     assert state.get("compose_share", 0) == RECIPES[recipe].compose_share
 
 
+@pytest.mark.slow
 def test_recorded_negatives_are_part_of_the_run(demo_tree, tiny_model, tmp_path):
     wavs = tmp_path / "wavs"
     wavs.mkdir()

@@ -74,6 +74,7 @@ def test_weights_that_were_fetched_are_named(monkeypatch, tmp_path):
     assert tensors_digest(model.get_backbone().state_dict()) != digest
 
 
+@pytest.mark.slow
 def test_a_run_and_its_scores_say_which_weights(tiny_model, demo_tree, tmp_path):
     """Of a model that is trained on; a resumed run keeps what the first one said."""
     run = tmp_path / "run"

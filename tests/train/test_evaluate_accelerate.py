@@ -286,6 +286,7 @@ def with_garbage_as_pixels(png):
     return png[:start] + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[start + 8 + length :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache_frames_gb", [0, 2])
 def test_a_frame_that_cannot_be_decoded_is_named(cache_frames_gb, model_folder, demo_tree, tmp_path):
     """The build decodes masks, and of frames it looks at the checksums only."""
@@ -325,6 +326,7 @@ def test_unknown_subset_and_condition(model_folder, demo_tree, tmp_path, capsys)
     assert PartialState().num_processes == 1
 
 
+@pytest.mark.slow
 def test_rows_of_another_model_are_not_taken(model_folder, demo_tree, tmp_path, monkeypatch):
     """An evaluation stops, the model is trained on under the same name, and the evaluation is repeated."""
     folder = tmp_path / "model"

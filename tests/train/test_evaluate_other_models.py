@@ -164,6 +164,7 @@ def test_model_rows_and_its_masks_as_png(evaluate, model_folder, demo_tree, tmp_
     assert len(run.clips) == 5 and run.breakdown.keys() == {"category", "group", "mask_area", "frame"}
 
 
+@pytest.mark.slow
 def test_conditions_beyond_the_four(evaluate, module, demo_tree, tmp_path, capsys):
     (tmp_path / "unseen").mkdir()
     for name, value in (("a.wav", 0.1), ("b.wav", 0.9)):
@@ -238,6 +239,7 @@ def test_muted_is_scored_by_frames(evaluate, module, demo_tree, tmp_path, capsys
     assert "Muted, mIoU, heard frames" in table and f"{scores['g_muted']:.3f}" in table
 
 
+@pytest.mark.slow
 def test_a_model_hears_extra_conditions(evaluate, model_folder, demo_tree, monkeypatch):
     """As the model itself on the mixed waveform; sounds still pass the audio encoder once each."""
     seen = []
@@ -306,6 +308,7 @@ def test_other_settings_do_not_resume(evaluate, module, tmp_path, capsys):
     assert len(list((tmp_path / "fn").glob("*.partial.jsonl"))) == 1  # the first run's is still there
 
 
+@pytest.mark.slow
 def test_a_model_s_evaluation_resumes_too(evaluate, model_folder, tmp_path, monkeypatch, capsys):
     options = ["--model", model_folder, "--batch_size", "2"]
     _, expected = evaluate("whole", *options)
@@ -414,6 +417,7 @@ def test_naming_a_callable(module, tmp_path):
     assert str(tmp_path) in caught.value.__notes__[0]
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_scored(evaluate, module, tmp_path, capsys):
     module(LOUD)
     evaluate("fn", "--model-fn", "my_model:loud", "--save_predictions")

@@ -59,6 +59,7 @@ def test_a_step_encodes_what_it_hears(arguments, tmp_path, monkeypatch):
     assert 1 <= len(encoded) <= 2 and sum(encoded) <= 6
 
 
+@pytest.mark.slow
 def test_a_resumed_run_hears_the_audio_encoder_of_its_checkpoint(arguments, tiny_model, tmp_path):
     """Its weights came from a file, which the resumed run does not read."""
     torch.manual_seed(3)

@@ -211,6 +211,7 @@ def test_one_mask_a_clip(tiny, tmp_path, monkeypatch):
     assert (tmp_path / "model.safetensors").is_file(), "no model without a validation"
 
 
+@pytest.mark.slow
 def test_an_audio_encoder_that_learns(tiny, write_model, tmp_path):
     model = write_model(freeze_audio_encoder=False)
     arguments = [*tiny, "--model", model]
@@ -313,6 +314,7 @@ def test_resuming_another_run(tiny, tmp_path, write_model):
     assert (run / "train_log.jsonl").read_text() == log
 
 
+@pytest.mark.slow
 def test_resuming_on_other_clips(tiny, tmp_path):
     from avsbench_robust_dataset.synthetic import write_demo
 

@@ -92,6 +92,7 @@ def test_sigterm_saves_and_says_how_to_go_on(train, whole, before_step, monkeypa
     assert_same(run, whole)
 
 
+@pytest.mark.slow
 def test_sigterm_in_a_validation(train, whole, monkeypatch, tmp_path, capsys):
     """The run stops at once and, resumed, validates before it goes on."""
 
@@ -172,6 +173,7 @@ def little_space():
 
 
 # What does not fit: a checkpoint's weights, its optimizer's state, the best model of the validation after step 4.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "size", "what"),
     [(2, 150_000, "/cut/checkpoints/step_2"), (2, 2_500_000, "/cut/checkpoints/step_2"), (4, 150_000, "/cut")],
@@ -203,6 +205,7 @@ def test_a_folder_that_cannot_be_written_to(train, tmp_path, unprivileged):
         train("run")
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder(train, whole, tmp_path):
     before = {name: (whole / name).read_bytes() for name in KEPT}
     for more in (["--overwrite_output_dir"], ["--resume_from_checkpoint", "latest"]):
@@ -236,6 +239,7 @@ def poison(model) -> None:
         next(parameter for parameter in model.parameters() if parameter.requires_grad)[0] = torch.inf
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_keeps_the_checkpoint(train, before_step, tmp_path):
     before_step(4, poison)
     with pytest.raises(FloatingPointError, match=r"step 4, in the clips d\w+ \(positive\), d\w+ \(p") as error:
@@ -279,6 +283,7 @@ def test_a_loss_that_is_not_finite_in_one_of_two_processes(train, start, tmp_pat
     assert names(tmp_path / "run") == ["step_1", "step_2"]
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_never_saved(train, monkeypatch, tmp_path):
     """The loss of a step is that of the weights before it."""
     train_batch = step.train_batch
@@ -393,6 +398,7 @@ def test_a_checkpoint_with_a_flipped_bit(name, train, whole, tmp_path):
     assert_same(train("run", "--resume_from_checkpoint", "latest"), whole)
 
 
+@pytest.mark.slow
 def test_going_on_from_an_older_checkpoint(train, whole, tmp_path):
     """In its own folder the newer ones would be taken for the run's newest."""
     before, newest = complete_checkpoints(whole / "checkpoints")
@@ -403,6 +409,7 @@ def test_going_on_from_an_older_checkpoint(train, whole, tmp_path):
     assert (other / "last/model.safetensors").read_bytes() == (whole / "last/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_being_replaced_is_put_back(whole, tmp_path):
     shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
     names = sorted(path.name for path in complete_checkpoints(tmp_path / "checkpoints"))
