@@ -15,6 +15,8 @@ from . import charts, overlay
 from .markup import figures
 from .tables import (
     SWEEP,
+    Cell,
+    Section,
     are_comparable,
     conditions_of,
     has_seeds,
@@ -36,6 +38,8 @@ class Evidence:
     """What every section of the page draws on.
 
     Attributes:
+        sections: of the table of scores.
+        cells: model -> metric -> its `Cell`.
         intervals: model -> metric -> (low, high).
         differences: metric -> the second model's score less the first's, where there are two with the same clips.
         explanation: how to read the differences.
@@ -44,6 +48,8 @@ class Evidence:
     runs: Sequence[Run]
     models: Mapping[str, Sequence[Run]]
     colors: Mapping[str, str]
+    sections: Sequence[Section]
+    cells: Mapping[str, Mapping[str, Cell]]
     intervals: Mapping[str, Mapping[str, Sequence[float]]]
     differences: Mapping[str, uncertainty.Difference]
     explanation: Sequence[str]

@@ -3,6 +3,8 @@
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from .tables import number
+
 __all__ = ["figures", "render"]
 
 _TEMPLATES = Environment(
@@ -12,6 +14,7 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
+_TEMPLATES.filters["number"] = number
 
 
 def render(template: str, **values: object) -> Markup:

@@ -78,11 +78,16 @@ def write_report(
     colors = {name: overlay.COLORS[i % len(overlay.COLORS)] for i, name in enumerate(models)}
     gallery = gallery_html(runs, models, clips, colors, gallery_size)  # first: it reads files, and may find one bad
     comparison = _comparison(models, mixed_annotations)
+    intervals = {name: model_intervals(seeds) for name, seeds in models.items()}
+    scores = sections_of(runs)
+    metrics = [metric for section in scores for metric in section.rows]
     evidence = Evidence(
         runs,
         models,
         colors,
-        intervals={name: model_intervals(seeds) for name, seeds in models.items()},
+        scores,
+        cells={name: model_cells(seeds, metrics, intervals[name]) for name, seeds in models.items()},
+        intervals=intervals,
         differences=comparison.differences if comparison else {},
         explanation=comparison.explanation if comparison else (),
     )
@@ -98,13 +103,8 @@ def write_report(
         ("settings", "Settings and versions", _settings_html(runs, settings or {})),
     ]
     sections = [section for section in sections if section[2]]
-    page = render(
-        "page.html",
-        title=title,
-        headline=_headline(runs, models),
-        cards=_cards_html(evidence),
-        sections=sections,
-    )
+    head = {"title": title, "headline": _headline(runs, models), "cards": _cards_html(evidence)}
+    page = render("page.html", sections=sections, **head)
     path = Path(out_dir) / "index.html"
     write_whole(path, f"{page}\n".encode())
     return path
@@ -115,17 +115,13 @@ def _comparison(models, mixed_annotations):
     if len(models) != 2:
         return None
     runs = [run for seeds in models.values() for run in seeds]
-    rows = [run.clips for run in runs]
-    if (
-        not are_comparable(runs)
-        or not all(rows)
-        or len({frozenset(row["clip_id"] for row in each) for each in rows}) > 1
-    ):
+    if not are_comparable(runs) or not all(run.clips for run in runs):
         return None
-    rows, left_out = uncertainty.common_conditions(rows)
-    if set(left_out) & set(CONDITIONS):  # the G-scores average over them
+    if len({frozenset(row["clip_id"] for row in run.clips) for run in runs}) > 1:
         return None
-    if uncertainty.source_clusters(rows[0]).max() == 0:
+    rows, left_out = uncertainty.common_conditions([run.clips for run in runs])
+    # The G-scores average over the benchmark's conditions.
+    if set(left_out) & set(CONDITIONS) or uncertainty.source_clusters(rows[0]).max() == 0:
         return None
     return compare_runs(*models.values(), mixed_annotations=mixed_annotations)
 
@@ -157,56 +153,43 @@ def _headline(runs, models):
 
 
 def _cards_html(evidence):
-    cards = []
-    for name, seeds in evidence.models.items():
-        metrics = [metric for metric in sections_of(seeds)[0].rows if metric.key in ("g_miou", "audio_blind_floor")]
-        cells = model_cells(seeds, metrics, evidence.intervals[name])
-        score, floor = cells["g_miou"], cells["audio_blind_floor"].mean
-        card = {
-            "name": name,
-            "color": evidence.colors[name],
-            "figure": number(score.mean, 3),
-            "half_range": number(score.half_range, 3, ""),
-            "width": number(100 * score.mean, 1, ""),
-            "floor": number(floor, 3),
-            "floor_place": number(100 * floor, 1, ""),
-            "range": None,
-            "sure": "",
-        }
-        if score.interval and math.isfinite(score.mean):
-            low, high = score.interval
-            card["range"] = [number(100 * low, 1), number(100 * (high - low), 1)]
-            card["sure"] = f"95 % interval {number(low, 3)} to {number(high, 3)}; "
-        cards.append(card)
+    cells = evidence.cells
+    cards = [(name, evidence.colors[name], of["g_miou"], of["audio_blind_floor"].mean) for name, of in cells.items()]
     return render("cards.html", cards=cards)
 
 
 def _table_html(evidence):
-    models = evidence.models
-    sections, flat = [], []
-    for section in sections_of(evidence.runs):
-        cells = {name: model_cells(seeds, section.rows, evidence.intervals[name]) for name, seeds in models.items()}
-        rows = []
-        for metric in section.rows:
-            of_metric = {name: of[metric.key] for name, of in cells.items()}
-            rows.append(_row(metric, of_metric, evidence))
-            flat.append((metric.key, [text for cell in of_metric.values() for text in _flat_cells(cell)]))
-        sections.append({"title": section.title, "explanation": section.explanation, "lines": rows})
-    hint = "Small figures without brackets: the seeds, in one order throughout. " if has_seeds(models) else ""
+    seeds = (
+        "Small figures without brackets: the seeds, in one order throughout. " if has_seeds(evidence.models) else ""
+    )
     return render(
         "scores.html",
-        hint=hint + _intervals_hint(evidence),
-        models=[(name, len(seeds), "; ".join(partial_reasons(seeds[0]))) for name, seeds in models.items()],
-        has_differences=evidence.has_differences,
-        flat=flat,
-        sections=sections,
+        hint=seeds + _intervals_hint(evidence),
+        models=[(name, len(seeds), "; ".join(partial_reasons(seeds[0]))) for name, seeds in evidence.models.items()],
+        cells=evidence.cells,
+        sections=evidence.sections,
+        arrows=ARROWS,
+        differences=_differences(evidence) if evidence.has_differences else {},
     )
 
 
-def _flat_cells(cell):
-    """The mean and the ends of its interval, as a spreadsheet takes them; "" for what is not known."""
-    values = [cell.mean, *(cell.interval or (math.nan, math.nan))]
-    return [number(value, 4, "") for value in values]
+def _differences(evidence):
+    """metric -> the second model's score less the first's, its interval, whether it stands, in words too."""
+    first, second = evidence.cells.values()
+    shown = {}
+    for section in evidence.sections:
+        for metric in section.rows:
+            value = second[metric.key].mean - first[metric.key].mean
+            found = evidence.differences.get(metric.key)
+            digits = difference_digits(found, metric.digits) if found else metric.digits
+            bounds = [_signed(bound, digits) for bound in (found.low, found.high)] if found else []
+            if not found or math.isnan(found.adjusted):
+                verdict = ""
+            else:
+                verdict = "stands" if found.stands else "may be chance"
+            is_known = math.isfinite(value)
+            shown[metric.key] = (_signed(value, digits), bounds if is_known else [], verdict if is_known else "")
+    return shown
 
 
 def _intervals_hint(evidence):
@@ -222,46 +205,6 @@ def _intervals_hint(evidence):
     compared = "".join(f" {line}" for line in evidence.explanation)
     seeds = " They cover the choice of clips, not that of training seeds." if has_seeds(evidence.models) else ""
     return f"In brackets: intervals{said}; clips of one source video share a weight.{seeds}{compared} "
-
-
-def _row(metric, cells, evidence):
-    """What a row of the table shows. `cells`: model -> Cell; of two comparable models the difference gets a column."""
-    difference = evidence.differences.get(metric.key)
-    row = {
-        "label": metric.label,
-        "better": metric.better,
-        "arrow": ARROWS[metric.better],
-        "css": {"g_miou": "main", "audio_blind_floor": "aside"}.get(metric.key, ""),
-        "cells": [],
-        "difference": None,
-    }
-    for name, cell in cells.items():
-        has_seeds = len(cell.values) > 1 and any(map(math.isfinite, cell.values))
-        bounds = cell.interval if cell.interval and math.isfinite(cell.mean) else ()
-        row["cells"].append(
-            {
-                "label": name,
-                "mean": number(cell.mean, metric.digits),
-                "half_range": number(cell.half_range, metric.digits, ""),
-                "interval": [number(bound, metric.digits) for bound in bounds],
-                "seeds": [number(value, metric.digits) for value in cell.values] if has_seeds else [],
-            }
-        )
-    if evidence.has_differences:
-        first, second = (cell.mean for cell in cells.values())
-        digits = difference_digits(difference, metric.digits) if difference else metric.digits
-        row["difference"] = {"value": _signed(second - first, digits), "interval": [], "stands": False}
-        if difference and math.isfinite(second - first):
-            row["difference"] |= {
-                "interval": [_signed(bound, digits) for bound in (difference.low, difference.high)],
-                "stands": difference.stands,
-                "verdict": ""
-                if math.isnan(difference.adjusted)
-                else "stands"
-                if difference.stands
-                else "may be chance",
-            }
-    return row
 
 
 def _signed(value, digits):
@@ -304,11 +247,8 @@ def _settings_html(runs, settings):
         numbers[run.name] += 1
         columns.append(f"{run.name} #{numbers[run.name]}" if counts[run.name] > 1 else run.name)
     common = _flatten(settings)
-    own = [{**_flatten(run.settings), **_flatten({"versions": run.versions})} for run in runs]
-    own = [
-        {**each, **_flatten({"bootstrap": run.bootstrap, "weights": run.weights})}
-        for each, run in zip(own, runs, strict=True)
-    ]
+    parts = ("versions", "bootstrap", "weights")
+    own = [_flatten({**run.settings, **{part: getattr(run, part) for part in parts}}) for run in runs]
     differing = {}
     for key in dict.fromkeys(key for values in own for key in values):
         values = [each.get(key, MISSING) for each in own]

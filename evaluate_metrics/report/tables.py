@@ -81,6 +81,11 @@ class Cell:
     interval: Sequence[float] | None
     values: Sequence[float]
 
+    @property
+    def bounds(self) -> Sequence[float]:
+        """The interval where there is a score; else ()."""
+        return self.interval if self.interval and math.isfinite(self.mean) else ()
+
 
 _ROBUSTNESS = (
     "G-mIoU is the harmonic mean of P, the positive mIoU, and 1 − N, where N is the mean mIoU over the negative "
@@ -331,6 +336,6 @@ def _cell_text(cell, digits, form):
     text = number(cell.mean, digits, form.missing)
     if math.isfinite(cell.half_range):
         text += form.half_range.format(number(cell.half_range, digits))
-    if cell.interval and math.isfinite(cell.mean):
-        text += " " + form.interval.format(*(number(bound, digits) for bound in cell.interval))
+    if cell.bounds:
+        text += " " + form.interval.format(*(number(bound, digits) for bound in cell.bounds))
     return text
