@@ -28,8 +28,6 @@ from .tables import (
     sound_of,
 )
 
-__all__ = ["Evidence", "categories_html", "conditions_html", "curves_html", "parts_html", "thresholds_html"]
-
 _MAX_CATEGORIES = 30  # bars of one chart; MS3 has nearly as many categories as clips
 
 

@@ -14,8 +14,6 @@ from matplotlib.figure import Figure
 
 from .overlay import COLORS
 
-__all__ = ["MAX_POINTS", "bar_chart", "category_chart", "curve_chart", "line_chart"]
-
 HATCHES = ("//", "", "..", "xx", "--", "oo")
 DASHES = ("--", "-", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 MAX_POINTS = 200  # of one curve; a longer log is averaged in equal bins of steps

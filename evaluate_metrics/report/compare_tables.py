@@ -10,7 +10,8 @@ from ..results import Run
 from .table_formats import LATEX, MARKDOWN, TEXT, write_table
 from .tables import Score, difference_digits, number, sections_of, signed
 
-__all__ = ["FORMATS", "comparison_text"]
+TABLES = {"text": TEXT, "markdown": MARKDOWN, "latex": LATEX}
+FORMATS = (*TABLES, "json")
 
 
 def _verdict(metric: Score, difference: uncertainty.Difference, names: Sequence[str]) -> str:
@@ -45,18 +46,7 @@ def _sections(comparison, runs, names, form):
     return sections
 
 
-def _written(form):
-    def write(comparison, runs, names):
-        a, b = names
-        interval = f"{100 * comparison.settings['level']:g} % interval"
-        head = [a, b, f"{b} - {a}", interval, "p", "stands"]
-        table = write_table(form, head, _sections(comparison, runs, names, form), "rrrrrl")
-        return table + form.notes(comparison.explanation)
-
-    return write
-
-
-def _json(comparison, runs, names):
+def _json(comparison, names):
     metrics = {
         metric: {
             "a": found.a,
@@ -69,20 +59,22 @@ def _json(comparison, runs, names):
         }
         for metric, found in comparison.differences.items()
     }
-    content = {"a": names[0], "b": names[1], "scores": metrics}
-    content |= {"primary": uncertainty.PRIMARY, "correction": "Holm, of all scores but the primary one"}
-    content |= {"seeds": list(comparison.seeds), "covers_training_seeds": comparison.covers_training_seeds}
-    content |= {"bootstrap": comparison.settings, "notes": list(comparison.notes)}
-    content["explanation"] = comparison.explanation
+    content = {
+        "a": names[0],
+        "b": names[1],
+        "scores": metrics,
+        "primary": uncertainty.PRIMARY,
+        "correction": "Holm, of all scores but the primary one",
+        "seeds": comparison.seeds,
+        "covers_training_seeds": comparison.covers_training_seeds,
+        "bootstrap": comparison.settings,
+        "notes": comparison.notes,
+        "explanation": comparison.explanation,
+    }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-FORMATS = {"text": _written(TEXT), "markdown": _written(MARKDOWN), "latex": _written(LATEX), "json": _json}
-
-
-def comparison_text(
-    comparison: Comparison, runs: Sequence[Run], names: Sequence[str] = ("a", "b"), form: str = "text"
-) -> str:
+def comparison_text(comparison: Comparison, runs: Sequence[Run], names: Sequence[str], form: str) -> str:
     """Both scores, their difference, its interval and p-value, and which differences stand.
 
     Args:
@@ -90,4 +82,9 @@ def comparison_text(
         names: what to call the sides.
         form: one of `FORMATS`.
     """
-    return FORMATS[form](comparison, runs, names)
+    if form == "json":
+        return _json(comparison, names)
+    a, b = names
+    head = [a, b, f"{b} - {a}", f"{100 * comparison.settings['level']:g} % interval", "p", "stands"]
+    sections = _sections(comparison, runs, names, TABLES[form])
+    return write_table(TABLES[form], head, sections, "rrrrrl") + TABLES[form].notes(comparison.explanation)

@@ -5,7 +5,6 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from avsbench_robust_dataset.files import BROKEN_IMAGE
 from avsbench_robust_dataset.masks import object_mask
 from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP, SPLITS, SUBSETS
 
-from ..avs_robust.avs_robust import harmonic_mean
+from ..avs_robust.avs_robust import clip_statistics, harmonic_mean
 from ..mask_files import predictions_digest, read_prediction
 from ..mask_folders import condition_folders, find_masks, mask_files
 from ..results import Run, read_json
@@ -24,12 +23,10 @@ from . import overlay
 from .markup import render
 from .tables import conditions_of, has_seeds, is_negative, mean, number, sound_of
 
-__all__ = ["Clip", "ClipScore", "choose_clips", "choose_extremes", "gallery_html", "read_download", "read_gallery"]
-
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip of the gallery; any object with these attributes will do.
+    """One clip of the gallery.
 
     Attributes:
         clip_id, category: as in the data set; `category` may be "".
@@ -189,18 +186,26 @@ class _Scored:
     truth: np.ndarray  # bool, of the frame shown
     miou: Mapping[str, Mapping[str, float]]  # model -> condition -> mean over frames
 
-    def ranked(self, first, last, negatives):
-        """Ranked over `negatives`: bias is the mIoU under them, G-mIoU their harmonic mean with the positives."""
-        bias = mean([self.miou[first].get(c, math.nan) for c in negatives])
-        positive = self.miou[last].get("positive", math.nan)
-        negative = mean([self.miou[last].get(c, math.nan) for c in negatives])
-        return ClipScore(self.clip_id, self.category, bias, float(harmonic_mean(positive, 1 - negative)))
 
-    def ranked_in(self, condition, first, last, negative):
-        """Ranked under one condition: a negative one as `ranked`, else by the mIoU of `last` alone."""
-        if negative:
-            return self.ranked(first, last, [condition])
-        return ClipScore(self.clip_id, self.category, math.nan, self.miou[last].get(condition, math.nan))
+@dataclass(frozen=True)
+class _View:
+    """What the gallery shows: each model's masks, the conditions, those in which the object is not heard, colours."""
+
+    folders: Mapping[str, "_Predictions"]
+    conditions: Sequence[str]
+    negatives: Sequence[str]
+    colors: Mapping[str, str]
+    first: str
+    last: str
+
+    def ranked(self, clip, conditions):
+        """The bias is the mIoU under negative conditions. Under another one, mIoU stands in the place of G-mIoU."""
+        first, last = clip.miou[self.first], clip.miou[self.last]
+        if conditions and conditions[0] not in self.negatives:
+            return ClipScore(clip.clip_id, clip.category, math.nan, last.get(conditions[0], math.nan))
+        bias, negative = (mean([of.get(c, math.nan) for c in conditions]) for of in (first, last))
+        g_miou = harmonic_mean(last.get("positive", math.nan), 1 - negative)
+        return ClipScore(clip.clip_id, clip.category, bias, float(g_miou))
 
 
 def _score_clip(clip, folders, conditions, known):
@@ -216,30 +221,14 @@ def _score_clip(clip, folders, conditions, known):
         index = int(np.argmax([truth.sum() for truth in truths]))
     miou = {}
     for model, folder in folders.items():
-        if clip.clip_id in known[model]:
-            miou[model] = {c: known[model][clip.clip_id].get(c, math.nan) for c in conditions}
-            miou[model] = {c: value for c, value in miou[model].items() if math.isfinite(value)}
-            continue
-        miou[model] = {}
-        for condition in conditions:
-            if folder.has(condition):
-                pairs = [
-                    (folder.read(condition, clip, len(clip.frames), k, truth.shape) >= 128, truth)
-                    for k, truth in enumerate(truths)
-                ]
-                miou[model][condition] = float(np.mean([_iou(*pair) for pair in pairs]))
+        found = known[model].get(clip.clip_id)
+        if found is None:
+            found = {c: folder.miou(c, clip, truths) for c in conditions if c in folder.folders}
+        miou[model] = {c: found[c] for c in conditions if math.isfinite(found.get(c, math.nan))}
     buffer = io.BytesIO()
     overlay.fit_tile(clip.frames[index]).save(buffer, "JPEG", quality=95, subsampling=0)
-    sounds = dict(getattr(clip, "sounds", {}) or {})
     frame = buffer.getvalue()
-    return _Scored(clip.clip_id, clip.category, sounds, index, len(clip.frames), frame, truths[index], miou)
-
-
-def _iou(predicted, truth):
-    """mIoU of one frame as the metric defines it, empty-target rule included."""
-    if not truth.any():
-        return 1.0 - float(predicted.mean())
-    return np.count_nonzero(predicted & truth) / np.count_nonzero(predicted | truth)
+    return _Scored(clip.clip_id, clip.category, clip.sounds, index, len(clip.frames), frame, truths[index], miou)
 
 
 def _check_own_masks(run: Run) -> None:
@@ -264,8 +253,11 @@ class _Predictions:
         self.categories = {}
         self._found = {}
 
-    def has(self, condition):
-        return condition in self.folders
+    def miou(self, condition, clip, truths):
+        masks = [self.read(condition, clip, len(clip.frames), k, truth.shape) for k, truth in enumerate(truths)]
+        frames = (np.stack(masks) / np.float32(255)).reshape(len(masks), -1)
+        statistics, _ = clip_statistics(frames, np.stack(truths).reshape(frames.shape))
+        return float(np.mean(statistics["iou"]))
 
     def read(self, condition, clip, frames, index, shape):
         """uint8 (H, W), 255 for probability 1: frame `index` (from 0) of a clip of `frames` frames."""
@@ -307,23 +299,17 @@ def gallery_html(
     """
     shown = {}
     for name, seeds in models.items():
-        run = next((run for run in seeds if run.predictions is not None), None)
-        if run is not None:
-            shown[name] = run
-    for run in shown.values():
-        _check_own_masks(run)
+        if with_masks := [run for run in seeds if run.predictions is not None]:
+            shown[name] = with_masks[0]
+            _check_own_masks(with_masks[0])
     folders = {name: _Predictions(run, conditions_of([run])) for name, run in shown.items()}
     known = {name: _known_miou(run) for name, run in shown.items()}
-    conditions = [c for c in conditions_of(runs) if any(folder.has(c) for folder in folders.values())]
-    scored = []
-    if shown:
-        # Four conditions of predictions are thousands of small PNGs: zlib releases the interpreter, so threads help.
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            scored = list(_bounded_map(pool, lambda clip: _score_clip(clip, folders, conditions, known), clips))
+    conditions = [c for c in conditions_of(runs) if any(c in folder.folders for folder in folders.values())]
+    scored = [_score_clip(clip, folders, conditions, known) for clip in clips] if shown else []
     if not scored:
         return _names_html(runs, models, colors)
-    ends = next(iter(folders)), next(reversed(folders))
-    view = _View(folders, conditions, [c for c in conditions if is_negative(c, runs)], colors, ends)
+    negatives = [c for c in conditions if is_negative(c, runs)]
+    view = _View(folders, conditions, negatives, colors, next(iter(folders)), next(reversed(folders)))
     hint = (
         "Chosen by rule and not by hand. The figure under a mask is its mIoU over the clip's annotated frames: high "
         "is right under positive audio and wrong elsewhere."
@@ -340,15 +326,6 @@ def gallery_html(
     )
 
 
-@dataclass(frozen=True)
-class _View:
-    folders: Mapping[str, _Predictions]
-    conditions: Sequence[str]
-    negatives: Sequence[str]
-    colors: Mapping[str, str]
-    ends: tuple[str, str]  # the first and the last model
-
-
 def _known_miou(run):
     """clip id -> condition -> mIoU, from the run's clips."""
     return {
@@ -357,24 +334,12 @@ def _known_miou(run):
     }
 
 
-def _bounded_map(pool, function, items):
-    """`pool.map` that never holds more than a few inputs: the clips' frames are large."""
-    pending = []
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) >= 8:
-            yield pending.pop(0).result()
-    for future in pending:
-        yield future.result()
-
-
 def _extremes(scored, view):
     """(what is heard, cards of the most biased, the best and the worst clip) of each condition that has some."""
-    first, last = view.ends
+    first, last = view.first, view.last
     groups = []
     for condition in view.conditions:
-        negative = condition in view.negatives
-        scores = [clip.ranked_in(condition, first, last, negative) for clip in scored]
+        scores = [view.ranked(clip, [condition]) for clip in scored]
         ties = _ties(scores)
         cards = []
         for i, rule in choose_extremes(scores, 1):
@@ -383,7 +348,7 @@ def _extremes(scored, view):
             clip, score = scored[i], scores[i]
             if rule == "most biased":
                 why = f"{first} has a mIoU of {number(score.bias, 2)} with the silent object"
-            elif negative:
+            elif condition in view.negatives:
                 miou = clip.miou[last]
                 why = (
                     f"{last} has a G-mIoU of {number(score.g_miou, 2)}: mIoU {number(miou['positive'], 2)} under "
@@ -427,22 +392,13 @@ def _names_html(runs, models, colors):
     if not known:
         return ""
     rows = [row for row in models[next(iter(known))][0].clips if all(row["clip_id"] in of for of in known.values())]
-    scored = [
-        _Scored(
-            clip_id=row["clip_id"],
-            category=row.get("category") or "",
-            sounds={},
-            index=0,
-            frames=0,
-            frame=b"",
-            truth=np.empty(0),
-            miou={name: of[row["clip_id"]] for name, of in known.items()},
-        )
-        for row in rows
-    ]
+    scored = []
+    for row in rows:
+        miou = {name: of[row["clip_id"]] for name, of in known.items()}
+        scored.append(_Scored(row["clip_id"], row.get("category") or "", {}, 0, 0, b"", np.empty(0), miou))
     conditions = [c for c in conditions_of(runs) if any(c in row["conditions"] for row in rows)]
     negatives = [c for c in conditions if is_negative(c, runs)]
-    view = _View({}, conditions, negatives, colors, (next(iter(known)), next(reversed(known))))
+    view = _View({}, conditions, negatives, colors, next(iter(known)), next(reversed(known)))
     hint = "Chosen by rule and not by hand. Pictures need each model's saved masks and the data set (--data_dir)."
     if has_seeds(models):
         hint += " Of several seeds the first is shown."
@@ -451,8 +407,8 @@ def _names_html(runs, models, colors):
 
 def _all_conditions(scored, view, size):
     """{"intro": how the clips were chosen, "rows": one a clip}."""
-    first, last = view.ends
-    scores = [clip.ranked(first, last, view.negatives) for clip in scored]
+    first, last = view.first, view.last
+    scores = [view.ranked(clip, view.negatives) for clip in scored]
     chosen = choose_clips(scores, size)
     ties = _ties(scores)
     rows = [_clip_row(scored[i], rule, scores[i], view, rule in ties) for i, rule in chosen]
@@ -470,7 +426,7 @@ def _all_conditions(scored, view, size):
 
 
 def _clip_row(clip, rule, score, view, is_tie):
-    first, last = view.ends
+    first, last = view.first, view.last
     why = {
         "most biased": f"most biased: {first} has a mean mIoU of {number(score.bias, 2)} under negative audio",
         "best": f"best: {last} has a G-mIoU of {number(score.g_miou, 2)}",
@@ -509,7 +465,7 @@ def _prediction_tiles(clip, condition, frame, view):
     """One tile a model."""
     tiles = []
     for name, folder in view.folders.items():
-        if condition not in clip.miou[name] or not folder.has(condition):
+        if condition not in clip.miou[name] or condition not in folder.folders:
             tiles.append({"src": "", "caption": name, "value": "", "color": ""})
             continue
         source = folder.read(condition, clip, clip.frames, clip.index, clip.truth.shape)

@@ -5,8 +5,6 @@ from markupsafe import Markup
 
 from .tables import number
 
-__all__ = ["figures", "render"]
-
 _TEMPLATES = Environment(
     loader=PackageLoader(__package__),
     autoescape=select_autoescape(["html"]),

@@ -9,15 +9,6 @@ import io
 import numpy as np
 from PIL import Image, ImageFilter
 
-__all__ = [
-    "COLORS",
-    "TILE_SIZE",
-    "data_uri",
-    "fit_tile",
-    "prediction_tile",
-    "truth_tile",
-]
-
 # Okabe-Ito, ordered so that the first two (baseline, robust) are the farthest apart.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 TILE_SIZE = 224  # pixels of the longer side; AVSBench's own frame size

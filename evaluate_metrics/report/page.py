@@ -40,8 +40,6 @@ from .tables import (
     sound_of,
 )
 
-__all__ = ["write_report"]
-
 
 def write_report(
     out_dir: str | os.PathLike,

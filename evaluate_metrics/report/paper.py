@@ -12,25 +12,16 @@ from ..avs_robust.avs_robust import METRICS
 from ..results import Run, protocol_of
 from .markup import render
 from .table_formats import ARROWS, LATEX, LATEX_ARROWS, MARKDOWN, TableFormat
-from .tables import group_by_name, mean, model_intervals, number, partial_reasons, seed_values
-
-__all__ = ["latex_paper_table", "markdown_paper_table"]
+from .tables import Score, group_by_name, mean, model_intervals, number, partial_reasons, seed_values
 
 LATEX_MARKS = (r"$^\dagger$", r"$^\ddagger$", r"$^\S$", r"$^\P$", r"$^\|$")
 MARKDOWN_MARKS = ("†", "‡", "§", "¶", "‖")
 
 
-@dataclass(frozen=True)
-class _Column:
-    key: str
-    label: str
-    better: str
-
-
 # The scores under the clip's own sound, and over the negative conditions.
 _SHOWN = [metric for metric in METRICS if metric.general and not metric.variant_of]
-COLUMNS = [_Column(f"{m.key}_positive", m.label, m.heard) for m in _SHOWN if m.heard]
-COLUMNS += [_Column(f"g_{m.key}", m.general, m.heard if m.is_harmonic else m.unheard) for m in _SHOWN]
+COLUMNS = [Score(f"{m.key}_positive", m.label, m.heard) for m in _SHOWN if m.heard]
+COLUMNS += [Score(f"g_{m.key}", m.general, m.heard if m.is_harmonic else m.unheard) for m in _SHOWN]
 
 
 @dataclass(frozen=True)

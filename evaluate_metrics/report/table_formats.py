@@ -4,8 +4,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["ARROWS", "LATEX", "MARKDOWN", "MISSING", "TEXT", "TableFormat", "write_table"]
-
 MISSING = "–"
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "": ""}

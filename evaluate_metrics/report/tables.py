@@ -19,33 +19,6 @@ from ..avs_robust.avs_robust import (
 from ..results import Run, extra_negatives, protocol_of
 from .table_formats import LATEX, MARKDOWN, MISSING, TEXT, write_table
 
-__all__ = [
-    "SWEEP",
-    "Cell",
-    "Score",
-    "Section",
-    "conditions_of",
-    "are_comparable",
-    "difference_digits",
-    "group_by_name",
-    "has_seeds",
-    "head_of",
-    "is_negative",
-    "label_of",
-    "latex_table",
-    "markdown_table",
-    "mean",
-    "model_cells",
-    "model_intervals",
-    "number",
-    "partial_reasons",
-    "results_table",
-    "seed_values",
-    "sections_of",
-    "signed",
-    "sound_of",
-]
-
 SWEEP = re.compile(r"(.+)_snr_(-?\d+(?:\.\d+)?)")  # a condition of a sweep over the signal-to-noise ratio in dB
 
 
