@@ -117,13 +117,18 @@ def _sweeps(evidence, conditions):
     return found
 
 
-def _bars(title, groups, values, bounds, digits, top):
-    """[(address, alternative text)] of a bar chart, or [] if there is nothing to show."""
+def _bars(title, groups, values, bounds, digits, top, names=()):
+    """[(address, alternative text)] of a bar chart, or [] if there is nothing to show.
+
+    Args:
+        names: of categories, whose bars lie; `groups` are their labels.
+    """
     if not any(math.isfinite(v) for seeds in values.values() for group in seeds for v in group):
         return []
-    svg = charts.bar_chart(title, groups, values, bounds, digits=digits, top=top)
-    said = _said(groups, {name: [mean(group) for group in seeds] for name, seeds in values.items()}, digits)
-    return [(overlay.data_uri(svg), f"Bar chart. {title}. {said}.")]
+    svg = charts.bar_chart(title, groups, values, bounds, digits=digits, top=top, lying=bool(names))
+    means = {name: [mean(group) for group in seeds] for name, seeds in values.items()}
+    kind = "Bar chart by category" if names else "Bar chart"
+    return [(overlay.data_uri(svg), f"{kind}. {title}. {_said(names or groups, means, digits)}.")]
 
 
 def _said(groups, values, digits):
@@ -142,7 +147,7 @@ def _whisker_hint(evidence):
 def thresholds_html(evidence):
     curves, bands = {}, {}
     for name, seeds in evidence.models.items():
-        curves[name], bands[name] = _threshold_curves(seeds) or ({}, {})
+        curves[name], bands[name] = _threshold_curves(seeds)
     thresholds = next((values["thresholds"] for values in curves.values() if values), None)
     if thresholds is None:
         return ""
@@ -175,24 +180,16 @@ def thresholds_html(evidence):
 
 
 def _threshold_curves(seeds):
-    """({"thresholds": …, condition: mean over the seeds}, condition -> float[2, thresholds]), or None."""
-    if all(run.fpr_curve for run in seeds):
-        thresholds = np.array(seeds[0].fpr_curve["thresholds"], float)
-        if not all(np.array_equal(run.fpr_curve["thresholds"], thresholds) for run in seeds):
-            return None
-        conditions = [c for c in seeds[0].fpr_curve if all(c in run.fpr_curve for run in seeds) and c != "thresholds"]
-        means = {c: np.mean([run.fpr_curve[c] for run in seeds], axis=0) for c in conditions}
-    else:
-        thresholds, means = None, {}
-    bands = {}
-    if all(run.clips for run in seeds):
-        for condition, (values, bounds) in _curve_intervals(seeds).items():
-            if thresholds is None:
-                thresholds = np.linspace(0, 1, len(values))
-            if len(values) == len(thresholds):
-                means.setdefault(condition, values)
-                bands[condition] = bounds
-    return None if thresholds is None else ({"thresholds": thresholds, **means}, bands)
+    """({"thresholds": …, condition: mean over the seeds}, condition -> float[2, thresholds]); {} where unknown."""
+    found = _curve_intervals(seeds) if all(run.clips for run in seeds) else {}
+    if found:
+        curves = {condition: values for condition, (values, _) in found.items()}
+        thresholds = np.linspace(0, 1, len(next(iter(curves.values()))))
+        return {"thresholds": thresholds, **curves}, {condition: bounds for condition, (_, bounds) in found.items()}
+    keys = [key for key in seeds[0].fpr_curve if all(key in run.fpr_curve for run in seeds)]
+    if not keys or len({tuple(run.fpr_curve["thresholds"]) for run in seeds}) > 1:
+        return {}, {}
+    return {key: np.mean([run.fpr_curve[key] for run in seeds], axis=0) for key in keys}, {}
 
 
 def _curve_intervals(seeds):
@@ -228,14 +225,9 @@ def categories_html(evidence):
         caption += "In brackets: clips. "
     found = []
     for title, key in (("G-mIoU ↑", "g_miou"), ("mIoU under positive audio ↑", "miou_positive"), ("G-FPR ↓", "g_fpr")):
-        values = {
-            name: [_finite(scores.get(n, {}).get(key), math.nan) for n in names] for name, scores in parts.items()
-        }
-        if not any(math.isfinite(v) for numbers in values.values() for v in numbers):
-            continue
-        bounds = {name: [_bounds(scores.get(n, {}), key) for n in names] for name, scores in parts.items()}
-        svg = charts.category_chart(title, labels, values, bounds, top=None if key == "g_fpr" else 1)
-        found.append((overlay.data_uri(svg), f"Bar chart by category. {title}. {_said(names, values, 2)}."))
+        top = None if key == "g_fpr" else 1
+        values, bounds = _values_and_bounds(parts, names, key)
+        found += _bars(title, labels, values, bounds, 2, top, names)
     return figures(found, caption + _whisker_hint(evidence)) if found else ""
 
 
@@ -243,8 +235,11 @@ def _finite(value, missing=-1.0):
     return float(value) if value is not None and math.isfinite(value) else missing
 
 
-def _bounds(scores, key):
-    return scores.get("intervals", {}).get(key)
+def _values_and_bounds(parts, names, key):
+    """(model -> [value] of each part, model -> (low, high) of each part or None)."""
+    found = {model: [of.get(name, {}) for name in names] for model, of in parts.items()}
+    values = {model: [[_finite(scores.get(key), math.nan)] for scores in of] for model, of in found.items()}
+    return values, {model: [scores.get("intervals", {}).get(key) for scores in of] for model, of in found.items()}
 
 
 def _part_scores(seeds, part):
@@ -285,8 +280,7 @@ def parts_html(evidence):
         groups = list(dict.fromkeys(group for scores in parts.values() for group in scores))
         if len(groups) < 2:
             continue
-        values = {n: [[_finite(s.get(g, {}).get("g_miou"), math.nan)] for g in groups] for n, s in parts.items()}
-        bounds = {n: [_bounds(s.get(g, {}), "g_miou") for g in groups] for n, s in parts.items()}
+        values, bounds = _values_and_bounds(parts, groups, "g_miou")
         found += _bars(title, groups, values, bounds, 2, 1)
     hint = "Q1 to Q4 are quarters of the clips by the part of the frame that the object covers. "
     return figures(found, f"Means over the clips of each part. {hint}{_whisker_hint(evidence)}")

@@ -39,29 +39,36 @@ def bar_chart(
     *,
     digits: int,
     top: float | None = None,
+    lying: bool = False,
 ) -> bytes:
-    """Grouped bars: one group a condition, one bar a model, one dot a seed, one whisker an interval.
+    """Grouped bars: one group a condition or category, one bar a model, one dot a seed, one whisker an interval.
 
     Args:
-        title: above the chart.
-        groups: names of the groups.
         values: model -> one sequence of seeds' values per group; NaN where there is none.
         intervals: model -> (low, high) per group, None where there is none.
         digits: decimals of the number over a bar.
         top: end of the value axis; by default a little above the largest value.
+        lying: bars from the left, without dots and numbers, for many groups with long names.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        each = max(0.24, 0.13 * len(values) + 0.08)
+        size = (_SIZE[0], 0.95 + each * len(groups)) if lying else _SIZE
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         width = 0.8 / max(1, len(values))
         highest = 0.0
-        crowded = len(values) * len(groups) > 10
         for i, (model, per_group) in enumerate(values.items()):
             seeds = [[v for v in group if np.isfinite(v)] for group in per_group]
             heights = [float(np.mean(group)) if group else np.nan for group in seeds]
             bounds = (intervals or {}).get(model, [None] * len(groups))
             centers = np.arange(len(groups)) + (i - (len(values) - 1) / 2) * width
-            axes.bar(centers, heights, 0.92 * width, label=_legend_label(model), linewidth=0, **_bar_style(i))
+            style = {"color": COLORS[i % len(COLORS)], "hatch": _cycle(HATCHES, i), "edgecolor": "white"}
+            style |= {"label": _legend_label(model), "linewidth": 0}
+            if lying:
+                axes.barh(centers, heights, 0.92 * width, **style)
+                axes.errorbar(heights, centers, xerr=_arms(heights, bounds), **{**_WHISKER, "capsize": 1.5})
+                continue
+            axes.bar(centers, heights, 0.92 * width, **style)
             axes.errorbar(centers, heights, yerr=_arms(heights, bounds), **_WHISKER)
             for center, group, height, bound in zip(centers, seeds, heights, bounds, strict=True):
                 if len(group) > 1:
@@ -70,50 +77,20 @@ def bar_chart(
                 text = f"{height:.{digits}f}" if group else "–"
                 above = max([*group, *(bound or ())], default=0)
                 highest = max(highest, above)
-                size = 6 if crowded else 8
-                axes.annotate(text, (center, above), (0, 5), textcoords="offset points", ha="center", fontsize=size)
-        axes.set_ylim(0, 1.07 * top if top else 1.15 * (highest or 1))  # room for the numbers
-        axes.set_xlim(-0.5, len(groups) - 0.5)  # also around bars that are not there
-        axes.set_xticks(range(len(groups)), [_plain(group, 14) for group in groups])
-        if len(groups) > 5 or sum(map(len, groups)) > 56:
-            axes.tick_params(axis="x", labelsize=8, labelrotation=30)
-        _finish(axes, title)
-        axes.yaxis.grid(True, color="#dddddd", linewidth=0.7)
-        return _svg(figure)
-
-
-def category_chart(
-    title: str,
-    groups: Sequence[str],
-    values: Mapping[str, Sequence[float]],
-    intervals: Mapping[str, Sequence[Interval | None]] | None = None,
-    *,
-    top: float | None = None,
-) -> bytes:
-    """Lying bars, for many groups with long names: one group a category, one bar a model.
-
-    Args:
-        title: above the chart.
-        groups: names, from the top.
-        values: model -> value per group; NaN where there is none.
-        intervals: model -> (low, high) per group, None where there is none.
-        top: end of the value axis; by default as far as the bars and whiskers reach.
-    """
-    with matplotlib.rc_context(_STYLE):
-        each = max(0.24, 0.13 * len(values) + 0.08)
-        figure = Figure(figsize=(_SIZE[0], 0.95 + each * len(groups)), layout="constrained")
-        axes = figure.add_subplot()
-        width = 0.8 / max(1, len(values))
-        for i, (model, lengths) in enumerate(values.items()):
-            centers = np.arange(len(groups)) + (i - (len(values) - 1) / 2) * width
-            axes.barh(centers, lengths, 0.92 * width, label=_legend_label(model), linewidth=0, **_bar_style(i))
-            bounds = (intervals or {}).get(model, [None] * len(groups))
-            axes.errorbar(lengths, centers, xerr=_arms(lengths, bounds), **{**_WHISKER, "capsize": 1.5})
-        axes.set_xlim(0, top)
-        axes.set_ylim(len(groups) - 0.4, -0.6)
-        axes.set_yticks(range(len(groups)), [_plain(group, 30) for group in groups], fontsize=9)
-        _finish(axes, title, room=70 - max(len(group) for group in groups))
-        axes.xaxis.grid(True, color="#dddddd", linewidth=0.7)
+                letters = 6 if len(values) * len(groups) > 10 else 8
+                axes.annotate(text, (center, above), (0, 5), textcoords="offset points", ha="center", fontsize=letters)
+        if lying:
+            axes.set_xlim(0, top)
+            axes.set_ylim(len(groups) - 0.4, -0.6)
+            axes.set_yticks(range(len(groups)), [_plain(group, 30) for group in groups], fontsize=9)
+        else:
+            axes.set_ylim(0, 1.07 * top if top else 1.15 * (highest or 1))  # room for the numbers
+            axes.set_xlim(-0.5, len(groups) - 0.5)  # also around bars that are not there
+            axes.set_xticks(range(len(groups)), [_plain(group, 14) for group in groups])
+            if len(groups) > 5 or sum(map(len, groups)) > 56:
+                axes.tick_params(axis="x", labelsize=8, labelrotation=30)
+        _finish(axes, title, room=70 - max(map(len, groups)) if lying else 70)
+        (axes.xaxis if lying else axes.yaxis).grid(True, color="#dddddd", linewidth=0.7)
         return _svg(figure)
 
 
@@ -186,7 +163,8 @@ def curve_chart(title: str, curves: Mapping[str, Sequence[tuple[np.ndarray, np.n
             few = max(len(steps) for steps, _ in seeds) <= 20
             style = {"color": color, "linestyle": _cycle(DASHES, i), "marker": "o" if few else "", "ms": 4}
             axes.plot(*_mean_curve(seeds), linewidth=2.2, label=_legend_label(model), **style)
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if _any_negative(curves) else 0)
+        has_negative = any((values < 0).any() for seeds in curves.values() for _, values in seeds)
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if has_negative else 0)
         axes.set_xlabel("optimizer step")
         _finish(axes, title)
         axes.grid(True, color="#dddddd", linewidth=0.7)
@@ -196,10 +174,6 @@ def curve_chart(title: str, curves: Mapping[str, Sequence[tuple[np.ndarray, np.n
 def _cycle(styles, i):
     # After a round of the colours the styles shift by one: no pair of colour and style comes back soon.
     return styles[(i + i // len(COLORS)) % len(styles)]
-
-
-def _bar_style(i):
-    return {"color": COLORS[i % len(COLORS)], "hatch": _cycle(HATCHES, i), "edgecolor": "white"}
 
 
 def _arms(values, bounds):
@@ -220,10 +194,6 @@ def _plain(name, length):
     """At most `length` characters, and none that matplotlib reads as mathematics."""
     name = name if len(name) <= length else name[: length - 1] + "…"
     return name.replace("$", r"\$")
-
-
-def _any_negative(curves):
-    return any((values < 0).any() for seeds in curves.values() for _, values in seeds)
 
 
 def _thin(steps, values):
