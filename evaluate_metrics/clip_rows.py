@@ -10,11 +10,9 @@ A row is what a line of `clips.jsonl` holds:
                                 "heard": [a frame, …]}},
      "selectivity": {"sounding_iou": float, "silent_share": float}}
 
-Each metric of `avs_robust.METRICS` has its statistic under every condition. Numbers are unrounded; lists over frames
-are in the frames' order, as long as the clip has masks (`similarity`: as it has frames). A clip that does not show
-more than one labelled object has no "selectivity". "heard", a bool a frame, says where the clip's own sound is heard;
-only conditions that are heard in some frames have it, such as `muted`. Rows are what bootstrap intervals and
-comparisons are made from.
+Each metric of `avs_robust.METRICS` has its statistic under every condition. Lists over frames are as long as the clip
+has masks (`similarity`: as it has frames). Clips that show several labelled objects alone have a "selectivity", and
+conditions that are heard in some frames alone, such as `muted`, say in which ("heard").
 """
 
 import json
@@ -131,12 +129,10 @@ def _used(rows: Sequence[Mapping]) -> list[str]:
 def scores(rows: Sequence[Mapping], negatives: Iterable[str] = ()) -> dict[str, float]:
     """Every score of the clips in `rows`, as `results.json` has them.
 
-    The scores of the benchmark's conditions are those that the metric returns. Other conditions have the same scores
-    and stay out of `g_miou`, `g_f_score` and `g_fpr`.
+    The scores of the benchmark's conditions are those that the metric returns.
 
     Args:
-        negatives: other conditions under which nothing visible is heard. They have a harmonic mean of their own
-            (`g_miou_unseen`), and a G-score that counts them beside the benchmark's (`g_miou_with_unseen`).
+        negatives: other conditions under which nothing visible is heard, see `robust_scores`.
     """
     negatives = tuple(negatives)
     areas = [row["mask_area"] for row in rows] if all("mask_area" in row for row in rows) else None
@@ -231,8 +227,7 @@ def _by_frame(rows: Sequence[Mapping]) -> dict[str, list[Mapping]]:
 def rows_by_part(rows: Sequence[Mapping]) -> dict[str, dict[str, list[Mapping]]]:
     """{"category" | "group" | "mask_area" | "frame": {name: rows of these clips, or of this frame of the clips}}.
 
-    `mask_area` has the quartiles of the clips' mean mask area, as fractions of the frame. Rows that do not say what
-    they belong to are left out.
+    `mask_area` has the quartiles of the clips' mean mask area. Rows that do not say what they belong to are left out.
     """
     by_area = rows if rows and all(row.get("mask_area") for row in rows) else []
     bins = _area_bins(by_area) if by_area else {}
@@ -261,18 +256,21 @@ def breakdown_intervals(
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """The 95 % intervals of `breakdown`, nested as it is; a part of a single source video has {}."""
     negatives = tuple(negatives)
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for key, parts in rows_by_part(rows).items():
-        found[key] = {}
-        for name, part in parts.items():
-            unheard = [_without_similarity(row) for row in part]  # whose AUROC a breakdown does not have
-            found[key][name] = intervals(unheard, extra_negatives=negatives, resamples=resamples)
-    return found
+    return {
+        key: {
+            # A breakdown has no AUROC of the similarity.
+            name: intervals(_without_similarity(part), extra_negatives=negatives, resamples=resamples)
+            for name, part in parts.items()
+        }
+        for key, parts in rows_by_part(rows).items()
+    }
 
 
-def _without_similarity(row: Mapping) -> dict:
-    conditions = {name: clip | {"similarity": None} for name, clip in row["conditions"].items()}
-    return {**row, "conditions": conditions}
+def _without_similarity(rows: Iterable[Mapping]) -> list[dict]:
+    return [
+        {**row, "conditions": {name: clip | {"similarity": None} for name, clip in row["conditions"].items()}}
+        for row in rows
+    ]
 
 
 def fpr_curve_intervals(rows: Sequence[Mapping]) -> dict[str, list[list[float]]]:
@@ -285,9 +283,8 @@ def fpr_curve_intervals(rows: Sequence[Mapping]) -> dict[str, list[list[float]]]
         return {}
     names = _used(rows)
     curves = np.hstack([[clip["fpr_curve"] for clip in _of(rows, name)] for name in names])
-    bounds = mean_intervals(curves, clusters).tolist()
-    count = len(THRESHOLDS)
-    return {name: bounds[place * count : (place + 1) * count] for place, name in enumerate(names)}
+    bounds = mean_intervals(curves, clusters).reshape(len(names), len(THRESHOLDS), 2)
+    return dict(zip(names, bounds.tolist(), strict=True))
 
 
 def similarity_auroc(rows: Sequence[Mapping], condition: str) -> float | None:
@@ -306,10 +303,9 @@ def similarity_auroc(rows: Sequence[Mapping], condition: str) -> float | None:
 
 
 def have_two_values(rows: Iterable[Mapping]) -> bool:
-    """Whether every pixel of every prediction is 0 or one other value, by the rows' FPR curves.
+    """Whether every pixel of every prediction is 0 or one other value, by the rows' FPR curves; False without them.
 
-    F is the maximum over thresholds: the same masks score higher where nothing lies between. False where the rows have
-    no curves.
+    F, the maximum over thresholds, is higher for such masks.
     """
     curves = [clip.get("fpr_curve") for row in rows for clip in row["conditions"].values()]
     if not curves or not all(curves):

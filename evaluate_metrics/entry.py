@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 TASK = "audio-visual-segmentation"
 DATASET = "avsbench_robust"
-FLOOR = "audio-blind floor of G-mIoU"
 # What a leaderboard orders models by, and the positive scores behind it.
 HEADLINE = ("g_miou", "g_f_score", "g_fpr", "miou_positive", "f_score_positive")
 STANDING_HEAD = "| model | subset, masks | mIoU | F | floor | G-mIoU | G-F | G-FPR | source |"
@@ -147,7 +146,9 @@ def evaluation_results(results: Mapping) -> list[EvalResult]:
 
 def _metric_name(key: str) -> str:
     """`g_miou_off_screen` as "G-mIoU, off-screen sound"."""
-    labels = {metric.key: metric.label for metric in SELECTIVITY} | {"audio_blind_floor": FLOOR}
+    labels = {metric.key: metric.label for metric in SELECTIVITY} | {
+        "audio_blind_floor": "audio-blind floor of G-mIoU"
+    }
     for metric in METRICS:
         labels |= {metric.key: metric.label, f"g_{metric.key}": metric.general}
     if key in labels:
@@ -183,17 +184,15 @@ def with_model_index(card: ModelCard, results: Mapping) -> ModelCard:
     if _has_fewer_clips(new[0]) and not all(map(_has_fewer_clips, [old for old in earlier if old not in kept])):
         logger.warning("The model-index keeps the evaluation of the whole split, not that of fewer clips.")
         return card
-    metadata.model_name = metadata.model_name or _title(card.text)
+    metadata.model_name = metadata.model_name or next(
+        (line[2:] for line in card.text.splitlines() if line.startswith("# ")), "unnamed"
+    )
     metadata.eval_results = kept + new
     return ModelCard(str(card))
 
 
 def _has_fewer_clips(result: EvalResult) -> bool:
     return not {"max_clips", "clips"}.isdisjoint(result.dataset_args or {})
-
-
-def _title(text: str) -> str:
-    return next((line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")), "unnamed")
 
 
 def standing_row(results: Mapping, name: str, source: str = "") -> str:

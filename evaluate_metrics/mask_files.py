@@ -48,7 +48,7 @@ class Target:
 
     Attributes:
         masks: ground truth of the first frames, in order.
-        frames: how many frames the clip has; predictions of frames without a mask may lie there and are not scored.
+        frames: of the clip; predictions of frames without a mask are not scored.
         silent_masks: masks of the objects that are visible and do not sound, as many as `masks`; empty if unknown.
     """
 
@@ -337,8 +337,7 @@ def score_predictions(
 ) -> tuple[list[dict], dict]:
     """(the rows of `clip_rows` in the order of `targets`, how the masks were read as settings for `results.json`).
 
-    A mask is 1-bit, black and one other colour, or 8-bit grey: probability 255 p. Where no grey in all masks is above
-    1, they are masks of 0 and 1, and the grey of probability 1 is 1 instead of 255.
+    A mask is 1-bit, black and one other colour, or 8-bit grey: probability 255 p, or 0 and 1.
 
     Args:
         conditions: those to score.

@@ -33,9 +33,8 @@ class Run:
         log: lines of the training log, {"step", "loss", …} or {"step", "validation": {metric: value}}.
         predictions: where its masks lie, as `mask_folders.py` finds them. None: no pictures of this run.
         subset, split: what was evaluated; "" if unknown.
-        settings, versions: as `results.json` has them.
-        clips: one row a clip, as `clips.jsonl` has them (see `uncertainty.py`); empty: only `intervals` are known.
-        intervals: metric -> (low, high), as `results.json` has them.
+        clips: one row a clip, see `clip_rows.py`.
+        intervals: metric -> (low, high).
         bootstrap: how they were made: {"resamples", "level", "cluster", "clusters", "seed"}.
         breakdown: "category", "group", "mask_area" or "frame" -> name -> metric -> value.
         fpr_curve: {"thresholds": […], condition: [fraction of the frame above each]}.

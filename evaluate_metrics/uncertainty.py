@@ -2,15 +2,12 @@
 
 Every resample gives each source video a random weight (exponential with mean 1: the Bayesian bootstrap, Rubin 1981),
 and computes every score on the weighted clips. Clips of one source video share a weight: they resemble each other, and
-an interval that takes them for independent is too narrow. All conditions of a clip, all training seeds of a model and
-both sides of a comparison have the same weights.
+an interval that takes them for independent is too narrow. Conditions, training seeds and sides share them, too.
 
 A sample without a failure does not show that failures never happen. Each resample therefore has one further source
-video that nobody has seen: a good one for one end of the interval and a bad one for the other. Its value lies half-way
-between the most extreme clip and the limit of the score, or at the limit where all clips are at the other one. For
+video that nobody has seen, a good one for one end of the interval and a bad one for the other, see `_unseen`. For
 scores that are 0 or 1 in each clip the interval is that of Clopper and Pearson (1934), for others it follows
-Learned-Miller and Thomas (2019, arXiv:1905.06208): 64 clips without a leak give an FPR of 0 an upper end of 0.056.
-benchmarks/README.md has the simulated coverage of every score.
+Learned-Miller and Thomas (2019, arXiv:1905.06208). benchmarks/README.md has the simulated coverage of every score.
 
 An interval covers the choice of clips, not training seeds, the draw of negative sounds, or source videos that a test
 split shares with the training split. `compare` takes training seeds into account where a side has several.
@@ -68,8 +65,8 @@ class Difference:
         a, b: the score of each, of several training seeds the mean.
         low, high: the interval of b - a, not corrected for the number of scores.
         p: two-sided p-value of "the models are equal".
-        adjusted: `p` of the primary score; of another score `p` corrected for their number by Holm's method; NaN of a
-            score of which neither direction is better, which does not count.
+        adjusted: `p` of the primary score, that of others corrected for their number (Holm); NaN of a score of which
+            neither direction is better.
         stands: whether `adjusted` is at most 1 - level and b - a is more than rounding.
     """
 
@@ -131,8 +128,8 @@ def mean_intervals(
 def auroc_of_clips(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """How often a clip with its own sound scores higher than another clip with negative sound, clip by clip.
 
-    A clip's own pair is left out: in a resample it would count more often than other pairs. The mean over clips is the
-    AUROC, ties counting one half; the values spread as the clips' influence on it does, so that they may leave [0, 1].
+    A clip's own pair is left out. The mean over clips is the AUROC, ties counting one half; the values spread as the
+    clips' influence on it does, so that they may leave [0, 1].
 
     Args:
         positive, negative (float64[N]): the scores of the same N clips, N at least 2.
@@ -158,8 +155,7 @@ def run_scores(*runs: Sequence[Mapping], extra_negatives: Iterable[str] = ()) ->
 
     Args:
         runs: the rows of each training seed of one model, the same clips in all; scores are means over the seeds.
-        extra_negatives: conditions beside silence, noise and off_screen in which nothing visible is heard: each
-            has a harmonic mean of its own, as they do, but does not enter `g_miou`, `g_f_score` and `g_fpr`.
+        extra_negatives: conditions beside silence, noise and off_screen in which nothing visible is heard.
 
     Returns:
         Keys as the metric `avs_robust` has them, and `similarity_auroc_{negative}` where the rows hold similarities.
@@ -227,11 +223,9 @@ def compare(
 ) -> list[Difference]:
     """The differences b - a of every score that both have.
 
-    One result a side: the p-value is that of a permutation test which swaps the two results of random source videos
-    (Fisher 1935); if the models are equal, every such swap is as likely as the results are. The interval is that of
-    the paired bootstrap, where the source video that changes the difference most comes once more.
-    Training seeds on a side: the seeds are the units. The test is Student's with the pooled variance of the seeds'
-    scores, to which the variance is added that other clips would bring.
+    One result a side: a permutation test that swaps the two results of random source videos (Fisher 1935), and the
+    paired bootstrap, where the source video that changes the difference most comes once more. Training seeds on a
+    side: the seeds are the units of Student's test, whose variance includes what other clips would bring.
 
     Args:
         a, b: for each side the rows of one result, or of several training seeds, whose mean is compared.
@@ -546,8 +540,8 @@ def _paired_intervals(a, b, metrics, resamples, level, seed):
 def _seeds_test(sides, metrics, level):
     """(metric -> p-value, metric -> (low, high) of b - a) by Student's test over the training seeds.
 
-    The variance of the difference is that between seeds, and what the choice of clips adds to it: the variance over
-    source videos of what all seeds of a side have in common (a two-way layout, seeds by source videos).
+    The choice of clips adds the variance over source videos of what all seeds of a side have in common (a two-way
+    layout, seeds by source videos).
     """
     influence = [[_influence(table) for table in side] for side in sides]
     counts = [len(side) for side in sides]

@@ -1,11 +1,11 @@
 """Robustness scores of audio-visual segmentation: does the mask follow the sound, or only the picture?
 
-Masks are reduced to a few numbers a clip when they are added, so memory does not grow with pixels. Read from the
-bottom: `AVSRobust` is what `evaluate.load` returns; its parts stand above it, in plain numpy.
+Masks are reduced to a few numbers a clip when they are added, so memory does not grow with pixels.
 """
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import datasets
@@ -114,7 +114,7 @@ Examples:
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of the table of metrics: all that rows, intervals, tables, charts and pages need to know of a metric.
+    """A row of the table of metrics.
 
     Attributes:
         key: `{key}_{condition}` names its score.
@@ -122,14 +122,12 @@ class Metric:
         explanation: what the report tells its reader.
         statistic: the clip's statistic of which it is the mean.
         over: the statistic by whose sum over all clips that of `statistic` is divided; "": it is the mean over clips.
-        per_frame: whether this statistic is a list of one number a frame. Else it is one number a clip, or None where
-            it is not defined.
-        heard, unheard: which values are better, "higher" or "lower", where the visible object is heard, and where
-            nothing visible is heard; "" for neither.
+        per_frame: whether this statistic is a list of one number a frame. Else it is one number a clip, or None.
+        heard, unheard: which values are better, "higher", "lower" or "", where the visible object is heard, and where
+            nothing visible is heard.
         digits: decimals in tables.
         general: label of the score over all negative conditions; "" if there is none.
-        is_harmonic: whether that score is the harmonic mean of P and 1 - N, P being the positive score and N the mean
-            of the negative ones; else it is N.
+        is_harmonic: whether that score is the harmonic mean of the positive score and 1 - N; else it is N.
         objects_only: whether frames without an object are left out under negative conditions.
         variant_of: key of the metric whose scores it repeats, unless frames without an object make a difference.
         measure: makes the statistic, (probabilities float32[T, P], masks bool or float[T, P]) -> T numbers, one number
@@ -138,8 +136,8 @@ class Metric:
 
     key: str
     label: str
-    explanation: str
-    statistic: str
+    explanation: str = ""
+    statistic: str = ""
     over: str = ""
     per_frame: bool = True
     heard: str = ""
@@ -228,50 +226,16 @@ STATISTICS = {row.statistic: row.per_frame for row in METRICS} | {row.over: True
 
 # Of a clip that shows more than one labelled object, under its own sound; from the row's "selectivity".
 SELECTIVITY = (
-    Metric(
-        key="selectivity_miou",
-        label="IoU with the sounding object",
-        explanation="",
-        statistic="sounding_iou",
-        per_frame=False,
-        heard="higher",
-    ),
-    Metric(
-        key="selectivity_silent",
-        label="silent objects marked",
-        explanation="",
-        statistic="silent_share",
-        per_frame=False,
-        heard="lower",
-    ),
+    Metric("selectivity_miou", "IoU with the sounding object", statistic="sounding_iou", heard="higher"),
+    Metric("selectivity_silent", "silent objects marked", statistic="silent_share", heard="lower"),
 )
-
 
 # Of a condition in which some frames are heard and the others are not, as `muted`: the rows' "heard" says which.
 # "{}" stands for the condition.
 PARTLY_HEARD = (
-    Metric(
-        key="miou_{}_heard",
-        label="mIoU, heard frames",
-        explanation="",
-        statistic="iou",
-        heard="higher",
-    ),
-    Metric(
-        key="fpr_{}",
-        label="FPR, other frames",
-        explanation="",
-        statistic="area",
-        heard="lower",
-    ),
-    Metric(
-        key="g_{}",
-        label="harmonic mean of mIoU and 1 − FPR",
-        explanation="",
-        statistic="",
-        heard="higher",
-        is_harmonic=True,
-    ),
+    Metric("miou_{}_heard", "mIoU, heard frames", heard="higher"),
+    Metric("fpr_{}", "FPR, other frames", heard="lower"),
+    Metric("g_{}", "harmonic mean of mIoU and 1 − FPR", heard="higher"),
 )
 
 
@@ -336,9 +300,7 @@ def clip_statistics(probabilities, masks):
     Returns:
         ({"iou", "area", "intersection", "union": T numbers each, "f_score": float or None, "curve_sum": float32[255]},
         {"area": T floats}): of the prediction and of the mask; areas as fractions of the frame, intersections and
-        unions of prediction and mask in pixels. `f_score` is None if
-        every mask is empty. `curve_sum` adds up the F curves of the frames whose mask is not empty. The prediction
-        also has the statistics of metrics with a `measure` of their own.
+        unions in pixels. `f_score` is None if every mask is empty. `curve_sum` adds up the F curves of the others.
     """
     pixels = probabilities.shape[1]
     foreground = probabilities > 0.5
@@ -505,15 +467,6 @@ def clip_parts(metric, clip, mask_area=None, is_negative=False):
     return (float(found.mean()), 1.0) if len(found) else (float("nan"), float("nan"))
 
 
-def clip_values(clip, mask_area=None, is_negative=False):
-    """Each metric's value of one clip under one condition: {key: float}, NaN where it is not defined.
-
-    Arguments as in `clip_parts`.
-    """
-    parts = {metric.key: clip_parts(metric, clip, mask_area, is_negative) for metric in METRICS}
-    return {key: part / whole if whole else float("nan") for key, (part, whole) in parts.items()}
-
-
 def condition_scores(predictions, mask_areas=None, is_negative=False):
     """Each metric over the clips of one condition, None if no clip defines it, and how many clips there are.
 
@@ -560,15 +513,13 @@ def clip_scores(predictions, references, conditions, clip_ids):
     """Each clip's scores as a dict, sorted by condition and clip id; None where a score is not defined."""
     rows = []
     for clip, reference, condition, clip_id in zip(predictions, references, conditions, clip_ids, strict=True):
-        values = clip_values(clip, reference["area"], condition in NEGATIVE_CONDITIONS)
-        values = {metric.key: values[metric.key] for metric in METRICS if not metric.variant_of}
-        defined = {key: value if np.isfinite(value) else None for key, value in values.items()}
-        rows.append({"condition": condition, "clip_id": clip_id, **defined})
+        values = {}
+        for metric in METRICS:
+            part, whole = clip_parts(metric, clip, reference["area"], condition in NEGATIVE_CONDITIONS)
+            if not metric.variant_of:
+                values[metric.key] = part / whole if np.isfinite(part) and whole else None
+        rows.append({"condition": condition, "clip_id": clip_id, **values})
     return sorted(rows, key=lambda row: (CONDITIONS.index(row["condition"]), row["clip_id"]))
-
-
-def _is_defined(value):
-    return value is not None and bool(np.isfinite(value).any())
 
 
 def _general_score(metric, positive, negatives):
@@ -584,8 +535,8 @@ def robust_scores(by_condition, extra_negatives=()):
     Args:
         by_condition: {condition: {metric: score}}, numbers or arrays of one shape (one element a resample).
         extra_negatives: conditions beside the benchmark's negative ones under which nothing visible is heard. Each has
-            a harmonic mean of its own and `g_{metric}_with_{condition}`, whose N is averaged over the benchmark's
-            negative conditions and this one; the other G-scores leave it out.
+            a harmonic mean of its own (`g_miou_unseen`) and a G-score that counts it beside the benchmark's
+            (`g_miou_with_unseen`); the other G-scores leave it out.
 
     >>> scores = robust_scores({"positive": {"miou": 0.862}, "silence": {"miou": 0.862, "fpr": 0.2}})
     >>> round(scores["g_miou"], 4), round(scores["audio_blind_floor"], 4), scores["g_fpr"]
@@ -596,7 +547,8 @@ def robust_scores(by_condition, extra_negatives=()):
         key, positive = metric.key, by_condition.get("positive", {}).get(metric.key)
         if not metric.general or (metric.is_harmonic and positive is None):
             continue
-        found = {name: of[key] for name, of in by_condition.items() if _is_defined(of.get(key))}
+        found = {name: of[key] for name, of in by_condition.items() if of.get(key) is not None}
+        found = {name: value for name, value in found.items() if np.isfinite(value).any()}
         negatives = {name: found[name] for name in NEGATIVE_CONDITIONS if name in found}
         extra = {name: found[name] for name in extra_negatives if name in found}
         if negatives:
@@ -765,13 +717,10 @@ class AVSRobust(evaluate.Metric):
             if absent:
                 raise ValueError(f"Expected every condition that is used in `batch_size`; missing: {absent}.")
         curve_sums, self._added = self._added, {}
-        finished = False
-        try:
+        with ExitStack() as on_error:
+            on_error.callback(self._release)
             scores = super().compute(batch_sizes=batch_sizes, curve_sums=curve_sums, per_clip=per_clip)
-            finished = True
-        finally:
-            if not finished:
-                self._release()
+            on_error.pop_all()
         return scores
 
     def _release(self):

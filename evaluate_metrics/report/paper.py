@@ -29,42 +29,38 @@ class _Block:
     """A subset's part of the table.
 
     Attributes:
-        values: model -> percent with one decimal, one a column, NaN: not measured.
-        intervals: model -> "low, high" or "", one a column.
+        cells: model -> (percent with one decimal, "low, high" or "", place), one a column; place 1 is the best, 2 the
+            second, 0 any other.
         notes: model -> why it is not ranked; "" if it is.
-        places: model -> 1 for the best, 2 for the second, 0 for others, one a column.
     """
 
     subset: str
-    values: Mapping[str, Sequence[float]]
-    intervals: Mapping[str, Sequence[str]]
+    cells: Mapping[str, Sequence[tuple[float, str, int]]]
     notes: Mapping[str, str]
-    places: Mapping[str, Sequence[int]]
 
 
 def _block(subset: str, runs: Sequence[Run]) -> _Block:
     models = group_by_name(runs)
-    values, intervals, notes = {}, {}, {}
     kinds = {name: protocol_of(seeds[0]) for name, seeds in models.items()}
     reasons = {name: partial_reasons(seeds[0]) for name, seeds in models.items()}
     whole = Counter(kinds[name] for name in models if not reasons[name])
     common = whole.most_common(1)[0][0] if whole else None
-    for name, seeds in models.items():
-        bounds = model_intervals(seeds)
-        values[name] = [round(100 * mean(seed_values(seeds, column.key)), 1) for column in COLUMNS]
-        pairs = [bounds.get(column.key) for column in COLUMNS]
-        intervals[name] = [", ".join(number(100 * bound, 1) for bound in pair or ()) for pair in pairs]
+    notes = {}
+    for name in models:
         others = [] if common is None else list(kinds[name].differences([common]).values())
         notes[name] = "; ".join(reasons[name] or others)
     ranked = [name for name in models if not notes[name]]
-    places = {name: [0] * len(COLUMNS) for name in models}
-    for i, column in enumerate(COLUMNS):
-        found = {values[name][i] for name in ranked if math.isfinite(values[name][i])}
-        order = sorted(found, reverse=column.better == "higher")
-        for name in ranked if len(ranked) > 1 else ():
-            place = order.index(values[name][i]) + 1 if values[name][i] in found else 0
-            places[name][i] = place if place <= 2 else 0
-    return _Block(subset, values, intervals, notes, places)
+    intervals = {name: model_intervals(seeds) for name, seeds in models.items()}
+    cells: dict[str, list[tuple[float, str, int]]] = {name: [] for name in models}
+    for column in COLUMNS:
+        values = {name: round(100 * mean(seed_values(seeds, column.key)), 1) for name, seeds in models.items()}
+        found = {values[name] for name in ranked if math.isfinite(values[name])}
+        best = sorted(found, reverse=column.better == "higher")[:2] if len(ranked) > 1 else []
+        for name, value in values.items():
+            bounds = ", ".join(number(100 * bound, 1) for bound in intervals[name].get(column.key, ()))
+            place = best.index(value) + 1 if name in ranked and value in best else 0
+            cells[name].append((value, bounds, place))
+    return _Block(subset, cells, notes)
 
 
 def _blocks(runs: Iterable[Run]) -> list[_Block]:
@@ -78,18 +74,16 @@ def _rows(blocks: Sequence[_Block], form: TableFormat, marks: Sequence[str], sty
     """(rows of cells, the notes that the marks refer to)."""
     notes = list(dict.fromkeys(note for block in blocks for note in block.notes.values() if note))
     rows = []
-    for name in dict.fromkeys(name for block in blocks for name in block.values):
+    for name in dict.fromkeys(name for block in blocks for name in block.cells):
         row = [form.escape(name)]
         bounds = [""]
         for block in blocks:
             note = block.notes.get(name, "")
             mark = marks[notes.index(note) % len(marks)] if note else ""
-            for i in range(len(COLUMNS)):
-                value = block.values[name][i] if name in block.values else math.nan
-                text = number(value, 1, form.missing)
-                place = block.places[name][i] if name in block.places else 0
-                row.append(style[place].format(text) + (mark if math.isfinite(value) else ""))
-                bounds.append(block.intervals[name][i] if name in block.intervals else "")
+            for value, interval, place in block.cells.get(name, [(math.nan, "", 0)] * len(COLUMNS)):
+                text = style[place].format(number(value, 1, form.missing))
+                row.append(text + (mark if math.isfinite(value) else ""))
+                bounds.append(interval)
         rows.append((row, bounds if with_intervals else None))
     said = [f"{marks[i % len(marks)]} {form.escape(f'{note}: not ranked')}" for i, note in enumerate(notes)]
     return rows, said
