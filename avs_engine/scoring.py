@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,7 +12,7 @@ from avsbench_robust_dataset import SPLITS, Subset
 from avsbench_robust_dataset.conditions import get_condition, heard_frames
 from avsbench_robust_dataset.progress import progress_bar
 from avsbench_robust_dataset.recipes import generator_key
-from avsbench_robust_dataset.sources import media_files, read_masks, silent_mask_files
+from avsbench_robust_dataset.sources import media_files, silent_mask_files
 from avsbench_robust_dataset.subsets import FRAMES_PER_CLIP
 from evaluate_metrics.avs_robust.avs_robust import METRICS, PARTLY_HEARD, SELECTIVITY, partly_heard_conditions
 from evaluate_metrics.clip_rows import clip_row, scores
@@ -56,7 +55,7 @@ def score(
         if subset is not None:
             metadata = clip_metadata(clip_of(clip.clip_id, clip.category, subset), subset)
         files = silent_masks.get(clip.clip_id)
-        silent = read_objects(files, read_masks, clip.masks.shape[1:]) if files else None
+        silent = read_objects(files, clip.masks.shape[1:]) if files else None
         probabilities = dict(zip(conditions, segmented.probabilities, strict=True))
         return clip_row(metadata, clip.masks, probabilities, segmented.similarity, silent)
 
@@ -126,10 +125,8 @@ def score_masks(
         source,
         conditions,
         targets,
-        read_masks,
         evenly_spaced(len(targets), max_clips),
         reading=reading,
-        progress=partial(progress_bar, leave=False),
     )
 
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from avsbench_robust_dataset.files import BROKEN_IMAGE, printable, sha256, write_whole
 from avsbench_robust_dataset.masks import object_mask
+from avsbench_robust_dataset.progress import progress
+from avsbench_robust_dataset.sources import read_masks
 
 from .clip_rows import clip_row
 from .mask_folders import Source, condition_folders, find_masks, mask_files
@@ -39,7 +40,6 @@ __all__ = [
 SHOWN_PROBLEMS = 20
 MAX_PIXELS = 2**24  # of a mask that is scaled
 BLEND_ERROR = 4  # of a channel of a blend of two colours, of 255; each scaling rounds
-PROGRESS = partial(tqdm, disable=None, leave=False)  # a bar on a terminal
 
 
 @dataclass(frozen=True)
@@ -236,18 +236,14 @@ def _inside_by_colour(pixels: np.ndarray, path: Path) -> np.ndarray:
     )
 
 
-def read_objects(
-    paths: Sequence[Path], read_masks: Callable[[list[Path]], list[bytes]], size: tuple[int, ...] | None = None
-) -> np.ndarray:
-    """bool (K, H, W), True inside the object, of K mask files.
+def read_objects(paths: Sequence[Path], size: tuple[int, ...] | None = None) -> np.ndarray:
+    """bool (K, H, W), True inside the object, of K mask files of the ground truth.
 
     Args:
-        read_masks: as in `score_predictions`.
         size: (H, W) that the files must have; that of the first one by default.
 
     Raises:
-        ValueError: a file has another size.
-        FileNotFoundError, ValueError: from `read_masks`.
+        FileNotFoundError, ValueError: a file is missing, broken or of another size.
     """
     masks = [object_mask(Image.open(io.BytesIO(data))).astype(bool) for data in read_masks(list(paths))]
     height, width = size or masks[0].shape
@@ -268,9 +264,9 @@ class _Look(NamedTuple):
     sizes: Counter[str]
 
 
-def _look(job: tuple[Target, dict[str, list[Path]]], read_masks, reading: Reading) -> _Look:
+def _look(job: tuple[Target, dict[str, list[Path]]], reading: Reading) -> _Look:
     target, paths = job
-    size = read_objects(target.masks, read_masks).shape[1:]
+    size = read_objects(target.masks).shape[1:]
     look = _Look([], dict.fromkeys(paths, 0), Counter())
     for condition, path in ((c, path) for c, of_condition in paths.items() for path in of_condition):
         try:
@@ -309,10 +305,10 @@ def _ambiguous(folders: Mapping[str, Path], highest: dict[str, int]) -> list[str
     return []
 
 
-def _score(job: tuple[Target, dict[str, list[Path]]], read_masks, reading: Reading) -> dict:
+def _score(job: tuple[Target, dict[str, list[Path]]], reading: Reading) -> dict:
     """A clip's row; the grey of probability 1 is known."""
     target, paths = job
-    masks = read_objects(target.masks, read_masks)
+    masks = read_objects(target.masks)
     probabilities = {}
     for condition, of_condition in paths.items():
         frames = [read_prediction(path, masks.shape[1:], reading) for path in of_condition]
@@ -322,7 +318,7 @@ def _score(job: tuple[Target, dict[str, list[Path]]], read_masks, reading: Readi
         )
     silent_masks = None
     if target.silent_masks:
-        silent_masks = read_objects(target.silent_masks, read_masks, masks.shape[1:])
+        silent_masks = read_objects(target.silent_masks, masks.shape[1:])
     return clip_row(target.clip_metadata, masks, probabilities, silent_masks=silent_masks)
 
 
@@ -330,10 +326,8 @@ def score_predictions(
     source: Source,
     conditions: Sequence[str],
     targets: Sequence[Target],
-    read_masks: Callable[[list[Path]], list[bytes]],
     kept: Sequence[int] | None = None,
     reading: Reading = READING,
-    progress: Callable[..., Iterable] = PROGRESS,
 ) -> tuple[list[dict], dict]:
     """(the rows of `clip_rows` in the order of `targets`, how the masks were read as settings for `results.json`).
 
@@ -342,9 +336,7 @@ def score_predictions(
     Args:
         conditions: those to score.
         targets: all clips of the split; what lies there for other clips is extra.
-        read_masks: paths of ground truth -> PNG files in which the object is what is above 0.
         kept: which targets to score; all by default.
-        progress: shows how far an iterable is, as `tqdm(iterable, desc=…, total=…)`.
 
     Returns:
         The settings are grey_of_one, resize (None or "nearest"), original_sizes ("width x height" -> how many files
@@ -353,7 +345,7 @@ def score_predictions(
     Raises:
         PredictionsError: files that are missing, extra, unreadable, of another size or mode, or that may mean two
             things; all of them are named, nothing is scored.
-        FileNotFoundError, ValueError: from `read_masks`.
+        FileNotFoundError, ValueError: ground truth that is missing or broken.
     """
     scored = [targets[i] for i in (range(len(targets)) if kept is None else kept)]
     folders, problems, unscored = condition_folders(source, conditions)
@@ -364,8 +356,8 @@ def score_predictions(
     jobs = [(target, paths[target.clip_id]) for target in scored]
     with ThreadPoolExecutor() as pool:  # zlib and numpy release the interpreter
         highest, sizes = dict.fromkeys(folders, 0), Counter[str]()
-        looks = pool.map(partial(_look, read_masks=read_masks, reading=reading), jobs)
-        for look in progress(looks, desc="files", total=len(jobs)):
+        looks = pool.map(partial(_look, reading=reading), jobs)
+        for look in progress(looks, len(jobs), "files"):
             problems += look.problems
             highest |= {condition: max(highest[condition], value) for condition, value in look.highest.items()}
             sizes += look.sizes
@@ -377,8 +369,8 @@ def score_predictions(
             problems.append(f"of another range: {_named(source)} has greys up to {top}, not {reading.grey_of_one}")
         if problems:
             raise PredictionsError(source, problems)
-        scores = pool.map(partial(_score, read_masks=read_masks, reading=reading), jobs)
-        rows = list(progress(scores, desc="clips", total=len(jobs)))
+        scores = pool.map(partial(_score, reading=reading), jobs)
+        rows = list(progress(scores, len(jobs), "clips"))
     facts = {**asdict(reading), "resize": "nearest" if sizes else None, "original_sizes": dict(sizes)}
     return rows, facts | {"layout": _layout(folders, layouts, scored, sizes, reading)}
 

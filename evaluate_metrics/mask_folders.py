@@ -130,6 +130,7 @@ class _Mask(NamedTuple):
         before, after: the path below `above`, around the number of the frame.
     """
 
+    path: Path
     clip_id: str
     pattern: str
     number: int
@@ -181,7 +182,7 @@ def _clip_named(name: str, clip_ids: Collection[str]) -> tuple[str, str]:
     return (uid[1], "<uid>") if uid and uid[1] in clip_ids else ("", "")
 
 
-def _parse(place: str, name: str, clip_ids: Collection[str]) -> _Mask | None:
+def _parse(root: Path, place: str, name: str, clip_ids: Collection[str]) -> _Mask | None:
     """What a path means; None if it names no clip or no frame, or two clips."""
     folders = place.split("/") if place else []
     named = [_clip_named(folder, clip_ids) for folder in folders]
@@ -204,7 +205,8 @@ def _parse(place: str, name: str, clip_ids: Collection[str]) -> _Mask | None:
     pattern = "/".join([*parts, f"{inside_token if begin else ''}{before}<k>{after}{suffix}"])
     padding = "0" * (len(digits) - len(str(int(digits))))
     own = "/".join([*folders[depth:], stem[:begin] + before + padding])
-    return _Mask(clip_id, pattern, int(digits), "/".join(folders[:depth]), own, after + suffix)
+    path = root / place / name
+    return _Mask(path, clip_id, pattern, int(digits), "/".join(folders[:depth]), own, after + suffix)
 
 
 def find_masks(
@@ -219,7 +221,7 @@ def find_masks(
     """
     masks, problems = [], []
     for place, name in _files(root):
-        mask = _parse(place, name, frames) if name.lower().endswith(".png") else None
+        mask = _parse(root, place, name, frames) if name.lower().endswith(".png") else None
         if mask is None and pattern is None:
             problems.append(f"extra: {root / place / name}")
         elif mask is not None and pattern in (None, mask.pattern):
@@ -235,12 +237,12 @@ def find_masks(
     for clip_id, of_clip in places.items():
         clips[clip_id], *others = sorted(of_clip.values(), key=len, reverse=True)
         for other in others:
-            copies = [_path(root, next(iter(numbers.values()))) for numbers in (clips[clip_id], other)]
+            copies = [next(iter(numbers.values())).path for numbers in (clips[clip_id], other)]
             if len(other) == len(clips[clip_id]):
                 where = f"{copies[0]} and {copies[1]}"
                 problems.append(f"ambiguous: clip {clip_id} has masks twice, {where}; name one folder: CONDITION=DIR")
             else:
-                problems += [f"extra: {_path(root, mask)}" for mask in other.values()]
+                problems += [f"extra: {mask.path}" for mask in other.values()]
     from_0 = [clip_id for clip_id, numbers in clips.items() if 0 in numbers and frames[clip_id] not in numbers]
     from_1 = [clip_id for clip_id, numbers in clips.items() if frames[clip_id] in numbers and 0 not in numbers]
     if from_0 and from_1:
@@ -251,15 +253,11 @@ def find_masks(
     first = 0 if len(from_0) > len(from_1) else 1
     paths: dict[str, dict[int, Path]] = {}
     for clip_id, numbers in clips.items():
-        paths[clip_id] = {k - first: _path(root, mask) for k, mask in numbers.items()}
+        paths[clip_id] = {k - first: mask.path for k, mask in numbers.items()}
         outside = [k for k in paths[clip_id] if not 0 <= k < frames[clip_id]]
         problems += [f"extra: {paths[clip_id].pop(k)}" for k in outside]
     samples = {clip_id: next(iter(numbers.values())) for clip_id, numbers in clips.items()}
     return FoundMasks(paths, problems, main, first, root, samples, categories or {})
-
-
-def _path(root: Path, mask: _Mask) -> Path:
-    return root / mask.above / f"{mask.before}{mask.number}{mask.after}"
 
 
 def _strangers(root: Path, masks: list[_Mask], pattern: str, frames: Mapping[str, int]) -> list[str]:
@@ -267,10 +265,10 @@ def _strangers(root: Path, masks: list[_Mask], pattern: str, frames: Mapping[str
     others = [mask for mask in masks if mask.pattern != pattern]
     of_clips = Counter((mask.pattern, mask.clip_id) for mask in others)
     rivals = {found for (found, clip_id), count in of_clips.items() if count >= frames[clip_id]}
-    problems = [f"extra: {_path(root, mask)}" for mask in others if mask.pattern not in rivals]
+    problems = [f"extra: {mask.path}" for mask in others if mask.pattern not in rivals]
     for rival in sorted(rivals):
         count = sum(mask.pattern == rival for mask in others)
-        example = next(_path(root, mask) for mask in others if mask.pattern == rival)
+        example = next(mask.path for mask in others if mask.pattern == rival)
         problems.append(
             f"ambiguous: {root} has {len(masks) - len(others)} masks named {pattern} and {count} named {rival}, for "
             f"example {example}; say which to score: --mask_pattern '{pattern}' or '{rival}'"

@@ -370,36 +370,25 @@ def read_clips(path: str | os.PathLike) -> list[dict]:
     return list(rows.values())
 
 
-def _printable(value):
-    """The JSON value with printable texts: tables, messages and prompts show them."""
-    if isinstance(value, dict):
-        return {printable(key): _printable(inner) for key, inner in value.items()}
+def _printable(value, place: str, levels: int = MAX_DEPTH):
+    """The JSON value with printable texts, which tables and messages show; ValueError if it is too deeply nested."""
+    if isinstance(value, str):
+        return printable(value)
+    if not isinstance(value, dict | list):
+        return value
+    if not levels:
+        raise ValueError(f"{place}: expected at most {MAX_DEPTH} objects and lists in each other, got more.")
     if isinstance(value, list):
-        return list(map(_printable, value))
-    return printable(value) if isinstance(value, str) else value
+        return [_printable(inner, place, levels - 1) for inner in value]
+    return {printable(key): _printable(inner, place, levels - 1) for key, inner in value.items()}
 
 
 def _parsed(text: str | bytes, place: str):
-    """The JSON value; ValueError names `place` if it is none, or too deeply nested."""
+    """The JSON value; ValueError names `place` if it is none."""
     try:
-        value = json.loads(text)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are the former
         raise ValueError(f"{place}: not valid JSON ({error}). Evaluate again, or remove the file.") from error
-    except RecursionError:
-        value, depth = None, MAX_DEPTH + 1
-    else:
-        depth, level = 0, [value]
-        while level and depth <= MAX_DEPTH:
-            level = [
-                inner
-                for outer in level
-                if isinstance(outer, dict | list)
-                for inner in (outer.values() if isinstance(outer, dict) else outer)
-            ]
-            depth += 1
-    if depth > MAX_DEPTH:
-        raise ValueError(f"{place}: expected at most {MAX_DEPTH} objects and lists in each other, got more.")
-    return value
 
 
 def read_json(path: Path):
@@ -409,7 +398,7 @@ def read_json(path: Path):
 
 def read_results(path: Path):
     """The content of a `results.json`, unchecked, its texts printable; ValueError names the file if it is not JSON."""
-    return _printable(read_json(path))
+    return _printable(read_json(path), str(path))
 
 
 def _read_log(path):
@@ -428,7 +417,8 @@ def _json_lines(path, expected):
     # Bytes, so that a line of another encoding is an error of that line.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if line.strip():
-            yield number, _printable(_parsed(line, f"{path}, line {number}"))
+            place = f"{path}, line {number}"
+            yield number, _printable(_parsed(line, place), place)
 
 
 def _check_same(path, scores, clips):

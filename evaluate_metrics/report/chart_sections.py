@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import uncertainty
 from ..avs_robust.avs_robust import METRICS
-from ..clip_rows import rows_by_part
+from ..clip_rows import THRESHOLDS, rows_by_part
 from ..results import Run, extra_negatives
 from . import charts, overlay
 from .markup import figures
@@ -151,21 +151,19 @@ def thresholds_html(evidence):
     thresholds = next((values["thresholds"] for values in curves.values() if values), None)
     if thresholds is None:
         return ""
-    alike = {
-        name
-        for name, values in curves.items()
-        if values and len(values["thresholds"]) == len(thresholds) and np.allclose(values["thresholds"], thresholds)
-    }
+    for name, values in curves.items():
+        if values and not np.array_equal(values["thresholds"], thresholds):
+            curves[name], bands[name] = {}, {}
     found = []
     conditions = [c for c in conditions_of(evidence.runs) if c == "positive" or is_negative(c, evidence.runs)]
     for condition in conditions:
         # Models without this curve stay in, so that the others keep their colours.
-        shown = {name: values.get(condition) if name in alike else None for name, values in curves.items()}
+        shown = {name: values.get(condition) for name, values in curves.items()}
         if all(values is None for values in shown.values()):
             continue
         area = "predicted area" if condition == "positive" else "part of the frame predicted"
         title = f"Under {sound_of(condition)}: {area}"
-        own = {name: bands[name][condition] for name in alike if condition in bands[name]}
+        own = {name: of_model[condition] for name, of_model in bands.items() if condition in of_model}
         groups = [f"above {threshold:g}" for threshold in thresholds]
         said = _said(groups, shown, 3)
         # Any sigmoid exceeds 0 nearly everywhere: the first point may leave the chart.
@@ -184,7 +182,7 @@ def _threshold_curves(seeds):
     found = _curve_intervals(seeds) if all(run.clips for run in seeds) else {}
     if found:
         curves = {condition: values for condition, (values, _) in found.items()}
-        thresholds = np.linspace(0, 1, len(next(iter(curves.values()))))
+        thresholds = np.array(THRESHOLDS)
         return {"thresholds": thresholds, **curves}, {condition: bounds for condition, (_, bounds) in found.items()}
     keys = [key for key in seeds[0].fpr_curve if all(key in run.fpr_curve for run in seeds)]
     if not keys or len({tuple(run.fpr_curve["thresholds"]) for run in seeds}) > 1:
@@ -202,7 +200,7 @@ def _curve_intervals(seeds):
             continue
         tables = [[row["conditions"][condition].get("fpr_curve") for row in rows] for rows in runs]
         lengths = {len(curve or ()) for table in tables for curve in table}
-        if clusters.max() > 0 and len(lengths) == 1 and lengths != {0}:
+        if clusters.max() > 0 and lengths == {len(THRESHOLDS)}:
             curves = np.mean(tables, axis=0)  # of each clip, over the seeds
             found[condition] = (curves.mean(axis=0), uncertainty.mean_intervals(curves, clusters).T)
     return found

@@ -121,7 +121,7 @@ def test_a_bomb_in_a_folder_is_named_and_nothing_is_scored(tmp_path):
     (place / "clip_1.png").write_bytes(BOMBS["100k x 100k"])
     target = Target("clip", "dog", None, "clip", (truth,), frames=1)
     with pytest.raises(PredictionsError) as caught:
-        score_predictions(tmp_path / "p", ["positive"], [target], lambda paths: [path.read_bytes() for path in paths])
+        score_predictions(tmp_path / "p", ["positive"], [target])
     (problem,) = caught.value.problems
     assert problem.startswith(f"unreadable: {place}/clip_1.png") and "decompression bomb" in problem
 
@@ -149,11 +149,7 @@ def test_a_pipe_among_the_masks_is_refused_and_not_waited_for(tmp_path):
     target = Target(clip_id="clip", category="", group=None, source_video="clip", masks=(mask,), frames=1)
     try:
         with pytest.raises(PredictionsError) as caught:
-            score_predictions(tmp_path / "predictions", ["positive"], [target], read_files)
+            score_predictions(tmp_path / "predictions", ["positive"], [target])
     finally:
         os.close(writer)
     assert caught.value.problems == [f"unreadable: {folder / 'clip_1.png'}, it is not a regular file"]
-
-
-def read_files(paths: list[Path]) -> list[bytes]:
-    return [path.read_bytes() for path in paths]

@@ -1,6 +1,5 @@
 """Folders of PNG masks: what is in them is what is scored, and what is wrong with them is told at once."""
 
-import io
 import shutil
 from pathlib import Path
 
@@ -15,11 +14,6 @@ from evaluate_metrics.mask_files import PredictionsError, Reading, Target, read_
 CONDITIONS = ("positive", "noise")
 CLIPS = [("dog_1", "dog"), ("cat.2", "cat"), ("-og_3", "dog")]
 SIZE = (5, 4)  # (height, width)
-
-
-def read_masks(paths):
-    """The ground truth's bytes, as the data set's reader gives them."""
-    return [path.read_bytes() for path in paths]
 
 
 def score_predictions(*arguments, **options):
@@ -85,7 +79,7 @@ def expected_rows(targets, change=lambda values: values / np.float32(255)):
 
 def problems_of(folder, targets, conditions=CONDITIONS, **options):
     with pytest.raises(PredictionsError) as caught:
-        score_predictions(folder, conditions, targets, read_masks, **options)
+        score_predictions(folder, conditions, targets, **options)
     plural = "" if len(caught.value.problems) == 1 else "s"
     assert str(caught.value).startswith(f"{folder}: nothing is scored, {len(caught.value.problems)} problem{plural} (")
     return caught.value.problems
@@ -100,7 +94,7 @@ def test_layouts_are_scored_alike(write, targets, first, nested):
     (folder / "desktop.ini").write_bytes(b"")
     (folder / "__MACOSX").mkdir()
     (folder / ".notes").write_text("")  # beside the conditions
-    assert score_predictions(folder, CONDITIONS, targets, read_masks) == expected_rows(targets)
+    assert score_predictions(folder, CONDITIONS, targets) == expected_rows(targets)
 
 
 def test_layouts_may_differ_between_conditions(write, targets):
@@ -110,18 +104,18 @@ def test_layouts_may_differ_between_conditions(write, targets):
         for k in range(3):
             source = folder / ".noise_from_0" / category / clip_id / f"{clip_id}_{k}.png"
             save(folder / "noise" / clip_id / f"{clip_id}_{k + 1}.png", Image.open(source))
-    assert score_predictions(folder, CONDITIONS, targets, read_masks) == expected_rows(targets)
+    assert score_predictions(folder, CONDITIONS, targets) == expected_rows(targets)
 
 
 def test_a_part_of_the_clips(write, targets):
     folder = write()
     rows = expected_rows(targets)
-    assert score_predictions(folder, CONDITIONS, targets, read_masks) == rows
-    assert score_predictions(folder, CONDITIONS, targets, read_masks, kept=[2, 0]) == [rows[2], rows[0]]
-    alone = score_predictions(folder, ["noise"], targets, read_masks)
+    assert score_predictions(folder, CONDITIONS, targets) == rows
+    assert score_predictions(folder, CONDITIONS, targets, kept=[2, 0]) == [rows[2], rows[0]]
+    alone = score_predictions(folder, ["noise"], targets)
     assert [list(row["conditions"]) for row in alone] == [["noise"]] * 3
     shutil.rmtree(folder / "positive/cat")  # a clip that is not asked for
-    assert score_predictions(folder, CONDITIONS, targets, read_masks, kept=[2, 0]) == [rows[2], rows[0]]
+    assert score_predictions(folder, CONDITIONS, targets, kept=[2, 0]) == [rows[2], rows[0]]
 
 
 def binary(values):
@@ -159,7 +153,7 @@ GREYS = [value for value in range(256) for _ in range(3)]
 )
 def test_modes(write, targets, change, expected):
     folder = write(change=change)
-    assert score_predictions(folder, CONDITIONS, targets, read_masks) == expected_rows(targets, expected)
+    assert score_predictions(folder, CONDITIONS, targets) == expected_rows(targets, expected)
 
 
 def test_greys_of_0_and_1_need_the_positives(write, targets):
@@ -168,7 +162,7 @@ def test_greys_of_0_and_1_need_the_positives(write, targets):
     (problem,) = problems_of(folder, targets, ["noise"])
     assert problem.startswith("ambiguous: no value above 1")
     folder = write(change=lambda values: np.zeros_like(values))
-    (row, *_) = score_predictions(folder, ["noise"], targets, read_masks)
+    (row, *_) = score_predictions(folder, ["noise"], targets)
     assert row["conditions"]["noise"]["area"] == [0, 0, 0]
 
 
@@ -178,7 +172,7 @@ def test_the_grey_of_1_is_told(write, targets):
         (lambda values: (values > 127).astype(np.uint8), 1),
         (binary, 255),
     ):
-        _, facts = mask_files.score_predictions(write(change=change), CONDITIONS, targets, read_masks)
+        _, facts = mask_files.score_predictions(write(change=change), CONDITIONS, targets)
         assert facts["grey_of_one"] == grey
 
 
@@ -195,7 +189,7 @@ def test_masks_of_0_and_1_beside_masks_of_0_and_255(write, targets, of_ones):
     )
     for path in (folder / of_ones).rglob("*.png"):
         save(path, np.zeros(SIZE, np.uint8))  # no masks at all: nothing to mistake
-    assert score_predictions(folder, CONDITIONS, targets, read_masks)[0]["conditions"][of_ones]["area"] == [0, 0, 0]
+    assert score_predictions(folder, CONDITIONS, targets)[0]["conditions"][of_ones]["area"] == [0, 0, 0]
 
 
 def test_the_grey_of_1_may_be_said(write, targets):
@@ -204,24 +198,24 @@ def test_the_grey_of_1_may_be_said(write, targets):
     for path in (folder / "noise").rglob("*.png"):
         save(path, np.ones(SIZE, np.uint8))
     reading = Reading(grey_of_one=255)
-    rows, facts = mask_files.score_predictions(folder, CONDITIONS, targets, read_masks, reading=reading)
+    rows, facts = mask_files.score_predictions(folder, CONDITIONS, targets, reading=reading)
     assert facts["grey_of_one"] == 255 and rows[0]["conditions"]["noise"]["area"] == [0, 0, 0]
     reading = Reading(grey_of_one=1)
-    rows, facts = mask_files.score_predictions(folder, ["noise"], targets, read_masks, reading=reading)
+    rows, facts = mask_files.score_predictions(folder, ["noise"], targets, reading=reading)
     assert facts["grey_of_one"] == 1 and rows[0]["conditions"]["noise"]["area"] == [1, 1, 1]
     with pytest.raises(PredictionsError, match="1 of another range"):
-        mask_files.score_predictions(folder, CONDITIONS, targets, read_masks, reading=reading)
+        mask_files.score_predictions(folder, CONDITIONS, targets, reading=reading)
 
 
 @pytest.mark.slow
 def test_what_lies_beside_the_conditions(write, targets, capsys):
     folder = write()
-    score_predictions(folder, ["noise"], targets, read_masks)
+    score_predictions(folder, ["noise"], targets)
     assert f"not scored: {folder}/positive; add it to --conditions\n" in capsys.readouterr().err
     (folder / "silence").mkdir()
-    score_predictions(folder, ["noise"], targets, read_masks)
+    score_predictions(folder, ["noise"], targets)
     assert f"not scored: {folder}/positive, {folder}/silence; add them to" in capsys.readouterr().err
-    score_predictions(folder, [*CONDITIONS], targets, read_masks)
+    score_predictions(folder, [*CONDITIONS], targets)
     save(folder / "stray_1.png", np.zeros(SIZE, np.uint8))
     (folder / "unsene").mkdir()
     (folder / ".hidden").mkdir()
@@ -314,19 +308,4 @@ def test_the_reader_of_masks_is_heard(write, targets):
     """Ground truth that is missing is the reader's error, not a problem of the predictions."""
     targets[1].masks[0].unlink()
     with pytest.raises(FileNotFoundError, match=r"cat.2_1.png"):
-        score_predictions(write(), CONDITIONS, targets, read_masks)
-
-
-def test_bytes_of_masks_are_read_as_grey(write, targets):
-    """The object is what is above 0, whatever its value."""
-
-    def faint(paths):
-        files = []
-        for path in paths:
-            buffer = io.BytesIO()
-            Image.fromarray(np.array(Image.open(path)) * np.uint8(3)).save(buffer, format="PNG")
-            files.append(buffer.getvalue())
-        return files
-
-    rows = score_predictions(write(), CONDITIONS, targets, faint)
-    assert rows == expected_rows(targets)
+        score_predictions(write(), CONDITIONS, targets)

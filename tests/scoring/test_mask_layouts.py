@@ -19,10 +19,6 @@ SIZE = 32
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
-def read_masks(paths):
-    return [path.read_bytes() for path in paths]
-
-
 def truth_of(number: int, k: int) -> np.ndarray:
     mask = np.zeros((SIZE, SIZE), bool)
     mask[4 + 2 * number : 20, 6 + k : 24] = True
@@ -66,7 +62,7 @@ def ious(rows, condition):
 
 
 def check_perfect(source, targets, least=1.0, **reading):
-    rows, facts = score_predictions(source, CONDITIONS, targets, read_masks, reading=Reading(**reading))
+    rows, facts = score_predictions(source, CONDITIONS, targets, reading=Reading(**reading))
     assert ious(rows, "positive").mean() >= least - 1e-9 and ious(rows, "silence").max() == 0
     return facts
 
@@ -116,7 +112,7 @@ def test_modes(targets, tmp_path, image):
 def test_other_sizes_are_scaled_if_told_to(targets, tmp_path, size, resampling):
     folder = write(tmp_path / "masks", image=lambda mask: colour(mask, (0, 128, 64)).resize(size, resampling))
     with pytest.raises(PredictionsError, match="30 of another size"):
-        score_predictions(folder, CONDITIONS, targets, read_masks)
+        score_predictions(folder, CONDITIONS, targets)
     facts = check_perfect(folder, targets, 1.0 if size == (64, 64) else 0.9, resize=True)
     assert facts["resize"] == "nearest" and facts["original_sizes"] == {f"{size[0]} x {size[1]}": 30}
     assert f"30 of {size[0]} x {size[1]}" in facts["layout"]
@@ -130,7 +126,7 @@ def test_one_folder_for_each_condition(targets, tmp_path):
     check_perfect(source, targets)
     assert predictions_digest(source, CONDITIONS) == predictions_digest(write(tmp_path / "again"), CONDITIONS)
     del source["silence"]
-    rows, _ = score_predictions(source, ["positive"], targets, read_masks)
+    rows, _ = score_predictions(source, ["positive"], targets)
     assert ious(rows, "positive").min() == 1
     for given in (["positive=a", "b"], ["a", "b"], ["positive=a", "positive=b"], ["positive=a", "noise=a"]):
         with pytest.raises(ValueError, match="CONDITION=DIR with each condition and each folder once"):
@@ -143,7 +139,7 @@ def test_conditions_below_folders_of_any_name(targets, tmp_path):
 
 def test_masks_without_a_folder_of_a_condition(targets, tmp_path):
     folder = write(tmp_path / "masks") / "positive"
-    rows, _ = score_predictions(folder, ["positive"], targets, read_masks)
+    rows, _ = score_predictions(folder, ["positive"], targets)
     assert ious(rows, "positive").min() == 1
     (problem,) = problems_of(folder, targets)
     assert problem.startswith(f"ambiguous: {folder} has no folder of a condition; say which sound")
@@ -152,7 +148,7 @@ def test_masks_without_a_folder_of_a_condition(targets, tmp_path):
 
 def problems_of(folder, targets, **reading):
     with pytest.raises(PredictionsError) as caught:
-        score_predictions(folder, CONDITIONS, targets, read_masks, reading=Reading(**reading))
+        score_predictions(folder, CONDITIONS, targets, reading=Reading(**reading))
     return caught.value.problems
 
 
@@ -211,7 +207,7 @@ def test_many_problems_are_grouped_and_listed_in_a_file(targets, tmp_path):
     folder = write(tmp_path / "masks", image=lambda mask: grey(mask).resize((8, 8)))
     (folder / "positive/c.a_12/c.a_12_3.png").unlink()
     with pytest.raises(PredictionsError) as caught:
-        score_predictions(folder, CONDITIONS, targets, read_masks)
+        score_predictions(folder, CONDITIONS, targets)
     lines = caught.value.told(tmp_path / "out/problems.txt").splitlines()
     assert lines[0] == f"missing: {folder}/positive/c.a_12/c.a_12_3.png"
     assert lines[1].startswith(f"29 of another size, for example {folder}/positive/yt-_0/yt-_0_0.png has 8 x 8 pixels")
