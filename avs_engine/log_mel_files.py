@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from avsbench_robust_dataset import SUBSETS, __version__
-from avsbench_robust_dataset.audio_files import add_audio_arguments, audio_folders, audio_rows, wav_path
+from avsbench_robust_dataset.audio_files import add_audio_arguments, audio_rows, wav_path
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.files import printable, write_whole
 from avsbench_robust_dataset.progress import progress
@@ -35,15 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     subset = SUBSETS[args.subset]
     try:
-        rows = audio_rows(
-            subset,
-            locate(subset, args.data_dir),
-            args.conditions,
-            args.splits,
-            args.seed,
-            args.draw,
-            audio_folders(args),
-        )
+        rows = audio_rows(subset, locate(subset, args.data_dir), args)
         for row in progress(rows, len(rows), "log-mel"):
             examples = io.BytesIO()
             np.save(examples, log_mel(make_sound(row.recipe)))

@@ -1,15 +1,14 @@
 """Each condition's sounds as files in AVSBench's own layout, for code bases that read files."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from .conditions import CONDITIONS, EXTRA_CONDITIONS, FOLDERS
 from .draw import DRAWS
 from .files import write_whole
 from .progress import progress
-from .recipes import Folders, Row, make_sound, plan_splits
+from .recipes import Row, make_sound, plan_splits
 from .sounds import encode_clip
 from .sources import read_clips
 from .subsets import SPLITS, Subset
@@ -34,49 +33,28 @@ def add_audio_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative_dir", type=Path, help="folder of wav files for the condition recorded")
 
 
-def audio_folders(args: argparse.Namespace) -> dict[str, Path | None]:
-    """What `plan` calls the folders, of the arguments of `add_audio_arguments`."""
-    return {argument: getattr(args, argument) for argument in FOLDERS}
-
-
-def audio_rows(
-    subset: Subset,
-    root: Path,
-    conditions: Sequence[str] = tuple(CONDITIONS),
-    splits: Iterable[str] = tuple(SPLITS),
-    seed: int = 42,
-    draw: str = "matched",
-    folders: Folders = MappingProxyType({}),
-) -> list[Row]:
-    """Every clip of the splits under every condition, clip by clip.
-
-    Args:
-        conditions: as in `get_condition`; one that is named twice counts once.
-        splits: of train, validation, test.
-        folders: of wav files for the conditions `unseen` and `recorded`, by the name of their argument.
+def audio_rows(subset: Subset, root: Path, args: argparse.Namespace) -> list[Row]:
+    """Every clip of the splits under every condition that `args`, see `add_audio_arguments`, name, clip by clip.
 
     Raises:
         FileNotFoundError, ValueError: a folder holds no sound or is missing; a condition is unknown.
     """
-    conditions = list(dict.fromkeys(conditions))
-    planned = plan_splits(subset, root, read_clips(subset, root), conditions, seed, draw, folders, splits)
+    clips = read_clips(subset, root)
+    conditions = list(dict.fromkeys(args.conditions))  # one that is named twice counts once
+    folders = {argument: getattr(args, argument) for argument in FOLDERS}
+    planned = plan_splits(subset, root, clips, conditions, args.seed, args.draw, folders, args.splits)
     return [row for _, _, rows in planned for of_clip in zip(*rows.values(), strict=True) for row in of_clip]
 
 
 def wav_path(row: Row, subset: Subset) -> str:
-    """<condition>/<folder>/<media>/audio_wav/…wav, e.g.
-    `silence/Single-source/s4_data/audio_wav/test/dog_barking/<clip>.wav`.
-    """
+    """For example `silence/Single-source/s4_data/audio_wav/test/dog_barking/<clip>.wav`."""
     clip = row.clip
     wav = subset.wav.format(split=clip.split, category=clip.category, clip_id=clip.clip_id)
     return f"{row.condition}/{subset.folder}/{subset.media}/{wav}"
 
 
 def write_audio(rows: Sequence[Row], subset: Subset, out: Path) -> None:
-    """Writes the rows' sounds below `out`, at `wav_path`: 5 s of 16 kHz mono in 16 bits.
-
-    The waveforms are those of the data set's splits, rounded to 16 bits: exactly its positive and off-screen sounds
-    where AVSBench's own files have 16 bits and 16 kHz. A file is there whole or not at all.
+    """Writes the rows' sounds below `out`, at `wav_path`: those of the data set's splits, rounded to 16 bits.
 
     Raises:
         FileNotFoundError, ValueError: a sound is missing or broken.
