@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .audio_files import add_audio_arguments, audio_folders, audio_rows, write_audio
+from .audio_files import add_audio_arguments, audio_rows, write_audio
 from .builder import locate, locate_download
 from .check import check
+from .data_card import FORBIDDEN
 from .draw import (
     DRAWS,
     compare_manifests,
@@ -28,10 +29,13 @@ from .draw import (
     read_manifest,
     summarize,
 )
+from .export import SOUNDS, export
 from .files import printable
 from .processes import available_cpus
 from .sources import read_clips
 from .subsets import LAYOUTS, SPLITS, SUBSETS
+from .synthetic import write_demo
+from .upload import check_repository, push
 from .version import __version__
 
 
@@ -71,7 +75,7 @@ def _manifest(args: argparse.Namespace) -> int:
 def _audio(args: argparse.Namespace) -> int:
     subset = SUBSETS[args.subset]
     root = locate(subset, args.data_dir, layout=args.layout)
-    rows = audio_rows(subset, root, args.conditions, args.splits, args.seed, args.draw, audio_folders(args))
+    rows = audio_rows(subset, root, args)
     write_audio(rows, subset, args.out)
     print(f"Wrote {len(rows)} sounds under {args.out}/<condition>/{subset.folder}/{subset.media}/.")
     return 0
@@ -84,8 +88,6 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from .synthetic import write_demo
-
     is_new = write_demo(args.out, seed=args.seed)
     how = f"load_dataset('avsbench_robust', 'demo', data_dir={args.out!r})"
     print(f"{'Wrote' if is_new else 'This demo is there already:'} {args.out}. Load it with {how}.")
@@ -93,10 +95,6 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from .data_card import FORBIDDEN
-    from .export import export
-    from .upload import check_repository, push
-
     if args.public and args.push_to_hub is None:
         raise ValueError("Expected --public together with --push_to_hub REPO, got it alone. Nothing was written.")
     if args.push_to_hub is not None:
@@ -155,14 +153,6 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_demo)
 
     command = commands.add_parser("export", parents=[where, drawn], help="write Parquet files that load anywhere")
-    _add_export_arguments(command)
-    command.set_defaults(run=_export)
-    return parser
-
-
-def _add_export_arguments(command: argparse.ArgumentParser) -> None:
-    from .export import SOUNDS
-
     command.add_argument(
         "--out", type=Path, required=True, help="folder; a subset that an earlier export wrote there stays"
     )
@@ -180,6 +170,8 @@ def _add_export_arguments(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make the repository public; AVSBench's media must not be published without its authors' permission",
     )
+    command.set_defaults(run=_export)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,7 @@
 """The builder behind `load_dataset("avsbench_robust", …)`: AVSBench on disk, a split for each audio condition.
 
 A build reads every file once, to find what is missing or broken, and stores where frames are and how each sound is
-made: media are not copied. A cache is used for the very files that it was built from (path, size, times) and built
-anew otherwise.
+made: media are not copied. A cache serves for the very files that it was built from.
 """
 
 import errno
@@ -55,11 +54,7 @@ MAX_SHARDS = 64
 
 
 def row_features(conditions: Iterable[str]) -> datasets.Features:
-    """The columns of rows that hold all of their content, as `avs-data export` writes them.
-
-    `heard`, whether the clip's own sound is heard in each of the five frames, is a column where a condition is heard
-    in some of them.
-    """
+    """The columns of rows that hold all of their content; `heard` where a condition is heard in some of the frames."""
     conditions = list(conditions)
     extra = [name for name in conditions if name not in CONDITIONS]
     columns = datasets.Features(
@@ -83,7 +78,7 @@ def row_features(conditions: Iterable[str]) -> datasets.Features:
 class AvsbenchRobustConfig(datasets.BuilderConfig):
     """A subset, where it lies, the draw and the conditions.
 
-    Attributes:
+    Attributes (besides those of the base class):
         seed (int): of the draws and the noise.
         draw (str): "matched" (each sound once off screen where that is possible) or "released" (class first, then
             clip).
@@ -162,14 +157,11 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
     Args (as in `load_dataset`):
         config_name: "s4" (the default), "ms3" or "demo".
         data_dir: the download, or the subset's folder in it; $AVSBENCH_DIR, else ./data, when None.
-        seed (int), draw (str), conditions (sequence of str), unseen_dir, negative_dir (str): see
-            `AvsbenchRobustConfig`. Each condition has splits, see `split_name`:
+        seed, draw, conditions, unseen_dir, negative_dir: see `AvsbenchRobustConfig`. Each condition has splits:
             `conditions=("positive", "mixed_snr_0")` gives `test_positive`, `test_mixed_snr_0` and so on.
-            `audio_source` of a sound from a folder is its file's path in it.
         layout (str): "object" or "semantic", the download to read; None reads what is there. `info.description` says
             whose masks the rows have.
-        image_size (int): of frames and masks that come from AVSBench-semantic, 224 as in AVSBench-object; None keeps
-            their own.
+        image_size (int): of frames and masks that come from AVSBench-semantic; None keeps their own.
 
     Raises:
         FileNotFoundError: no such data; files that the CSV names are missing.

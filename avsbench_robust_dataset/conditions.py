@@ -1,17 +1,13 @@
 """The audio conditions: pure functions from a clip's sound, a generator and a partner's sound to what is heard.
 
-`CONDITIONS` holds the benchmark's four, each of which has splits of its own. A condition that is added there is a
-split, a training negative (where the clip's own sound is not heard in it) and a condition of the evaluation; nothing
-else has to change. `get_condition` also knows conditions with a number in their name: `mixed_snr_0`, `noise_snr_m5`.
-
-All waveforms are float32 (80000,), 16 kHz mono, nominally in [-1, 1].
+A condition that is added to `CONDITIONS` is a split, a training negative (where the clip's own sound is not heard in
+it) and a condition of the evaluation. All waveforms are float32 (80000,), 16 kHz mono, nominally in [-1, 1].
 """
 
 import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -57,19 +53,17 @@ def generator(*key: object) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
 
 
-def positive(own: np.ndarray, rng: np.random.Generator | None = None, partner: np.ndarray | None = None) -> np.ndarray:
+def positive(own: np.ndarray, *_: object) -> np.ndarray:
     """The clip's own sound, unchanged."""
     return own
 
 
-def silence(
-    own: np.ndarray | None = None, rng: np.random.Generator | None = None, partner: np.ndarray | None = None
-) -> np.ndarray:
+def silence(*_: object) -> np.ndarray:
     """Zeros."""
     return np.zeros(SAMPLES, dtype=np.float32)
 
 
-def noise(own: np.ndarray | None, rng: np.random.Generator, partner: np.ndarray | None = None) -> np.ndarray:
+def noise(own: object, rng: np.random.Generator, *_: object) -> np.ndarray:
     """White noise, uniform in [-1, 1): the upper 24 bits of each raw word, exact in float32.
 
     The release's noise is the bytes of float64 numbers read as 16-bit samples, which is not white; this is.
@@ -78,25 +72,19 @@ def noise(own: np.ndarray | None, rng: np.random.Generator, partner: np.ndarray 
     return (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-23) - np.float32(1)
 
 
-def off_screen(own: np.ndarray | None, rng: np.random.Generator | None, partner: np.ndarray) -> np.ndarray:
+def off_screen(own: object, rng: object, partner: np.ndarray) -> np.ndarray:
     """The partner's sound, unchanged."""
     return partner
 
 
-def timbre(own: np.ndarray | None, rng: np.random.Generator, partner: np.ndarray | None = None) -> np.ndarray:
+def timbre(own: object, rng: np.random.Generator, *_: object) -> np.ndarray:
     """A sound of no category, drawn at random; see `random_timbre`."""
     return random_timbre(rng)
 
 
-def unseen(
-    own: np.ndarray | None, rng: np.random.Generator | None = None, partner: np.ndarray | None = None
-) -> np.ndarray:
+def unseen(own: object, rng: np.random.Generator, partner: np.ndarray | None = None) -> np.ndarray:
     """A sound that no training of this project uses: the partner's, or one of a random kind of `UNSEEN_KINDS`."""
-    if partner is not None:
-        return partner
-    if rng is None:
-        raise ValueError("Expected a generator or a partner's sound for the condition `unseen`, got neither.")
-    return unseen_sound(str(rng.choice(list(UNSEEN_KINDS))), rng)
+    return unseen_sound(str(rng.choice(list(UNSEEN_KINDS))), rng) if partner is None else partner
 
 
 def draw_heard_frames(rng: np.random.Generator) -> np.ndarray:
@@ -106,7 +94,7 @@ def draw_heard_frames(rng: np.random.Generator) -> np.ndarray:
     return heard
 
 
-def muted(own: np.ndarray, rng: np.random.Generator, partner: np.ndarray | None = None) -> np.ndarray:
+def muted(own: np.ndarray, rng: np.random.Generator, *_: object) -> np.ndarray:
     """The clip's own sound with zeros in the seconds that `draw_heard_frames` draws.
 
     The zeros of second k begin with the k-th window of AVSBench's front end, at 0.96 k seconds, and end at k + 1
@@ -130,31 +118,21 @@ def mix(waveform: np.ndarray, other: np.ndarray, snr: float) -> np.ndarray:
     return (mixed / max(1.0, np.abs(mixed).max(initial=0))).astype(np.float32)
 
 
-def _with_partner(own: np.ndarray, rng: np.random.Generator | None, partner: np.ndarray, snr: float) -> np.ndarray:
-    return mix(own, partner, snr)
-
-
-def _with_noise(own: np.ndarray, rng: np.random.Generator, partner: np.ndarray | None, snr: float) -> np.ndarray:
-    return mix(own, noise(own, rng), snr)
-
-
 @dataclass(frozen=True)
 class Condition:
     """How the sound of a condition is made, and what it is made from.
 
     Attributes:
-        make: (own, rng, partner) -> float32 (80000,). `own` and `partner` are waveforms, or None where the condition
-            does not ask for them, as `rng` is.
+        make: (own, rng, partner) -> float32 (80000,). Each is None where the condition does not ask for it.
         needs_own: whether `make` uses the clip's own sound.
         partner: whose sound `make` uses as well: "off_screen" (of the clip that the draw assigned), one of `FOLDERS`
             (of a file in the folder that this argument names) or None.
         is_random: whether `make` draws from `rng`. With one of `FOLDERS` as partner it does so only where the folder
             is not given; else the folder is required.
-        noise_of: the condition that names the generator; None means this one. Conditions of one name hear one noise.
-        heard: in which frames the clip's own sound is heard: "all", "none" or "some". Where it is "none", the
-            condition is negative.
-        draw_heard: rng -> bool (5,), the frames in which the own sound is heard, where these are "some"; None else.
-            The generator is that of `make`.
+        noise_of: the condition that names the generator; None means this one.
+        heard: in which frames the clip's own sound is heard. Where it is "none", the condition is negative.
+        draw_heard: generator of `make` -> bool (5,), the frames in which the own sound is heard, where these are
+            "some".
     """
 
     name: str
@@ -198,13 +176,10 @@ def get_condition(name: str) -> Condition:
     """The condition of this name: one of `CONDITIONS`, or
 
     - `unseen`: held out from every training: a sound of the folder `unseen_dir`, or else of `UNSEEN_KINDS`;
-    - `timbre`: a sound drawn at random, to train on;
-    - `recorded`: a sound of the folder `negative_dir`, to train on;
+    - `timbre`, `recorded`: to train on: a sound drawn at random, a sound of the folder `negative_dir`;
     - `muted`: the clip's own sound, silent in two of its five seconds;
-    - `mixed_snr_<dB>`: the clip's own sound and its off-screen sound;
-    - `noise_snr_<dB>`: the clip's own sound and its noise, the same noise at each level.
-
-    Above 0 dB the own sound is the louder one; minus is written `-` or `m`, as in `noise_snr_m5`.
+    - `mixed_snr_<dB>`, `noise_snr_<dB>`: the clip's own sound and its off-screen sound, or its noise. Above 0 dB the
+      own sound is the louder one; minus is written `-` or `m`, as in `noise_snr_m5`.
 
     Raises:
         ValueError: another name.
@@ -221,10 +196,17 @@ def get_condition(name: str) -> Condition:
     kind, sign, level = match.groups()
     snr = -float(level) if sign else float(level)
     if kind == "mixed":
-        make = partial(_with_partner, snr=snr)
-        return Condition(name, make, needs_own=True, partner="off_screen", heard="all")
-    make = partial(_with_noise, snr=snr)
-    return Condition(name, make, needs_own=True, is_random=True, noise_of="noise", heard="all")
+        return Condition(
+            name, lambda own, rng, partner: mix(own, partner, snr), needs_own=True, partner="off_screen", heard="all"
+        )
+    return Condition(
+        name,
+        lambda own, rng, partner: mix(own, noise(own, rng), snr),
+        needs_own=True,
+        is_random=True,
+        noise_of="noise",
+        heard="all",
+    )
 
 
 def negative_conditions() -> tuple[str, ...]:
@@ -233,11 +215,7 @@ def negative_conditions() -> tuple[str, ...]:
 
 
 def heard_frames(condition: str, key: str) -> list[bool]:
-    """For each of a clip's five frames, whether its own sound is heard under a condition.
-
-    Args:
-        key: of the generator that makes the sound, see `recipes.generator_key`.
-    """
+    """For each of a clip's five frames, whether its own sound is heard; `key` is as of `recipes.generator_key`."""
     known = get_condition(condition)
     if known.draw_heard is not None:
         return known.draw_heard(generator(key)).tolist()
@@ -245,9 +223,5 @@ def heard_frames(condition: str, key: str) -> list[bool]:
 
 
 def split_name(split: str, condition: str) -> str:
-    """The split of a condition, as `load_dataset` names it: `test_silence`; minus becomes `m`, `test_noise_snr_m5`.
-
-    Args:
-        split: train, validation or test.
-    """
+    """The split of a condition, as `load_dataset` names it: `test_silence`; minus becomes `m`, `test_noise_snr_m5`."""
     return f"{split}_{condition.replace('-', 'm')}"

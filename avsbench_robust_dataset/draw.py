@@ -89,23 +89,19 @@ def _allowed_pairs(clips: list[Clip], subset: Subset) -> tuple[list[tuple[str | 
 
 def _nearest(levels: list[tuple[str | None, np.ndarray]]) -> np.ndarray:
     """bool (n, n): the rule's pairs; for a clip without any, those of the nearest relaxation that has some."""
-    allowed = levels[0][1].copy()
+    allowed = levels[0][1]
     for _, wider in levels[1:]:
-        alone = ~allowed.any(axis=1)
-        allowed[alone] = wider[alone]
+        allowed = np.where(allowed.any(axis=1, keepdims=True), allowed, wider)
     return allowed
 
 
 def pairing_rules(clips: Sequence[Clip], subset: Subset) -> tuple[np.ndarray, np.ndarray]:
-    """Which sounds are off screen for which clips, and which clips may share a picture.
-
-    Args:
-        clips: of one split.
+    """Which sounds are off screen for which of one split's clips, and which of the clips may share a picture.
 
     Returns:
-        (may_hear, may_meet), bool (n, n). `may_hear[i, j]`: the sound of clip j follows the rule for clip i; for a
-        clip with no such sound, the nearest relaxation. `may_meet[i, j]`: the clips are of different source videos,
-        their objects are known, and they have none in common.
+        (may_hear, may_meet), bool (n, n). `may_hear[i, j]`: the sound of clip j follows the rule for clip i, or is
+        what a "matched" draw gives it. `may_meet[i, j]`: the clips are of different source videos, their objects are
+        known, and they have none in common.
     """
     clips = list(clips)
     levels, _ = _allowed_pairs(clips, subset)
@@ -120,10 +116,10 @@ def _permutation(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _augment(allowed: np.ndarray, sound: np.ndarray, users: list[list[int]], waiting: list[int], capacity: int):
-    """Gives waiting clips a sound, at most `capacity` clips a sound, rearranging others where needed.
+    """Gives waiting clips a sound, at most `capacity` clips a sound; returns those that still wait.
 
     Augmenting paths (Kuhn's algorithm, breadth first) over bool (n, n) `allowed`; `sound` and `users` are updated in
-    place, sounds in use stay in use, and as many clips as can be are served. Returns those that still wait.
+    place, sounds in use stay in use, and as many clips as can be are served.
     """
     n = len(sound)
     is_open = np.array([len(clips) < capacity for clips in users])
@@ -165,9 +161,8 @@ def _augment(allowed: np.ndarray, sound: np.ndarray, users: list[list[int]], wai
 def _assign(allowed: np.ndarray, preferred: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """int (n,): a sound for each clip, one to one if that can be, else reused as evenly as possible.
 
-    Every row of `allowed` has a True; `preferred` implies `allowed`. The assignment is random: clips and sounds are
-    visited in random order, then exchanged at random between clips, which leaves the sounds used as evenly as before
-    and never lowers the number of preferred pairs.
+    Every row of `allowed` has a True; `preferred` implies `allowed`. Clips and sounds are visited in random order,
+    then exchanged at random, which leaves the sounds used as evenly and never lowers the number of preferred pairs.
     """
     n = len(allowed)
     clip_order, sound_order = _permutation(rng, n), _permutation(rng, n)
@@ -332,13 +327,10 @@ class DrawStatistics:
     """How far a split's draw is from one to one, and which contrasts it hears. `dataclasses.asdict` gives plain JSON.
 
     Attributes:
-        clips: of the split.
-        sounds_unused: sounds that are never heard off screen.
-        sounds_reused: sounds that are heard off screen more than once.
+        sounds_unused, sounds_reused: sounds that are heard off screen never, and more than once.
         most_uses: off-screen uses of the sound that has most of them.
-        sound_auc: of whoever knows only which sound it is and never looks at the picture: the area under the ROC
-            curve, off-screen against positive, of the best score that is a function of the sound alone. 0.5 is chance,
-            and what one to one gives.
+        sound_auc: the area under the ROC curve, off-screen against positive, of the best score that is a function of
+            the sound alone. 0.5 is chance, and what one to one gives.
         relaxed: what had to be allowed (`Pair.relaxation`) -> number of pairs.
         least_suitable: pairs whose contrast is the least suitable one.
         group_pairs: "groups of the picture > groups of the sound" -> number of pairs, most frequent first. Groups of
@@ -397,7 +389,6 @@ def explain(statistics: Mapping[str, DrawStatistics], draw: str = "matched") -> 
 
     Args:
         statistics: split -> its statistics, of one subset.
-        draw: "matched" or "released", the draw that they are of.
     """
     sentences = []
     uneven = {split: of_split for split, of_split in statistics.items() if of_split.sounds_unused}

@@ -1,13 +1,8 @@
-"""`avs-data export`: a subset as Parquet files that `load_dataset` reads with no import, here or on the Hub.
-
-    out/README.md                                   data card; its YAML names configs, splits, features and content
-    out/<subset>/<split>-<k>-of-<n>.parquet         all columns; images as the files' own bytes, sounds as float32
-                                                    samples or, with `audio="wav"`, as wav files
+"""`avs-data export`: a subset as `README.md` and `<subset>/<split>-<k>-of-<n>.parquet`, which load with no import.
 
 Frames and masks are in each of the four splits of a condition: no layout that `datasets` reads shares columns between
-splits, and one that names image files (`*_file_names`) costs a request per image when it streams. But the four splits
-are cut at the same rows, and so their image columns are the same bytes, which the Hub's storage (Xet) keeps once.
-docs/howto/export.md has the figures.
+splits. But the four are cut at the same rows, and so their image columns are the same bytes, which the Hub's storage
+(Xet) keeps once. docs/howto/export.md has the figures.
 """
 
 import errno
@@ -37,7 +32,7 @@ from .conditions import SAMPLES, SAMPLING_RATE
 from .data_card import make_card, read_card
 from .files import locked, sha256
 from .processes import end_with_parent
-from .progress import progress_bar
+from .progress import progress
 from .recipes import Row
 from .sounds import encode_clip
 from .sources import annotation, media_files
@@ -77,7 +72,7 @@ def _options(audio: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Shard:
-    """A file to write: which clips of a split, and how their sounds are stored, one of `SOUNDS`."""
+    """A file to write: which clips of a split, and how their sounds are stored."""
 
     builder: AvsbenchRobust
     split: str
@@ -144,12 +139,11 @@ def _plan(builder: AvsbenchRobust, folder: Path, max_shard_size: int, audio: str
 
 
 def _write_all(shards: list[_Shard], num_proc: int) -> list[str]:
-    progress: dict[str, Any] = {"total": len(shards), "desc": "Writing Parquet", "unit": " files", "leave": False}
     if num_proc == 1:
-        return [_write_shard(shard) for shard in progress_bar(shards, **progress)]
+        return list(progress(map(_write_shard, shards), len(shards), "Writing Parquet", " files"))
     with ProcessPoolExecutor(num_proc, get_context("spawn"), end_with_parent) as pool:
         try:
-            return list(progress_bar(pool.map(_write_shard, shards), **progress))
+            return list(progress(pool.map(_write_shard, shards), len(shards), "Writing Parquet", " files"))
         except BaseException:
             pool.shutdown(cancel_futures=True)  # else all others are written before the error is seen
             raise
@@ -188,9 +182,6 @@ def _write_subset(
     return config, info
 
 
-# --- the folder ---
-
-
 def _earlier_card(out: Path) -> DatasetCard | None:
     """`read_card`, None where `out` is new or empty."""
     is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
@@ -205,32 +196,24 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Allows one export at a time into `out`, and repairs what a killed one left there."""
-    with locked(out):
-        old = _aside(out)
-        if old.exists() and not out.exists():  # killed between the two steps of `_replace`
+def _alone(out: Path) -> Iterator[Path]:
+    """Allows one export at a time into `out`; yields where its earlier content goes until the new one is in its place.
+
+    What is there in the end without a new one in its place, also of a killed export, is put back.
+    """
+    old = out.with_name(f".{out.name}.old")
+
+    def repair():
+        if old.exists() and not out.exists():
             old.rename(out)
         shutil.rmtree(old, ignore_errors=True)
-        yield
 
-
-def _aside(out: Path) -> Path:
-    return out.with_name(f".{out.name}.old")
-
-
-def _replace(new: Path, out: Path) -> None:
-    """Puts `new` in the place of `out`; at no time is there a mixture of both."""
-    old = _aside(out)
-    if out.exists():
-        out.rename(old)
-    try:
-        new.rename(out)
-    except BaseException:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    with locked(out):
+        repair()
+        try:
+            yield old
+        finally:
+            repair()
 
 
 def export(
@@ -246,18 +229,15 @@ def export(
     """Writes a subset as Parquet into `out`, all at once or not at all; other subsets that are there stay.
 
     A run that is interrupted leaves the files it has finished in `.<out>.partial-…` beside `out`, from where the same
-    call goes on; the earlier content of `out` is kept until the end.
-
-    The rows are those of `load_dataset` with this package, cell by cell, in the same order. The files depend on the
-    data, the seed, the draw and the version of pyarrow only: the same bytes for every `num_proc`.
+    call goes on. The rows are those of `load_dataset` with this package. The files depend on the data, the seed, the
+    draw and the version of pyarrow only.
 
     Args:
-        subset: s4, ms3 or demo.
+        subset, data_dir, seed, draw: as in `load_dataset`.
         out: must not exist, be empty, or be what this function wrote; then its `subset` is replaced.
-        data_dir, seed, draw: as in `load_dataset`.
         num_proc: processes; more than one are spawned, so a script of its own needs a main guard.
         max_shard_size: of a file, as 500MB or in bytes, by an upper estimate; a split has 8, 16, 24, … files.
-        audio: "array", the samples as float32, which anything reads; or "wav", files of 16 bits in a column of
+        audio: "array", float32 samples, which anything reads; or "wav", files of 16 bits in a column of
             `datasets.Audio`, which the Hub's viewer plays and which `datasets` decodes by torchcodec and FFmpeg.
 
     Returns:
@@ -282,7 +262,7 @@ def export(
         raise ValueError(f"Expected one of {', '.join(SOUNDS)} for `audio`, got {audio!r}.")
     _earlier_card(out)  # refuses a wrong folder before anything else
     builder = AvsbenchRobust(config_name=subset, data_dir=data_dir, seed=seed, draw=draw)
-    with _alone(out):
+    with _alone(out) as old:
         card = _earlier_card(out)
         partial = _partial_folder(out, f"{builder.config_id} {size} {pa.__version__} {audio}", subset)
         try:
@@ -295,7 +275,9 @@ def export(
                 shutil.rmtree(partial / name, ignore_errors=True)
                 shutil.copytree(out / name, partial / name, copy_function=_link_or_copy)
             (partial / "README.md").write_text(str(make_card(configs, infos)), encoding="utf-8")
-            _replace(partial, out)
+            if out.exists():
+                out.rename(old)
+            partial.rename(out)
         except (FileNotFoundError, ValueError):  # of the data: what is to be exported has to change first
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -43,10 +43,9 @@ ATTEMPTS = 100  # to make and lock a folder that other runs make and remove
 
 
 def printable(text: object) -> str:
-    """`text` for a terminal: line breaks, control characters and what is not Unicode are written as escapes.
+    """`text` with escapes for line breaks and control characters, which a terminal obeys, and what is not Unicode.
 
-    Names of files and of what files hold pass through this before they are printed: they may come from anybody, and a
-    terminal obeys control characters.
+    Names of files and of what files hold pass through this before they are printed: they may come from anybody.
     """
     return "".join(
         character
@@ -67,8 +66,6 @@ class FolderInUseError(OutputError, BlockingIOError):
 @contextmanager
 def only_run_in(folder: str | Path) -> Iterator[None]:
     """Locks the output folder of a run, and makes it if it is missing; for the run's main process.
-
-    The operating system frees the folder when the process dies, however that happens.
 
     Raises:
         FolderInUseError: another process holds it; the message names process, host and start.
@@ -159,8 +156,7 @@ def writing(path: str | Path) -> Iterator[None]:
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a file, and the folders that it lies in, whole or not at all, also where the power fails.
 
-    What a killed process leaves beside the file has the same name each time, so that the next one replaces it. No two
-    processes write one file at a time: `only_run_in` and `locked` see to that.
+    No two processes may write one file at a time: `only_run_in` and `locked` see to that.
 
     Raises:
         OutputError: the disk is full or the like; what was in the file before is still there.

@@ -1,7 +1,4 @@
-"""A sound is a recipe: a condition, the clip's own file, a partner's file and the key of a generator.
-
-`plan` decides the recipes of a split's clips without reading a sound; `make_sound` follows one.
-"""
+"""A sound is a recipe: a condition, the clip's own file, a partner's file and the key of a generator."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,15 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from .conditions import (
-    CONDITIONS,
-    EXTRA_CONDITIONS,
-    FOLDERS,
-    generator,
-    get_condition,
-    heard_frames,
-    split_name,
-)
+from .conditions import CONDITIONS, EXTRA_CONDITIONS, FOLDERS, generator, get_condition, heard_frames, split_name
 from .draw import Pair, draw_off_screen
 from .sounds import read_waveform
 from .sources import media_files
@@ -39,7 +28,6 @@ __all__ = [
     "generator_key",
     "make_sound",
     "partners_wanted",
-    "plan",
     "plan_splits",
 ]
 
@@ -62,12 +50,7 @@ class Recipe(TypedDict):
 
 @dataclass(frozen=True)
 class Partner:
-    """Another clip or file, whose sound a clip gets.
-
-    Attributes:
-        name: the clip id, or the file's path in its folder.
-        category: of the clip; "" for a file.
-    """
+    """Another clip, or a file of a folder (its path in it is the name, its category ""), whose sound a clip gets."""
 
     wav: Path
     name: str
@@ -76,12 +59,7 @@ class Partner:
 
 @dataclass(frozen=True)
 class Row:
-    """A clip under a condition, before anything is read.
-
-    Attributes:
-        wav: the clip's own sound.
-        key: of the generator: seed, subset, split, condition and clip id.
-    """
+    """A clip under a condition, before anything is read; `key` is of the generator."""
 
     condition: str
     clip: Clip
@@ -126,9 +104,11 @@ def check_conditions(names: Sequence[str] | None, folders: Folders = MappingProx
     wanted = partners_wanted(chosen)
     for argument in FOLDERS:
         if folders.get(argument) is not None and argument not in wanted:
+            known = (CONDITIONS | EXTRA_CONDITIONS).values()
+            hearing = ", ".join(condition.name for condition in known if condition.partner == argument)
             raise ValueError(
-                f"Expected `{argument}` (--{argument}) together with a condition that hears its files "
-                f"({_hearing(argument)}), got {', '.join(chosen)}."
+                f"Expected `{argument}` (--{argument}) together with a condition that hears its files ({hearing}), "
+                f"got {', '.join(chosen)}."
             )
     for name in chosen:
         condition = get_condition(name)
@@ -140,35 +120,21 @@ def check_conditions(names: Sequence[str] | None, folders: Folders = MappingProx
     return chosen
 
 
-def _hearing(argument: str) -> str:
-    known = {**CONDITIONS, **EXTRA_CONDITIONS}
-    return ", ".join(name for name, condition in known.items() if condition.partner == argument)
-
-
 def partners_wanted(conditions: Iterable[str]) -> set[str]:
     """The kinds of partners, "off_screen" and some of `FOLDERS`, that the conditions ask for."""
     return {partner for name in conditions if (partner := get_condition(name).partner)}
 
 
-def plan(
+def _plan(
     subset: Subset,
     root: Path,
     clips: Sequence[Clip],
     conditions: Sequence[str],
     seed: int,
-    pairs: Iterable[Pair] = (),
-    folders: Folders = MappingProxyType({}),
+    pairs: Iterable[Pair],
+    folders: Folders,
 ) -> dict[str, list[Row]]:
-    """condition -> a row for each clip, in the order of `clips`.
-
-    Args:
-        clips: all clips of one split.
-        pairs: their off-screen draw, where a condition asks for it.
-
-    Raises:
-        FileNotFoundError: one of the `folders` holds no wav file.
-        ValueError: as `check_conditions`.
-    """
+    """condition -> a row for each of one split's clips, in their order."""
     chosen = {name: get_condition(name) for name in check_conditions(conditions, folders)}
     wavs = {clip.clip_id: media_files(subset, root, clip)[2] for clip in clips}
     partners: dict[str | None, dict[str, Partner]] = {
@@ -209,16 +175,20 @@ def plan_splits(
     folders: Folders = MappingProxyType({}),
     splits: Iterable[str] = tuple(SPLITS),
 ) -> Iterator[tuple[str, list[Pair], dict[str, list[Row]]]]:
-    """(split, its off-screen draw where a condition asks for it, what `plan` gives) of each of `splits`.
+    """(split, its off-screen draw if a condition asks for it, condition -> a row for each clip) of each of `splits`.
 
     Args:
         clips: of all splits; a split without clips has no rows.
+
+    Raises:
+        FileNotFoundError: one of the `folders` holds no wav file.
+        ValueError: as `check_conditions`.
     """
     needs_draw = "off_screen" in partners_wanted(conditions)
     for name in splits:
         of_split = [clip for clip in clips if clip.split == SPLITS[name]]
         pairs = draw_off_screen(of_split, subset, seed, draw) if needs_draw else []
-        yield name, pairs, plan(subset, root, of_split, conditions, seed, pairs, folders) if of_split else {}
+        yield name, pairs, _plan(subset, root, of_split, conditions, seed, pairs, folders) if of_split else {}
 
 
 def generator_key(seed: int, subset: str, split: str, condition: str, clip_id: str) -> str:

@@ -1,8 +1,6 @@
-"""Data sets that load again anywhere: all content in their rows, standard features, no need of this package.
+"""Lets `save_to_disk`, `to_parquet` and `push_to_hub` write our rows so that they load anywhere, without this package.
 
-In the rows of `load_dataset("avsbench_robust", …)` a frame is a path and a sound is a recipe (`waveform.py`). Where
-this package is imported, `save_to_disk`, `to_parquet` and `push_to_hub` of `datasets` write such rows with their
-content; other data sets are written as before.
+In a row a frame is a path and a sound is a recipe (`waveform.py`); what is written holds their content.
 """
 
 import functools
@@ -33,8 +31,7 @@ WRAPPED = "_writes_portable_rows"
 def portable(dataset: Any, folder: Path | None = None) -> Any:
     """The data set, or dictionary of them, with the content of all files and the samples of all sounds in its rows.
 
-    Each `Waveform` column becomes {"array": list of float32, "sampling_rate": int32}. A data set without one is
-    returned as it is.
+    A data set without a `Waveform` column is returned as it is.
 
     Args:
         folder: receives the rows; the cache of `datasets` when None. Not used for streams, which store nothing.

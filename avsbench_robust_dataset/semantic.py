@@ -1,8 +1,7 @@
 """AVSBench-semantic, read as AVSBench-object: the same clips in the other download's layout, written once.
 
 AVSBench-semantic has JPEG frames and masks of all classes at the videos' own size. Here every pixel that is not
-background belongs to the object; frames and masks become 224 x 224, as in AVSBench-object, masks by the nearest
-neighbour. The two annotations differ: `sources.annotation` says whose masks a folder holds.
+background belongs to the object, and frames and masks become 224 x 224, masks by the nearest neighbour.
 """
 
 import csv
@@ -47,7 +46,6 @@ def as_object_layout(subset: Subset, root: Path, cache_dir: Path, size: int | No
     Sounds are links to the download's files. A call that is killed keeps the clips that it has finished.
 
     Args:
-        subset: of layout "semantic", see `find_layout`.
         size: of frames and masks, both sides, in pixels; None keeps their own, and frames are links then.
 
     Raises:

@@ -290,18 +290,15 @@ def _background(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.nd
     return canvas
 
 
-def draw_scene(
-    categories: list[str], rng: np.random.Generator, seconds: int = SECONDS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_scene(categories: list[str], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Frames of a scene with one moving object per category, and the masks of the first one and of the others.
 
     Args:
         categories: visible objects; the first is painted last, so that nothing hides it.
-        seconds: number of frames, one a second.
 
     Returns:
-        (frames, masks, silent_masks): uint8 (seconds, 64, 64, 3), and twice (seconds, 64, 64) in {0, 255}. No pixel is
-        in both masks.
+        (frames, masks, silent_masks): uint8 (5, 64, 64, 3), and twice (5, 64, 64) in {0, 255}. No pixel is in both
+        masks.
     """
     grid = (np.arange(FRAME_SIZE * SUPERSAMPLING) + 0.5) / (FRAME_SIZE * SUPERSAMPLING)
     x, y = np.meshgrid(grid, grid)
@@ -311,7 +308,7 @@ def draw_scene(
         away = rng.uniform(0.35, 0.5, size=2) * rng.choice([-1, 1], size=2)
         other.position = 0.17 + (objects[0].position + away - 0.17) % 0.66
     frames, masks, silent_masks = [], [], []
-    for second in range(seconds):
+    for second in range(SECONDS):
         canvas = background.copy()
         silent = np.zeros(x.shape, dtype=bool)
         for other in objects[:0:-1]:
@@ -378,7 +375,7 @@ def _start_clip(seed: int, clip: Clip) -> tuple[list[str], np.random.Generator]:
 def _images(root: Path, seed: int, clip: Clip) -> list[list[Path]]:
     """The files of a clip's frames, of its masks and, where it shows a silent object, of that one's masks."""
     visible, _ = _start_clip(seed, clip)
-    patterns = (DEMO.frame, DEMO.mask, DEMO.silent_mask)[: 1 + len(visible)]
+    patterns = (DEMO.frame, DEMO.mask, str(DEMO.silent_mask))[: 1 + len(visible)]
     return [numbered_files(DEMO, root, clip, pattern) for pattern in patterns]
 
 
@@ -414,11 +411,9 @@ def write_demo(
     """Writes the demo tree, `out_dir/Single-source/{s4_meta_data.csv, s4_data/…}`, all at once or not at all.
 
     Args:
-        out_dir: must not hold another tree.
         seed: the same seed writes the same files.
-        sizes: clips per split, e.g. `{"train": 8, "val": 4, "test": 4}`; `DEMO_SIZES` when None. Categories take
-            turns.
-        num_proc: processes; as many as it may use processors, at most 8, when None. Does not change what is written.
+        sizes: clips per split, e.g. `{"train": 8, "val": 4, "test": 4}`; `DEMO_SIZES` when None.
+        num_proc: processes; as many as it may use processors, at most 8, when None.
 
     Returns:
         Whether it was written: False where this very tree was there already.

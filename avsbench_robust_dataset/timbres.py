@@ -1,12 +1,7 @@
 """Two disjoint families of procedurally drawn sounds that belong to no object: one to train on, one to be tested with.
 
-`random_timbre` is the open set of negatives for training: stacks of partials, audio rate frequency modulation, tones
-whose pitch wanders on a random path, noise through a random filter, or two of these. Their level trembles, switches or
-wanders, but nothing is ever struck, plucked or clicked, and no sound of it is shorter than 0.1 s.
-`UNSEEN_KINDS` are for evaluation only. Each of them is made by something that `random_timbre` cannot do: two notes in
-turn, a pitch that rises and falls or sweeps again and again, clicks of a few milliseconds, grains, pulse trains,
-moving formants, an ensemble of voices with vibrato, strings and bells that are struck and die away. For a second, some
-of them come near a random timbre, which is why many are drawn.
+In `random_timbre`, the negatives for training, nothing is ever struck, plucked or clicked, and no sound is shorter
+than 0.1 s. Each of `UNSEEN_KINDS`, for evaluation only, is made by something that `random_timbre` cannot do.
 """
 
 import numpy as np

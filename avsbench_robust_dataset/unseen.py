@@ -1,5 +1,4 @@
-"""Sounds from a folder, as of the condition `unseen`: which files it holds, which clip hears which of them; and the
-digest of what is heard."""
+"""Sounds from a folder, as of the condition `unseen`: which files it holds, and which clip hears which of them."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -38,9 +37,8 @@ def draw_unseen(
 ) -> dict[str, Path]:
     """clip id -> the file that is heard with it: random, every file as often as any other or once more.
 
-    A pure function of its arguments; neither the order of `clip_ids` nor where the files lie matters.
-
     Args:
+        clip_ids: in any order.
         wavs: as `find_wavs` sorts them.
         split: as the CSV calls it: train, val or test.
     """

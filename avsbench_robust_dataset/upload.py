@@ -17,11 +17,7 @@ __all__ = ["check_repository", "push"]
 def check_repository(
     repo_id: str, subsets: Iterable[str], public: bool = False, token: str | None = None
 ) -> tuple[str, set[str] | None]:
-    """The repository's whole name and its files, None if there is none yet; changes nothing on the Hub.
-
-    Raises:
-        PermissionError, ConnectionError, ValueError: as `push` of these subsets would.
-    """
+    """The repository's whole name and its files, None if there is none yet; raises as `push` of the subsets would."""
     repo_id = check_hub_access(repo_id, token)
     api = HfApi(token=token)
     with explained(repo_id):
@@ -48,15 +44,14 @@ def push(folder: str | os.PathLike, repo_id: str, public: bool = False, token: s
     """Uploads what `export` wrote to a dataset repository on the Hub, as one commit; then it holds just that.
 
     Args:
-        folder: written by `export`.
         repo_id: as user/name; made if it is not there.
-        public: whether a new repository is public. By default it is private, because AVSBench's media must not be
-            published without permission, and a public one that is there already is refused.
+        public: allows a public repository, and makes a new one public; AVSBench's media must not be published without
+            permission.
 
     Raises:
         FileExistsError: `folder` is not of `export`, or incomplete.
         PermissionError, ConnectionError, ValueError: the Hub refuses or cannot be reached; the repository holds other
-            data, or is public. It is then as it was before; a repetition does not send again what has arrived.
+            data, or is public. It is then as it was before.
     """
     folder = Path(folder).expanduser().resolve()
     infos = DatasetInfosDict.from_dataset_card_data(read_card(folder).data)

@@ -1,7 +1,6 @@
-"""The `audio` column: stored as the recipe of a sound, read as the sound itself.
+"""The `audio` column: stored as the recipe of a sound, read as the sound itself, which takes a millisecond.
 
-A waveform as float32 takes 320 kB, and each clip has one in every condition. A recipe names the condition, the files
-that it is made from and the key of its generator; reading it takes a millisecond.
+A waveform as float32 takes 320 kB, and each clip has one in every condition.
 """
 
 import hashlib
@@ -33,9 +32,7 @@ def _check_rate(rate: int | None) -> None:
 
 @dataclass
 class Waveform:
-    """5 s of sound, read as {"array": float32 (80000,), "sampling_rate": 16000}.
-
-    Stored is a `Recipe`, or the samples as `array`.
+    """5 s of sound, read as {"array": float32 (80000,), "sampling_rate": 16000}; stored is a `Recipe`, or the array.
 
     Args:
         decode (bool): whether rows are read as sound, else as what is stored.
@@ -106,9 +103,8 @@ def sound_keys(split: Dataset) -> list[str]:
 
 
 def _key(value: pa.StructScalar) -> str:
-    samples = value["array"]
-    if samples.is_valid:
-        return f"samples {_digest(samples)}"
+    if value["array"].is_valid:
+        return _samples_key(value["array"])
     condition = get_condition(value["condition"].as_py())
     own, partner = (_sound_key(value[name]) for name in ("own", "partner"))
     if condition.make is positive:
@@ -122,11 +118,11 @@ def _sound_key(sound: pa.StructScalar) -> str | None:
     if not sound.is_valid:
         return None
     path = sound["path"].as_py()
-    return f"samples {_digest(sound['array'])}" if path is None else f"file {path}"
+    return _samples_key(sound["array"]) if path is None else f"file {path}"
 
 
-def _digest(samples: pa.ListScalar) -> str:
-    return hashlib.sha256(samples.values.to_numpy(zero_copy_only=False).tobytes()).hexdigest()
+def _samples_key(samples: pa.ListScalar) -> str:
+    return f"samples {hashlib.sha256(samples.values.to_numpy(zero_copy_only=False).tobytes()).hexdigest()}"
 
 
 with warnings.catch_warnings():
