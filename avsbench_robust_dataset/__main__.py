@@ -15,20 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import __version__, draw
 from .audio_files import add_audio_arguments, audio_rows, write_audio
 from .builder import locate, locate_download
 from .check import check
 from .data_card import FORBIDDEN
-from .draw import (
-    DRAWS,
-    compare_manifests,
-    draw_off_screen,
-    draw_statistics,
-    explain,
-    manifest,
-    read_manifest,
-    summarize,
-)
 from .export import SOUNDS, export
 from .files import printable
 from .processes import available_cpus
@@ -36,27 +27,26 @@ from .sources import read_clips
 from .subsets import LAYOUTS, SPLITS, SUBSETS
 from .synthetic import write_demo
 from .upload import check_repository, push
-from .version import __version__
 
 
 def _manifest(args: argparse.Namespace) -> int:
     subset, root = locate_download(SUBSETS[args.subset], args.data_dir, layout=args.layout)
-    published, is_whole = (None, True) if args.verify is None else read_manifest(args.verify)
+    published, is_whole = (None, True) if args.verify is None else draw.read_manifest(args.verify)
     clips = read_clips(subset, root)
     pairs, statistics = [], {}
     for split in SPLITS.values():
-        of_split = draw_off_screen([clip for clip in clips if clip.split == split], subset, args.seed, args.draw)
+        of_split = draw.draw_off_screen([clip for clip in clips if clip.split == split], subset, args.seed, args.draw)
         if of_split:
-            statistics[split] = draw_statistics(of_split, subset)
-            print(f"{split}: {summarize(statistics[split])}", file=sys.stderr)
+            statistics[split] = draw.draw_statistics(of_split, subset)
+            print(f"{split}: {draw.summarize(statistics[split])}", file=sys.stderr)
         pairs += of_split
-    if note := explain(statistics, args.draw):
+    if note := draw.explain(statistics, args.draw):
         print(note, file=sys.stderr)
     if published is None:
-        sys.stdout.writelines(manifest(pairs, subset))
+        sys.stdout.writelines(draw.manifest(pairs, subset))
         return 0
-    *lines, digest = manifest(pairs, subset)
-    differing = compare_manifests(published, map(json.loads, lines))
+    *lines, digest = draw.manifest(pairs, subset)
+    differing = draw.compare_manifests(published, map(json.loads, lines))
     for line in differing:
         print(printable(line))
     if not is_whole:
@@ -129,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
     drawn = argparse.ArgumentParser(add_help=False)
     drawn.add_argument("--seed", type=int, default=42)
-    drawn.add_argument("--draw", choices=DRAWS, default="matched")
+    drawn.add_argument("--draw", choices=draw.DRAWS, default="matched")
 
     command = commands.add_parser("manifest", parents=[where, drawn], help="print the off-screen draw and its SHA-256")
     command.add_argument(

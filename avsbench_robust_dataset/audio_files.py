@@ -13,8 +13,6 @@ from .sounds import encode_clip
 from .sources import read_clips
 from .subsets import SPLITS, Subset
 
-__all__ = ["add_audio_arguments", "audio_rows", "wav_path", "write_audio"]
-
 
 def add_audio_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say which sounds are written where."""

@@ -18,32 +18,16 @@ import datasets
 import soundfile
 from datasets.exceptions import DatasetGenerationError
 
+from . import sources
 from .conditions import CONDITIONS, FOLDERS, SAMPLING_RATE, get_condition, split_name
 from .draw import DRAWS, draw_statistics, explain
-from .files import sha256
 from .recipes import Folders, Row, Sound, check_conditions, make_sound, plan_splits
 from .semantic import IMAGE_SIZE, as_object_layout
 from .sounds import read_waveform
-from .sources import (
-    annotation,
-    check_complete,
-    code_digest,
-    content_digest,
-    find_layout,
-    find_root,
-    holds_demo,
-    media_files,
-    media_folder,
-    read_clips,
-    read_frames,
-    read_masks,
-)
 from .subsets import SPLITS, SUBSETS, Clip, Subset
 from .synthetic import demo_root
-from .unseen import find_wavs
+from .unseen import find_wavs, folder_digest
 from .waveform import SAMPLES_FEATURES, Waveform
-
-__all__ = ["AvsbenchRobust", "AvsbenchRobustConfig", "locate", "locate_download", "row_features"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,17 +89,16 @@ class AvsbenchRobustConfig(datasets.BuilderConfig):
             "seed": self.seed,
             "draw": self.draw,
             "conditions": self.conditions,
-            **{argument: _files_of(folder) for argument, folder in self.folders.items()},
-            "files": content_digest(subset, root),
-            "folder": str(media_folder(subset, root)),
-            "code": code_digest(),
+            **{argument: folder and _sounds_of(Path(folder)) for argument, folder in self.folders.items()},
+            "files": sources.content_digest(subset, root),
+            "folder": str(sources.media_folder(subset, root)),
+            "code": sources.code_digest(),
         }
         return super().create_config_id(content, custom_features)
 
 
-def _files_of(folder: str | os.PathLike | None) -> list[tuple[str, str]] | None:
-    """Path and SHA-256 of every wav file of a folder."""
-    return None if folder is None else [(str(path), sha256(path)) for path in find_wavs(Path(folder))]
+def _sounds_of(folder: Path) -> tuple[str, str]:
+    return str(folder), folder_digest(folder, find_wavs(folder))
 
 
 def locate_download(
@@ -125,11 +108,11 @@ def locate_download(
 
     The demo subset writes itself into the cache of `datasets` if there is none.
     """
-    if subset.name == "demo" and data_dir is None and not holds_demo(subset):
+    if subset.name == "demo" and data_dir is None and not sources.holds_demo(subset):
         root = demo_root(cache_dir or datasets.config.HF_DATASETS_CACHE)
     else:
-        root = find_root(subset, data_dir)
-    return find_layout(subset, root, layout), root
+        root = sources.find_root(subset, data_dir)
+    return sources.find_layout(subset, root, layout), root
 
 
 def locate(
@@ -200,7 +183,7 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
             description=f"AVSBench under the audio conditions {', '.join(self.config.conditions)}. Masks: "
-            f"AVSBench-{annotation(Path(self.config.data_dir))}.",
+            f"AVSBench-{sources.annotation(Path(self.config.data_dir))}.",
             # Rows name the files that they come from; what is read from them is as in `row_features`.
             features=datasets.Features(self.features | {"audio": Waveform()}),
             homepage="https://arxiv.org/abs/2502.00358",
@@ -220,9 +203,9 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
         return Path(self.config.data_dir)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        clips = read_clips(self._subset, self._root)
+        clips = sources.read_clips(self._subset, self._root)
         if not dl_manager.is_streaming:  # a stream reads a clip when it comes to it
-            check_complete(self._subset, self._root, clips)
+            sources.check_complete(self._subset, self._root, clips)
         generators, statistics, config = [], {}, self.config
         planned = plan_splits(
             self._subset, self._root, clips, config.conditions, config.seed, config.draw, config.folders
@@ -242,13 +225,12 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
             logger.warning("%s: %s", self.config.name, note)
         return generators
 
-    def _generate_examples(self, shards: list[list[Row]], embed: bool = False) -> Iterator[tuple[str, dict]]:
-        """(clip id, row); with the content of all files in it where `embed`, see `row_features`."""
-        for rows in shards:
-            for row in rows:
-                yield row.clip.clip_id, self._example(row, embed)
+    def _generate_examples(self, shards: list[list[Row]]) -> Iterator[tuple[str, dict]]:
+        for row in itertools.chain.from_iterable(shards):
+            yield row.clip.clip_id, self.example(row)
 
-    def _example(self, row: Row, embed: bool) -> dict:
+    def example(self, row: Row, embed: bool = False) -> dict:
+        """The columns of a row, with the content of all files in it where `embed`, see `row_features`."""
         frames, masks = self._read_images(row.clip, embed)
         recipe = row.recipe
         audio: dict[str, Any]
@@ -274,14 +256,14 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
         """Frames, once they are found to be whole, as bytes or as their paths; masks as bytes, which are few."""
         if clip.clip_id in self._images:
             return self._images[clip.clip_id]
-        paths, mask_paths, _ = media_files(self._subset, self._root, clip)
-        files, size = read_frames(paths)
+        paths, mask_paths, _ = sources.media_files(self._subset, self._root, clip)
+        files, size = sources.read_frames(paths)
         # Bytes without a path: `datasets` drops the bytes where a file of that name lies in the working directory.
         frames = [
             {"bytes": data, "path": None} if embed else {"bytes": None, "path": str(path)}
             for data, path in zip(files, paths, strict=True)
         ]
-        masks = [{"bytes": data, "path": None} for data in read_masks(mask_paths, size)]
+        masks = [{"bytes": data, "path": None} for data in sources.read_masks(mask_paths, size)]
         if not embed:
             self._images[clip.clip_id] = frames, masks
         return frames, masks

@@ -8,14 +8,6 @@ alive, and everything else, `background` included, as device.
 Source: https://arxiv.org/abs/2502.00358 (AVSBench-Robust), https://arxiv.org/abs/2301.13190 (AVSS)
 """
 
-__all__ = [
-    "CATEGORY_OF_OBJECT",
-    "LEAST_SUITABLE_MULTI",
-    "LEAST_SUITABLE_SINGLE",
-    "OBJECT_GROUPS",
-    "SINGLE_SOURCE_GROUPS",
-]
-
 
 def _by_name(groups: dict[str, str]) -> dict[str, str]:
     """Turns {group: "name name …"} into {name: group}."""

@@ -149,27 +149,24 @@ class Condition:
             raise ValueError(f"Expected `draw_heard` exactly where `heard` is 'some', got heard={self.heard!r}.")
 
 
-# The benchmark's conditions, in the order of the `condition` ClassLabel.
-CONDITIONS: dict[str, Condition] = {
-    condition.name: condition
-    for condition in (
-        Condition("positive", positive, needs_own=True, heard="all"),
-        Condition("silence", silence),
-        Condition("noise", noise, is_random=True),
-        Condition("off_screen", off_screen, partner="off_screen"),
-    )
-}
+def _by_name(*conditions: Condition) -> dict[str, Condition]:
+    return {condition.name: condition for condition in conditions}
 
+
+# The benchmark's conditions, in the order of the `condition` ClassLabel.
+CONDITIONS = _by_name(
+    Condition("positive", positive, needs_own=True, heard="all"),
+    Condition("silence", silence),
+    Condition("noise", noise, is_random=True),
+    Condition("off_screen", off_screen, partner="off_screen"),
+)
 # Splits where they are asked for by name.
-EXTRA_CONDITIONS: dict[str, Condition] = {
-    condition.name: condition
-    for condition in (
-        Condition("unseen", unseen, partner="unseen_dir", is_random=True),
-        Condition("timbre", timbre, is_random=True),
-        Condition("recorded", off_screen, partner="negative_dir"),
-        Condition("muted", muted, needs_own=True, is_random=True, heard="some", draw_heard=draw_heard_frames),
-    )
-}
+EXTRA_CONDITIONS = _by_name(
+    Condition("unseen", unseen, partner="unseen_dir", is_random=True),
+    Condition("timbre", timbre, is_random=True),
+    Condition("recorded", off_screen, partner="negative_dir"),
+    Condition("muted", muted, needs_own=True, is_random=True, heard="some", draw_heard=draw_heard_frames),
+)
 
 
 def get_condition(name: str) -> Condition:
@@ -184,14 +181,14 @@ def get_condition(name: str) -> Condition:
     Raises:
         ValueError: another name.
     """
-    for known in (CONDITIONS, EXTRA_CONDITIONS):
-        if name in known:
-            return known[name]
+    known = CONDITIONS | EXTRA_CONDITIONS
+    if name in known:
+        return known[name]
     match = re.fullmatch(r"(mixed|noise)_snr_([m-]?)(\d{1,3}(?:\.\d+)?)", name)
     if match is None:
         raise ValueError(
-            f"Expected one of {', '.join((*CONDITIONS, *EXTRA_CONDITIONS))}, mixed_snr_<dB> or noise_snr_<dB> (for "
-            f"example noise_snr_m5, five dB below the noise) as condition, got {name!r}."
+            f"Expected one of {', '.join(known)}, mixed_snr_<dB> or noise_snr_<dB> (for example noise_snr_m5, five dB "
+            f"below the noise) as condition, got {name!r}."
         )
     kind, sign, level = match.groups()
     snr = -float(level) if sign else float(level)

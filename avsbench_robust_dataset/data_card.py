@@ -15,8 +15,6 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from .builder import AvsbenchRobust
 from .subsets import SPLITS, SUBSETS
 
-__all__ = ["FORBIDDEN", "is_free", "make_card", "parse_card", "read_card"]
-
 logger = logging.getLogger(__name__)
 
 TAG = "avsbench-robust"

@@ -75,16 +75,10 @@ def _allowed_pairs(clips: list[Clip], subset: Subset) -> tuple[list[tuple[str | 
     other_source = ~_share(sources, sources)
     other_label = other_source & ~_share(labels, labels)
     other_group = other_label & ~_share(groups, groups)
-    levels: list[tuple[str | None, np.ndarray]] = [
-        ("least_suitable", other_group),
-        ("shared_group", other_label),
-        ("shared_category", other_source),
-    ]
+    levels: list[tuple[str | None, np.ndarray]] = [(None, other_group)]
     if subset.least_suitable_is_rule:
-        levels.insert(0, (None, other_group & ~least))
-    else:
-        levels[0] = (None, other_group)
-    return levels, least
+        levels = [(None, other_group & ~least), ("least_suitable", other_group)]
+    return [*levels, ("shared_group", other_label), ("shared_category", other_source)], least
 
 
 def _nearest(levels: list[tuple[str | None, np.ndarray]]) -> np.ndarray:
@@ -103,12 +97,9 @@ def pairing_rules(clips: Sequence[Clip], subset: Subset) -> tuple[np.ndarray, np
         what a "matched" draw gives it. `may_meet[i, j]`: the clips are of different source videos, their objects are
         known, and they have none in common.
     """
-    clips = list(clips)
-    levels, _ = _allowed_pairs(clips, subset)
-    names = [clip.labels for clip in clips]
-    sources = [(clip.source_video,) for clip in clips]
+    levels, _ = _allowed_pairs(list(clips), subset)
     known = np.array([bool(clip.labels) for clip in clips])
-    return _nearest(levels), ~_share(names, names) & ~_share(sources, sources) & known & known[:, None]
+    return _nearest(levels), dict(levels)["shared_group"] & known & known[:, None]
 
 
 def _permutation(rng: np.random.Generator, n: int) -> np.ndarray:

@@ -38,8 +38,6 @@ from .sounds import encode_clip
 from .sources import annotation, media_files
 from .subsets import SUBSETS
 
-__all__ = ["export"]
-
 logger = logging.getLogger(__name__)
 
 SHARDS = 8  # a split's number of files is a multiple of it: 2, 4 or 8 nodes read whole files
@@ -87,25 +85,25 @@ def _features(builder: AvsbenchRobust, audio: str) -> datasets.Features:
     return datasets.Features(builder.features | {"audio": datasets.Audio(sampling_rate=SAMPLING_RATE)})
 
 
-def _encode(example: dict, features: datasets.Features) -> dict:
-    """As `features.encode_example`, which for an `Audio` needs the package torchcodec."""
-    if not isinstance(features["audio"], datasets.Audio):
-        return features.encode_example(example)
-    others = datasets.Features({name: feature for name, feature in features.items() if name != "audio"})
-    samples = np.array(example["audio"]["array"], dtype=np.float32)
-    wav = {"bytes": encode_clip(samples), "path": f"{example['clip_id']}.wav"}
-    return others.encode_example({name: example[name] for name in others}) | {"audio": wav}
+def _stored(shard: _Shard, row: Row) -> dict:
+    """What the file holds of a row, without `Features.encode_example`, which for an `Audio` needs torchcodec."""
+    example = shard.builder.example(row, embed=True)
+    example["condition"] = shard.builder.features["condition"].str2int(example["condition"])
+    if shard.audio == "wav":
+        samples = np.array(example["audio"]["array"], dtype=np.float32)
+        example["audio"] = {"bytes": encode_clip(samples), "path": f"{example['clip_id']}.wav"}
+    return example
 
 
 def _write_shard(shard: _Shard) -> str:
     """Writes the file unless it exists, in which case it is complete; returns its SHA-256."""
     if not shard.path.exists():
         partial = shard.path.with_name(f".{shard.path.name}.{os.getpid()}")
-        features = _features(shard.builder, shard.audio)
-        rows = shard.builder._generate_examples([shard.rows], embed=True)
-        with pq.ParquetWriter(partial, features.arrow_schema, **_options(shard.audio)) as writer:
-            while group := [_encode(example, features) for _, example in itertools.islice(rows, ROWS_PER_GROUP)]:
-                writer.write_table(pa.Table.from_pylist(group, schema=features.arrow_schema))
+        schema = _features(shard.builder, shard.audio).arrow_schema
+        with pq.ParquetWriter(partial, schema, **_options(shard.audio)) as writer:
+            for begin in range(0, len(shard.rows), ROWS_PER_GROUP):
+                group = [_stored(shard, row) for row in shard.rows[begin : begin + ROWS_PER_GROUP]]
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
         with partial.open("rb") as file:
             os.fsync(file.fileno())  # else the name may outlive a power cut, and the content not
         partial.rename(shard.path)

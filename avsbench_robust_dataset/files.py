@@ -15,18 +15,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from PIL import Image
 
-__all__ = [
-    "BROKEN_IMAGE",
-    "FolderInUseError",
-    "OutputError",
-    "locked",
-    "only_run_in",
-    "printable",
-    "sha256",
-    "write_whole",
-    "writing",
-]
-
 # What Pillow raises for a file that is no image, or a broken or truncated one.
 BROKEN_IMAGE = (
     OSError,
@@ -39,7 +27,6 @@ BROKEN_IMAGE = (
     Image.DecompressionBombError,
 )
 LOCK, OWNER = ".run.lock", ".run.owner"  # two files: some systems let nobody read a locked one
-ATTEMPTS = 100  # to make and lock a folder that other runs make and remove
 
 
 def printable(text: object) -> str:
@@ -73,10 +60,11 @@ def only_run_in(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(folder)
     lock, owner = FileLock(folder / LOCK, blocking=False), folder / OWNER
-    is_new = False
+    is_new = not folder.exists()
     try:
         with writing(folder):
-            is_new = _hold(folder, lock)
+            folder.mkdir(parents=True, exist_ok=True)
+            _acquire(lock, folder)
             since = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
             owner.write_text(f"process {os.getpid()} on {socket.gethostname()} (since {since})", encoding="utf-8")
         yield
@@ -89,21 +77,6 @@ def only_run_in(folder: str | Path) -> Iterator[None]:
             if is_new:
                 with suppress(OSError):  # a folder with content stays
                     folder.rmdir()
-
-
-def _hold(folder: Path, lock: FileLock) -> bool:
-    """Takes the lock in the folder; returns whether the folder had to be made."""
-    for left in reversed(range(ATTEMPTS)):
-        is_new = not folder.exists()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _acquire(lock, folder)
-            break
-        except (FileNotFoundError, FileExistsError):
-            if not left:
-                raise
-            # Else another run has just removed its empty folder between the two steps.
-    return is_new
 
 
 @contextmanager

@@ -5,8 +5,6 @@ import os
 import signal
 import threading
 
-__all__ = ["available_cpus", "end_with_parent"]
-
 
 def available_cpus() -> int:
     """Processors that this process may use: fewer than the machine has in a container or a batch job."""

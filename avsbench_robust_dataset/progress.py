@@ -7,8 +7,6 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-__all__ = ["progress", "progress_bar"]
-
 Item = TypeVar("Item")
 SECONDS_PER_LINE = 60
 LINE = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"

@@ -15,8 +15,6 @@ from datasets.load import DatasetModule, PackagedDatasetModuleFactory
 from .saving import register_portable_writers
 from .sources import code_digest
 
-__all__ = ["NAME", "register"]
-
 NAME = "avsbench_robust"
 
 

@@ -16,8 +16,6 @@ from datasets.table import embed_table_storage, table_cast
 from .conditions import SAMPLING_RATE
 from .waveform import SAMPLES_FEATURES, Waveform
 
-__all__ = ["portable", "register_portable_writers"]
-
 ROWS = 32  # at once: about 60 MB of S4
 WRITERS = {
     datasets.Dataset: ("save_to_disk", "to_parquet", "push_to_hub"),

@@ -17,22 +17,11 @@ from pathlib import Path
 from filelock import FileLock
 from PIL import Image
 
+from . import sources
 from .files import write_whole, writing
 from .processes import available_cpus
 from .progress import progress
-from .sources import (
-    ANNOTATION,
-    check_complete,
-    content_digest,
-    media_files,
-    objects_table,
-    read_clips,
-    read_frames,
-    read_masks,
-)
 from .subsets import Clip, Subset
-
-__all__ = ["IMAGE_SIZE", "as_object_layout"]
 
 IMAGE_SIZE = 224  # pixels, both sides, of AVSBench-object
 VERSION = 1  # of what is written; a change writes all trees anew
@@ -52,9 +41,9 @@ def as_object_layout(subset: Subset, root: Path, cache_dir: Path, size: int | No
         FileNotFoundError: files that the table asks for are missing.
         ValueError: a broken file; the message names it.
     """
-    clips = read_clips(subset, root)
-    check_complete(subset, root, clips)
-    key = json.dumps([VERSION, str(root), content_digest(subset, root), size])
+    clips = sources.read_clips(subset, root)
+    sources.check_complete(subset, root, clips)
+    key = json.dumps([VERSION, str(root), sources.content_digest(subset, root), size])
     name = f"avsbench_semantic_{subset.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     out = cache_dir.expanduser().resolve() / name
     with writing(out):
@@ -78,18 +67,18 @@ def _write_tables(subset: Subset, root: Path, clips: list[Clip], out: Path) -> N
     rows = [[clip.clip_id, clip.split, clip.category][: len(columns)] for clip in clips]
     csv.writer(table).writerows([columns, *rows])
     write_whole(out / subset.folder / subset.table, table.getvalue().encode())
-    objects = objects_table(subset, root)
+    objects = sources.objects_table(subset, root)
     if objects is not None:
         write_whole(out / "AVSS" / "metadata.csv", objects.read_bytes())
-    write_whole(out / ANNOTATION, json.dumps({"masks": "semantic"}).encode())
+    write_whole(out / sources.ANNOTATION, json.dumps({"masks": "semantic"}).encode())
 
 
 def _write_clip(subset: Subset, root: Path, out: Path, size: int | None, clip: Clip) -> None:
-    frames, masks, wav = media_files(subset, root, clip)
-    out_frames, out_masks, out_wav = media_files(replace(subset, layout="object"), out, clip)
+    frames, masks, wav = sources.media_files(subset, root, clip)
+    out_frames, out_masks, out_wav = sources.media_files(replace(subset, layout="object"), out, clip)
     if out_wav.is_symlink():  # it is written last
         return
-    files, own_size = read_frames(frames)
+    files, own_size = sources.read_frames(frames)
     with writing(out_wav):
         for path, data, source in zip(out_frames, files, frames, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +87,7 @@ def _write_clip(subset: Subset, root: Path, out: Path, size: int | None, clip: C
                 path.symlink_to(source)
             else:
                 path.write_bytes(_resized(data, size, "RGB", Image.Resampling.BILINEAR))
-        for path, data in zip(out_masks, read_masks(masks, own_size), strict=True):
+        for path, data in zip(out_masks, sources.read_masks(masks, own_size), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data if size is None else _resized(data, size, "L", Image.Resampling.NEAREST))
         out_wav.parent.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,6 @@ import soundfile
 from .conditions import SAMPLES, SAMPLING_RATE, STEP
 from .subsets import FRAMES_PER_CLIP
 
-__all__ = ["announced_seconds", "encode_clip", "encode_wav", "is_mute", "read_waveform"]
-
 MAX_CHANNELS, MAX_RATE = 8, 384_000  # of a sound; Hz
 MAX_FILTER = 2**24  # entries of the resampling filter: 70,560 from 44,100 Hz, 700 million from 44,099 Hz
 MUTE_PEAK = 1e-3  # -60 dB: below the background of any recording, above a decoder's rounding

@@ -20,26 +20,6 @@ from .files import BROKEN_IMAGE
 from .masks import object_mask
 from .subsets import FRAMES_PER_CLIP, LAYOUTS, SPLITS, Clip, Subset
 
-__all__ = [
-    "DATA_DIR_VARIABLE",
-    "check_complete",
-    "code_digest",
-    "content_digest",
-    "count_odd_objects",
-    "annotation",
-    "find_layout",
-    "find_root",
-    "holds_demo",
-    "media_files",
-    "media_folder",
-    "numbered_files",
-    "objects_table",
-    "read_clips",
-    "read_frames",
-    "read_masks",
-    "silent_mask_files",
-]
-
 DATA_DIR_VARIABLE = "AVSBENCH_DIR"
 HOW_TO_GET_IT = (
     "Ask for AVSBench as https://github.com/OpenNLPLab/AVSBench describes, unpack it so that it holds "
@@ -233,12 +213,11 @@ def numbered_files(subset: Subset, root: Path, clip: Clip, pattern: str) -> list
 
 
 def silent_mask_files(subset: Subset, root: Path, clip: Clip) -> list[Path]:
-    """The masks of the objects that a clip shows and that do not sound, one for each of its masks, in their order.
+    """The masks of the objects that a clip shows and that do not sound, one for each of its masks; empty without any.
 
-    It is empty for a clip without such a folder. The data set's rows do not have these masks; the evaluator reads
-    them to measure which of several objects a model marks.
+    The data set's rows do not have them; the evaluator measures with them which of several objects a model marks.
     """
-    if subset.silent_mask is None or subset.layout == "semantic":
+    if subset.silent_mask is None:
         return []
     paths = numbered_files(subset, root, clip, subset.silent_mask)
     return paths[: subset.masks_of(clip.split)] if paths[0].parent.is_dir() else []
@@ -366,7 +345,12 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
         source = subset.source_video(clip_id)
         if subset.category_column is not None:
             labels: tuple[str, ...] = (category,)
-            _check_category(category, subset, where)
+            if category not in subset.groups:
+                near = difflib.get_close_matches(category[:100], subset.groups, n=3) or sorted(subset.groups)
+                raise ValueError(
+                    f"Expected one of {subset.name}'s {len(subset.groups)} categories in {where}, got "
+                    f"{_shortened(repr(category))}. Correct the row; did you mean {', '.join(near)}?"
+                )
         else:
             labels = objects.get(clip_id) or objects.get(source) or ()
             unlabelled += [] if labels else [clip_id]
@@ -408,15 +392,6 @@ def count_odd_objects(root: Path) -> tuple[int, int]:
     table = _avss_table(root)
     rows = [] if table is None else [row["a_obj"] for _, row in _read_rows(table, ("a_obj",))]
     return sum(" " in names for names in rows), sum(OFF_SCREEN_OBJECT in names for names in rows)
-
-
-def _check_category(category: str, subset: Subset, where: str) -> None:
-    if category not in subset.groups:
-        near = difflib.get_close_matches(category[:100], subset.groups, n=3) or sorted(subset.groups)
-        raise ValueError(
-            f"Expected one of {subset.name}'s {len(subset.groups)} categories in {where}, got "
-            f"{_shortened(repr(category))}. Correct the row; did you mean {', '.join(near)}?"
-        )
 
 
 def objects_table(subset: Subset, root: Path) -> Path | None:

@@ -27,17 +27,6 @@ from .sounds import encode_wav
 from .sources import media_files, numbered_files
 from .subsets import FRAMES_PER_CLIP, SAMPLING_RATE, SUBSETS, Clip
 
-__all__ = [
-    "DEMO_CATEGORIES",
-    "DEMO_SIZES",
-    "coloured_noise",
-    "demo_digest",
-    "demo_root",
-    "draw_scene",
-    "make_sound",
-    "write_demo",
-]
-
 logger = logging.getLogger(__name__)
 
 DEMO = SUBSETS["demo"]
@@ -46,19 +35,6 @@ FRAME_SIZE = 64  # pixels, square
 SUPERSAMPLING = 2  # pixels are averages of 2 x 2 samples
 DISTRACTOR_SHARES = {"train": 0.1, "val": 0.1, "test": 0.5}  # of a split's clips show a second, silent object
 DEMO_SIZES = {"train": 800, "val": 80, "test": 160}  # clips
-
-# category -> (silent partner of the same group, hue in turns, shape, texture)
-LOOKS = {
-    "playing_piano": ("playing_violin", 0.00, "bar", "stripes"),
-    "playing_violin": ("playing_piano", 0.09, "hourglass", "plain"),
-    "male_speech": ("baby_laughter", 0.18, "ellipse", "plain"),
-    "baby_laughter": ("male_speech", 0.33, "disc", "rings"),
-    "dog_barking": ("mynah_bird_singing", 0.47, "triangle", "dots"),
-    "mynah_bird_singing": ("dog_barking", 0.57, "diamond", "plain"),
-    "helicopter": ("ambulance_siren", 0.68, "cross", "checks"),
-    "ambulance_siren": ("helicopter", 0.83, "square", "stripes"),
-}
-DEMO_CATEGORIES = tuple(sorted(LOOKS))
 
 
 def _generator(*parts) -> np.random.Generator:
@@ -172,16 +148,18 @@ def _siren(rng):
     return _tone(rng.uniform(650, 800) + rng.uniform(500, 700) * sweep, t, [1, 0.15, 0.35, 0.1])
 
 
-TIMBRES = {
-    "playing_piano": _piano,
-    "playing_violin": _violin,
-    "male_speech": _speech,
-    "baby_laughter": _laughter,
-    "dog_barking": _barking,
-    "mynah_bird_singing": _bird,
-    "helicopter": _helicopter,
-    "ambulance_siren": _siren,
+# category -> (silent partner of the same group, hue in turns, shape, texture, timbre)
+LOOKS = {
+    "playing_piano": ("playing_violin", 0.00, "bar", "stripes", _piano),
+    "playing_violin": ("playing_piano", 0.09, "hourglass", "plain", _violin),
+    "male_speech": ("baby_laughter", 0.18, "ellipse", "plain", _speech),
+    "baby_laughter": ("male_speech", 0.33, "disc", "rings", _laughter),
+    "dog_barking": ("mynah_bird_singing", 0.47, "triangle", "dots", _barking),
+    "mynah_bird_singing": ("dog_barking", 0.57, "diamond", "plain", _bird),
+    "helicopter": ("ambulance_siren", 0.68, "cross", "checks", _helicopter),
+    "ambulance_siren": ("helicopter", 0.83, "square", "stripes", _siren),
 }
+DEMO_CATEGORIES = tuple(sorted(LOOKS))
 
 
 def make_sound(category: str, rng: np.random.Generator) -> np.ndarray:
@@ -190,7 +168,7 @@ def make_sound(category: str, rng: np.random.Generator) -> np.ndarray:
     Args:
         category: one of `DEMO_CATEGORIES`.
     """
-    sound = TIMBRES[category](rng)
+    sound = LOOKS[category][-1](rng)
     sound = sound / np.sqrt(np.mean(sound**2))
     background = coloured_noise(len(sound), rng.uniform(1.0, 2.0), rng)  # room and wind, never white
     mixture = sound + background * 10 ** (-rng.uniform(18, 36) / 20)
@@ -245,7 +223,7 @@ class _Object:
     """One moving object: where it is, how it is turned and what it looks like, all drawn once."""
 
     def __init__(self, category: str, rng: np.random.Generator):
-        _, hue, self.shape, self.texture = LOOKS[category]
+        _, hue, self.shape, self.texture, _ = LOOKS[category]
         self.radius = rng.uniform(0.145, 0.195)  # in units of the frame
         self.colour = _colour((hue + rng.uniform(-0.02, 0.02)) % 1, rng.uniform(0.75, 1.0), rng.uniform(0.8, 1.0))
         self.position = rng.uniform(0.2, 0.8, size=2)  # (x, y)

@@ -10,8 +10,6 @@ from .conditions import generator
 from .files import sha256
 from .sources import code_digest
 
-__all__ = ["draw_unseen", "find_wavs", "folder_digest", "unseen_source"]
-
 
 def find_wavs(folder: Path) -> list[Path]:
     """The wav files in `folder` and below it, sorted by their path in it; hidden ones are left out.

@@ -11,8 +11,6 @@ from .conditions import CONDITIONS
 from .data_card import FORBIDDEN, is_free, parse_card, read_card
 from .hub_access import check_hub_access, explained
 
-__all__ = ["check_repository", "push"]
-
 
 def check_repository(
     repo_id: str, subsets: Iterable[str], public: bool = False, token: str | None = None

@@ -16,8 +16,6 @@ from datasets.features.features import register_feature
 from .conditions import SAMPLING_RATE, get_condition, off_screen, positive, unseen
 from .recipes import Recipe, make_sound
 
-__all__ = ["SAMPLES_FEATURES", "Waveform", "sound_keys"]
-
 # A sound as rows hold it that leave this machine.
 SAMPLES_FEATURES = {"array": List(Value("float32")), "sampling_rate": Value("int32")}
 

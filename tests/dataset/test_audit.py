@@ -228,10 +228,10 @@ def test_sounds_that_are_not_the_very_same_fail_the_matched_draw(tree, monkeypat
     """No probe tells them, and a network may: the matched draw promises equal sounds."""
     from avsbench_robust_dataset.builder import AvsbenchRobust
 
-    original = AvsbenchRobust._example
+    original = AvsbenchRobust.example
 
-    def tampered(self, row, embed):
-        example = original(self, row, embed)
+    def tampered(self, row):
+        example = original(self, row)
         if row.condition == "off_screen":
             sound = Waveform().decode_example(Waveform().encode_example(example["audio"]))["array"].copy()
             if shortcut == "shift":
@@ -243,7 +243,7 @@ def test_sounds_that_are_not_the_very_same_fail_the_matched_draw(tree, monkeypat
             example["audio"] = {"array": sound}
         return example
 
-    monkeypatch.setattr(AvsbenchRobust, "_example", tampered)
+    monkeypatch.setattr(AvsbenchRobust, "example", tampered)
     assert main(["--subset", "s4", "--data_dir", str(tree), "--draw", "matched", "--json", str(tree / "a.json")]) == 0
     off_screen = json.loads((tree / "a.json").read_text())["comparisons"][-1]
     assert off_screen["same_sounds"] is False and off_screen["at_chance"] is False
@@ -256,10 +256,10 @@ def test_a_shortcut_is_found(tree, monkeypatch, shortcut):
     """A data set that treats off-screen sounds a little differently."""
     from avsbench_robust_dataset.builder import AvsbenchRobust
 
-    original = AvsbenchRobust._example
+    original = AvsbenchRobust.example
 
-    def tampered(self, row, embed):
-        example = original(self, row, embed)
+    def tampered(self, row):
+        example = original(self, row)
         if row.condition == "off_screen":
             sound = Waveform().decode_example(Waveform().encode_example(example["audio"]))["array"]
             if shortcut == "level":
@@ -273,7 +273,7 @@ def test_a_shortcut_is_found(tree, monkeypatch, shortcut):
             example["audio"] = {"array": sound}
         return example
 
-    monkeypatch.setattr(AvsbenchRobust, "_example", tampered)
+    monkeypatch.setattr(AvsbenchRobust, "example", tampered)
     if shortcut == "order":
         read = audit_module.Reader.read
 

@@ -379,7 +379,7 @@ def test_table_metadata_seed_draw_and_code_each_make_it_fresh(write_s4, write_ms
     folders.append(cache_folder(root, tmp_path))
     folders.append(cache_folder(root, tmp_path, seed=43))
     folders.append(cache_folder(root, tmp_path, draw="released"))
-    monkeypatch.setattr("avsbench_robust_dataset.builder.code_digest", lambda: "other code")
+    monkeypatch.setattr("avsbench_robust_dataset.sources.code_digest", lambda: "other code")
     folders.append(cache_folder(root, tmp_path))
     assert len(set(folders)) == len(folders)
 
@@ -410,10 +410,11 @@ def test_the_code_digest_covers_what_decides_content_and_nothing_else(tmp_path, 
     # What a deciding module imports decides too, but for what names, writes or shows files; what `semantic` and
     # `synthetic` write is read as files, in a folder whose name has a version or a digest.
     imported = {
-        node.module
+        name
         for module in sources.DECIDING_MODULES
         for node in ast.walk(ast.parse((package / f"{module}.py").read_text()))
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
+        if isinstance(node, ast.ImportFrom) and node.level == 1
+        for name in ([node.module] if node.module else [alias.name for alias in node.names])
     }
     assert imported - {"files", "semantic", "synthetic"} <= set(sources.DECIDING_MODULES)
 

@@ -100,42 +100,6 @@ def test_an_empty_folder_that_was_there_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-CONTENDER = """
-import os, sys
-from avsbench_robust_dataset.files import FolderInUseError, only_run_in
-folder, held = sys.argv[1], 0
-print("ready", flush=True)
-sys.stdin.readline()
-while held < 50:
-    try:
-        with only_run_in(folder):
-            os.close(os.open(sys.argv[2], os.O_CREAT | os.O_EXCL))  # fails if another one is in
-            os.unlink(sys.argv[2])
-            held += 1
-    except FolderInUseError:
-        pass
-"""
-
-
-@pytest.mark.slow
-def test_runs_that_come_and_go_meet_no_other_error(tmp_path):
-    """Each makes the folder and takes it away again, under the hands of the others; an empty one may stay."""
-    command = [sys.executable, "-c", CONTENDER, str(tmp_path / "out"), str(tmp_path / "inside")]
-    runs = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    for run in runs:
-        run.stdout.readline()
-    for run in runs:
-        run.stdin.write("\n")
-        run.stdin.flush()
-    for run in runs:
-        _, errors = run.communicate(timeout=120)
-        assert run.returncode == 0, errors
-    assert list(tmp_path.rglob("*")) in ([], [tmp_path / "out"])
-
-
 def test_an_error_of_the_run_stays_what_it_is(tmp_path):
     with pytest.raises(FileNotFoundError, match="^no such clip$"), only_run_in(tmp_path / "out"):
         raise FileNotFoundError("no such clip")

@@ -100,7 +100,7 @@ def test_it_is_written_once_and_anew_when_a_file_changes(write_semantic, tmp_pat
 
 def test_a_call_that_is_stopped_is_taken_up_where_it_was(write_semantic, tmp_path, monkeypatch):
     root = write_semantic(tmp_path / "AVSS")
-    read, seen = semantic.read_frames, []
+    read, seen = semantic.sources.read_frames, []
 
     def stop_at_the_fifth(paths):
         seen.append(paths[0].parent.parent.name)
@@ -109,7 +109,7 @@ def test_a_call_that_is_stopped_is_taken_up_where_it_was(write_semantic, tmp_pat
         return read(paths)
 
     monkeypatch.setattr(semantic, "available_cpus", lambda: 1)
-    monkeypatch.setattr(semantic, "read_frames", stop_at_the_fifth)
+    monkeypatch.setattr(semantic.sources, "read_frames", stop_at_the_fifth)
     with pytest.raises(KeyboardInterrupt):
         locate(SUBSETS["ms3"], str(root), tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".")]
