@@ -20,7 +20,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from . import sources
 from .conditions import CONDITIONS, FOLDERS, SAMPLING_RATE, get_condition, split_name
-from .draw import DRAWS, draw_statistics, explain
+from .draw import draw_statistics, explain
 from .recipes import Folders, Row, Sound, check_conditions, make_sound, plan_splits
 from .semantic import IMAGE_SIZE, as_object_layout
 from .sounds import read_waveform
@@ -104,15 +104,10 @@ def _sounds_of(folder: Path) -> tuple[str, str]:
 def locate_download(
     subset: Subset, data_dir: str | None, cache_dir: str | None = None, layout: str | None = None
 ) -> tuple[Subset, Path]:
-    """The subset in the layout in which it was downloaded, and its root; see `find_root` and `find_layout`.
-
-    The demo subset writes itself into the cache of `datasets` if there is none.
-    """
+    """`sources.find_download`, but the demo subset writes itself into the cache of `datasets` if there is none."""
     if subset.name == "demo" and data_dir is None and not sources.holds_demo(subset):
-        root = demo_root(cache_dir or datasets.config.HF_DATASETS_CACHE)
-    else:
-        root = sources.find_root(subset, data_dir)
-    return sources.find_layout(subset, root, layout), root
+        data_dir = str(demo_root(cache_dir or datasets.config.HF_DATASETS_CACHE))
+    return sources.find_download(subset, data_dir, layout)
 
 
 def locate(
@@ -162,7 +157,7 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
         if kwargs.pop("data_files", None):
             raise ValueError("Expected no `data_files`: pass the folder that holds AVSBench as `data_dir`.")
         config_name = config_name or self.DEFAULT_CONFIG_NAME
-        seed, draw = kwargs.get("seed", AvsbenchRobustConfig.seed), kwargs.get("draw", AvsbenchRobustConfig.draw)
+        seed = kwargs.get("seed", AvsbenchRobustConfig.seed)
         if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
             raise ValueError(f"Expected an integer for `seed`, got {seed!r}. Pass for example seed=42.")
         kwargs["conditions"] = check_conditions(kwargs.get("conditions"), kwargs)
@@ -170,8 +165,6 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
             if kwargs.get(argument) is not None:
                 kwargs[argument] = str(Path(kwargs[argument]).expanduser().resolve())
         kwargs["seed"] = int(seed)  # always given, so that `datasets` copies the shared config before it writes to it
-        if draw not in DRAWS:
-            raise ValueError(f"Expected one of {', '.join(DRAWS)} for `draw`, got {draw!r}.")
         if config_name in SUBSETS:  # else `datasets` says which there are
             root = locate(SUBSETS[config_name], kwargs.get("data_dir"), cache_dir, layout, image_size)
             kwargs["data_dir"] = str(root)

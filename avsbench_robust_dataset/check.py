@@ -13,8 +13,6 @@ from .sounds import announced_seconds, is_mute, read_waveform
 from .sources import count_odd_objects, media_files, objects_table, read_clips, read_frames, read_masks
 from .subsets import SPLITS, Subset
 
-__all__ = ["PUBLISHED_CLIPS", "check", "mute_clips"]
-
 PUBLISHED_CLIPS = {
     "s4": {"train": 3452, "validation": 740, "test": 740},
     "ms3": {"train": 296, "validation": 64, "test": 64},

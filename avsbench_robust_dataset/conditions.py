@@ -15,29 +15,6 @@ import numpy as np
 from .subsets import FRAMES_PER_CLIP, SAMPLES, SAMPLING_RATE
 from .timbres import UNSEEN_KINDS, random_timbre, unseen_sound
 
-__all__ = [
-    "CONDITIONS",
-    "EXTRA_CONDITIONS",
-    "FOLDERS",
-    "SAMPLES",
-    "SAMPLING_RATE",
-    "STEP",
-    "Condition",
-    "generator",
-    "get_condition",
-    "heard_frames",
-    "mix",
-    "muted",
-    "negative_conditions",
-    "noise",
-    "off_screen",
-    "positive",
-    "silence",
-    "split_name",
-    "timbre",
-    "unseen",
-]
-
 FOLDERS = ("unseen_dir", "negative_dir")  # the arguments that name a folder of wav files
 STEP = 15360  # samples, 0.96 s: from one window of AVSBench's front end (0.975 s) to the next
 MUTED_SECONDS = 2  # of five, under the condition `muted`

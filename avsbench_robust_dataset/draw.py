@@ -24,20 +24,6 @@ import numpy as np
 from .conditions import generator
 from .subsets import Clip, Subset
 
-__all__ = [
-    "DRAWS",
-    "DrawStatistics",
-    "Pair",
-    "compare_manifests",
-    "draw_off_screen",
-    "draw_statistics",
-    "explain",
-    "manifest",
-    "pairing_rules",
-    "read_manifest",
-    "summarize",
-]
-
 DRAWS = ("matched", "released")
 MIXING_ROUNDS = 100  # each proposes every clip an exchange with another one, and with another two
 
@@ -268,13 +254,9 @@ def read_manifest(path: Path) -> tuple[list[dict], bool]:
     """The rows of a file that holds what `manifest` yields, also gzipped, and whether its last line is their SHA-256.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a line is no row, or a clip comes twice.
+        OSError, ValueError: it cannot be read, or a line is no row.
     """
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"Expected a manifest at {path}, found no file.") from None
+    data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
         try:
             data = gzip.decompress(data)
@@ -283,17 +265,13 @@ def read_manifest(path: Path) -> tuple[list[dict], bool]:
     lines = data.splitlines(keepends=True)
     last = lines.pop() if lines and lines[-1].startswith(b"sha256 ") else b""
     is_whole = last.split() == [b"sha256", hashlib.sha256(b"".join(lines)).hexdigest().encode()]
-    rows, seen = [], set()
+    rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            key = row["split"], row["clip_id"]
+            rows.append(json.loads(line))
+            rows[-1]["split"], rows[-1]["clip_id"]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"Expected a row with split and clip_id in {path}, line {number}: {error!r}.") from error
-        if key in seen:
-            raise ValueError(f"Expected each clip once in {path}, but {key[1]!r} is there again in line {number}.")
-        seen.add(key)
-        rows.append(row)
     return rows, is_whole
 
 

@@ -18,19 +18,6 @@ from .unseen import draw_unseen, find_wavs
 
 Folders = Mapping[str, str | os.PathLike | None]  # argument of `FOLDERS` -> the folder, None where it is not given
 
-__all__ = [
-    "Folders",
-    "Partner",
-    "Recipe",
-    "Row",
-    "Sound",
-    "check_conditions",
-    "generator_key",
-    "make_sound",
-    "partners_wanted",
-    "plan_splits",
-]
-
 
 class Sound(TypedDict):
     """A file at 16 kHz, which is read anew each time, or the samples of one that would have to be resampled."""

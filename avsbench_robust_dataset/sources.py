@@ -79,16 +79,23 @@ def _place(data_dir: str | os.PathLike | None) -> tuple[str, Path]:
     return place, root.expanduser().resolve()
 
 
-def find_root(subset: Subset, data_dir: str | os.PathLike | None) -> Path:
-    """The folder to read a subset from: `data_dir`, else $AVSBENCH_DIR, else ./data.
+def find_download(
+    subset: Subset, data_dir: str | os.PathLike | None, layout: str | None = None
+) -> tuple[Subset, Path]:
+    """The subset in the layout in which it lies there, and its root: `data_dir`, else $AVSBENCH_DIR, else ./data.
 
-    The folder is the download, or the subset's own folder in it (it then holds the CSV itself).
+    The root is the download, or the subset's own folder in it (it then holds the CSV itself). Where both layouts are
+    and none is asked for, AVSBench-object is read, whose masks are the benchmark's, and a warning says so.
 
     Raises:
         FileNotFoundError: nothing is there; the message says what was looked for and how to get it.
+        ValueError: `layout` is not one of `LAYOUTS`.
     """
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"Expected one of {', '.join(LAYOUTS)} for `layout`, got {layout!r}.")
     place, root = _place(data_dir)
-    if not _layouts_in(subset, root):
+    found = _layouts_in(subset, root)
+    if not found:
         looked_for = f"neither {subset.folder}/{subset.table} nor {subset.table}"
         if subset.avss_label is not None:
             looked_for += f", and no metadata.csv of AVSBench-semantic with rows of {subset.avss_label}"
@@ -96,39 +103,25 @@ def find_root(subset: Subset, data_dir: str | os.PathLike | None) -> Path:
         raise FileNotFoundError(
             f"Expected AVSBench's subset {subset.name} in {place}, but {root} {what} {HOW_TO_GET_IT}"
         )
-    return root
-
-
-def find_layout(subset: Subset, root: Path, layout: str | None = None) -> Subset:
-    """The subset as it lies in a root of `find_root`: in the layout of that name, else in the one that is there.
-
-    Where both are, AVSBench-object is read, whose masks are the benchmark's, and a warning says so.
-
-    Raises:
-        ValueError: `layout` is not one of `LAYOUTS`.
-        FileNotFoundError: the root does not hold the layout that was asked for.
-    """
-    if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f"Expected one of {', '.join(LAYOUTS)} for `layout`, got {layout!r}.")
-    found = _layouts_in(subset, root)
     if annotation(root) == layout == "semantic":  # in AVSBench-object's layout by now, see `as_object_layout`
-        return subset
+        return subset, root
     if layout is not None and layout not in found:
         raise FileNotFoundError(
             f"Expected AVSBench's subset {subset.name} in the layout {layout!r} in {root}, found "
-            f"{' and '.join(found) or 'none'}. Pass another data_dir, or leave out `layout`."
+            f"{' and '.join(found)}. Pass another data_dir, or leave out `layout`."
         )
     if layout is None and len(found) > 1 and media_folder(replace(subset, layout="semantic"), root).is_dir():
         _warn_once(
             f"{root} holds {subset.name} in both layouts: the masks of AVSBench-object are read. Pass "
             "layout='semantic' for those of AVSBench-semantic, which are another annotation."
         )
-    return replace(subset, layout=layout or found[0])
+    return replace(subset, layout=layout or found[0]), root
 
 
 def _layouts_in(subset: Subset, root: Path) -> list[str]:
     """Which of `LAYOUTS` a folder has the table of."""
-    return [layout for layout in LAYOUTS if _table(replace(subset, layout=layout), root) is not None]
+    known = LAYOUTS if subset.avss_label else ("object",)
+    return [layout for layout in known if _table(replace(subset, layout=layout), root).is_file()]
 
 
 def _resembles(root: Path) -> str:
@@ -145,24 +138,17 @@ def annotation(root: Path) -> str:
     return "semantic" if (root / ANNOTATION).is_file() else "object"
 
 
-def _first_file(*paths: Path) -> Path | None:
-    return next((path for path in paths if path.is_file()), None)
+def _first_file(*paths: Path) -> Path:
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
-def _table(subset: Subset, root: Path) -> Path | None:
+def _table(subset: Subset, root: Path) -> Path:
     if subset.layout == "semantic":
-        return _avss_table(root) if subset.avss_label is not None else None
+        return _avss_table(root)
     return _first_file(root / subset.folder / subset.table, root / subset.table)
 
 
-def _existing_table(subset: Subset, root: Path) -> Path:
-    table = _table(subset, root)
-    if table is None:
-        raise FileNotFoundError(f"Expected {subset.table} in {root}, got none. {HOW_TO_GET_IT}")
-    return table
-
-
-def _avss_table(root: Path) -> Path | None:
+def _avss_table(root: Path) -> Path:
     return _first_file(root / "AVSS" / "metadata.csv", root / "metadata.csv")
 
 
@@ -172,7 +158,7 @@ def holds_demo(subset: Subset) -> bool:
     A real S4 download looks like the demo, but has one mask of each training clip.
     """
     _, root = _place(None)
-    if _table(subset, root) is None:
+    if not _table(subset, root).is_file():
         return False
     try:
         clip = next((clip for clip in read_clips(subset, root) if clip.split == "train"), None)
@@ -183,10 +169,7 @@ def holds_demo(subset: Subset) -> bool:
 
 def media_folder(subset: Subset, root: Path) -> Path:
     """The folder of all media files of a subset."""
-    table = _existing_table(subset, root)
-    if subset.layout == "semantic":
-        return table.parent / str(subset.avss_label)
-    return table.parent / subset.media
+    return _table(subset, root).parent / (str(subset.avss_label) if subset.layout == "semantic" else subset.media)
 
 
 def media_files(subset: Subset, root: Path, clip: Clip) -> tuple[list[Path], list[Path], Path]:
@@ -326,7 +309,7 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
         ValueError: a column is missing, or a row has an unknown split, an unknown category, a clip id that is no plain
             file name or one that was there before. The message names file and line.
     """
-    table = _existing_table(subset, root)
+    table = _table(subset, root)
     objects = _read_objects(subset, root) if subset.category_column is None else {}
     clips: dict[str, Clip] = {}
     unlabelled: list[str] = []
@@ -390,13 +373,14 @@ def _objects_of(row: dict[str, str]) -> list[str]:
 def count_odd_objects(root: Path) -> tuple[int, int]:
     """Rows of AVSS's table whose objects are written with a blank, and rows in which something sounds off screen."""
     table = _avss_table(root)
-    rows = [] if table is None else [row["a_obj"] for _, row in _read_rows(table, ("a_obj",))]
+    rows = [row["a_obj"] for _, row in _read_rows(table, ("a_obj",))] if table.is_file() else []
     return sum(" " in names for names in rows), sum(OFF_SCREEN_OBJECT in names for names in rows)
 
 
 def objects_table(subset: Subset, root: Path) -> Path | None:
     """AVSS's table of objects, for a subset without a category column of its own."""
-    return _avss_table(root) if subset.category_column is None else None
+    table = _avss_table(root)
+    return table if subset.category_column is None and table.is_file() else None
 
 
 def _read_objects(subset: Subset, root: Path) -> dict[str, tuple[str, ...]]:

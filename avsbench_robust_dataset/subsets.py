@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 
 from .categories import LEAST_SUITABLE_MULTI, LEAST_SUITABLE_SINGLE, OBJECT_GROUPS, SINGLE_SOURCE_GROUPS
 
-__all__ = ["FRAMES_PER_CLIP", "LAYOUTS", "SAMPLES", "SAMPLING_RATE", "SPLITS", "SUBSETS", "Clip", "Subset"]
-
 FRAMES_PER_CLIP = 5  # one a second
 SAMPLING_RATE = 16000  # Hz
 SAMPLES = 5 * SAMPLING_RATE  # a clip

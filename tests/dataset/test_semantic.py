@@ -12,7 +12,7 @@ from PIL import Image
 from avsbench_robust_dataset import SUBSETS, semantic
 from avsbench_robust_dataset.__main__ import main
 from avsbench_robust_dataset.builder import locate
-from avsbench_robust_dataset.sources import annotation, find_layout, media_files, read_clips
+from avsbench_robust_dataset.sources import annotation, find_download, media_files, read_clips
 
 METADATA = Path(__file__).resolve().parents[3] / "shared" / "avsbench_metadata"
 
@@ -156,9 +156,9 @@ def test_where_both_layouts_lie_the_object_masks_are_read_and_that_is_said(write
 def test_a_layout_that_is_not_there_or_unknown(write_s4, tmp_path):
     root = write_s4(tmp_path, media=False)
     with pytest.raises(FileNotFoundError, match=r"s4 in the layout 'semantic' in .*, found object"):
-        find_layout(SUBSETS["s4"], root, "semantic")
+        find_download(SUBSETS["s4"], root, "semantic")
     with pytest.raises(ValueError, match="Expected one of object, semantic for `layout`, got 'avss'"):
-        find_layout(SUBSETS["s4"], root, "avss")
+        find_download(SUBSETS["s4"], root, "avss")
 
 
 def test_a_folder_that_is_neither_is_described(write_s4, tmp_path, capsys):
