@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from avsbench_robust_dataset import SPLITS, SUBSETS, Subset
 from avsbench_robust_dataset.builder import locate
-from avsbench_robust_dataset.check import mute_clips
 from avsbench_robust_dataset.conditions import get_condition, off_screen, positive, unseen
 from avsbench_robust_dataset.draw import draw_off_screen, draw_statistics
 from avsbench_robust_dataset.recipes import partners_wanted
+from avsbench_robust_dataset.sounds import is_mute
 from avsbench_robust_dataset.sources import annotation, read_clips
 from avsbench_robust_dataset.subsets import Clip
 from evaluate_metrics.uncertainty import shared_source_videos
@@ -62,7 +62,9 @@ def find_mute_clips(splits: Splits, unseen_dir: Path | None = None) -> dict[str,
     """
     makes = (positive, off_screen) if unseen_dir is None else (positive, off_screen, unseen)
     return {
-        condition: mute_clips(split.select_columns(["clip_id", "audio"]))
+        condition: [
+            row["clip_id"] for row in split.select_columns(["clip_id", "audio"]) if is_mute(row["audio"]["array"])
+        ]
         for condition, split in splits.items()
         if get_condition(condition).make in makes
     }

@@ -1,7 +1,7 @@
 """What a download has and lacks, file by file, and which of its sounds are not what they should be."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,15 +131,3 @@ def check(subset: Subset, root: Path) -> tuple[list[str], bool]:
         lines += _lines(findings)
         complete &= not any(findings[kind] for kind in (*MISSING, "unreadable", "cut"))
     return list(map(printable, lines)), complete
-
-
-def mute_clips(rows: Iterable[Mapping]) -> list[str]:
-    """The clip ids of the rows whose sound is silent, or so nearly that nobody hears it.
-
-    Such a row of `…_positive` equals its row of `…_silence` but for what is expected of the model, and such a row of
-    `…_off_screen` is one of silence.
-
-    Args:
-        rows: with `clip_id` and `audio`, such as `ds["test_positive"].select_columns(["clip_id", "audio"])`.
-    """
-    return [row["clip_id"] for row in rows if is_mute(row["audio"]["array"])]

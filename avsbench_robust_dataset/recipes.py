@@ -112,46 +112,6 @@ def partners_wanted(conditions: Iterable[str]) -> set[str]:
     return {partner for name in conditions if (partner := get_condition(name).partner)}
 
 
-def _plan(
-    subset: Subset,
-    root: Path,
-    clips: Sequence[Clip],
-    conditions: Sequence[str],
-    seed: int,
-    pairs: Iterable[Pair],
-    folders: Folders,
-) -> dict[str, list[Row]]:
-    """condition -> a row for each of one split's clips, in their order."""
-    chosen = {name: get_condition(name) for name in check_conditions(conditions, folders)}
-    wavs = {clip.clip_id: media_files(subset, root, clip)[2] for clip in clips}
-    partners: dict[str | None, dict[str, Partner]] = {
-        "off_screen": {
-            pair.clip.clip_id: Partner(wavs[pair.partner.clip_id], pair.partner.clip_id, pair.partner.category)
-            for pair in pairs
-        }
-    }
-    for condition in chosen.values():
-        if (named := folders.get(condition.partner or "")) is not None:
-            folder = Path(named)
-            drawn = draw_unseen(wavs, find_wavs(folder), seed, subset.name, clips[0].split, condition.name)
-            partners[condition.partner] = {
-                clip_id: Partner(wav, wav.relative_to(folder).as_posix(), "") for clip_id, wav in drawn.items()
-            }
-    return {
-        name: [
-            Row(
-                condition=name,
-                clip=clip,
-                wav=wavs[clip.clip_id],
-                partner=partners[condition.partner][clip.clip_id] if condition.partner in partners else None,
-                key=generator_key(seed, subset.name, clip.split, name, clip.clip_id),
-            )
-            for clip in clips
-        ]
-        for name, condition in chosen.items()
-    }
-
-
 def plan_splits(
     subset: Subset,
     root: Path,
@@ -171,11 +131,39 @@ def plan_splits(
         FileNotFoundError: one of the `folders` holds no wav file.
         ValueError: as `check_conditions`.
     """
-    needs_draw = "off_screen" in partners_wanted(conditions)
-    for name in splits:
-        of_split = [clip for clip in clips if clip.split == SPLITS[name]]
-        pairs = draw_off_screen(of_split, subset, seed, draw) if needs_draw else []
-        yield name, pairs, _plan(subset, root, of_split, conditions, seed, pairs, folders) if of_split else {}
+    chosen = {name: get_condition(name) for name in check_conditions(conditions, folders)}
+    for split in splits:
+        of_split = [clip for clip in clips if clip.split == SPLITS[split]]
+        wavs = {clip.clip_id: media_files(subset, root, clip)[2] for clip in of_split}
+        pairs: list[Pair] = []
+        partners: dict[str | None, dict[str, Partner]] = {}
+        for condition in chosen.values():
+            if condition.partner == "off_screen" and not pairs:
+                pairs = draw_off_screen(of_split, subset, seed, draw)
+                partners["off_screen"] = {
+                    pair.clip.clip_id: Partner(wavs[pair.partner.clip_id], pair.partner.clip_id, pair.partner.category)
+                    for pair in pairs
+                }
+            elif (named := folders.get(condition.partner or "")) is not None:
+                folder = Path(named)
+                drawn = draw_unseen(wavs, find_wavs(folder), seed, subset.name, SPLITS[split], condition.name)
+                partners[condition.partner] = {
+                    clip_id: Partner(wav, wav.relative_to(folder).as_posix(), "") for clip_id, wav in drawn.items()
+                }
+        rows = {
+            name: [
+                Row(
+                    condition=name,
+                    clip=clip,
+                    wav=wavs[clip.clip_id],
+                    partner=partners[condition.partner][clip.clip_id] if condition.partner in partners else None,
+                    key=generator_key(seed, subset.name, clip.split, name, clip.clip_id),
+                )
+                for clip in of_split
+            ]
+            for name, condition in chosen.items()
+        }
+        yield split, pairs, rows if of_split else {}
 
 
 def generator_key(seed: int, subset: str, split: str, condition: str, clip_id: str) -> str:
