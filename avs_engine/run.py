@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from avsbench_robust_dataset.files import sha256, write_whole
-from avsbench_robust_dataset.unseen import find_wavs, folder_digest
+from avsbench_robust_dataset.unseen import folder_digest
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
 from .checkpoints import (
@@ -68,7 +68,7 @@ def run_identity(
     # Older checkpoints do not have these; without a value they say nothing new.
     settings |= {name: getattr(args, name) for name in ("compose_share", "redraw_sounds") if getattr(args, name)}
     if args.negative_dir is not None:
-        settings["negative_dir_sha256"] = folder_digest(args.negative_dir, find_wavs(args.negative_dir))
+        settings["negative_dir_sha256"] = folder_digest(args.negative_dir)
     settings["image_size"] = dict(processor.image_processor.size)
     settings |= {"num_processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
     if args.lr_scheduler != "constant":

@@ -4,7 +4,6 @@ A build reads every file once, to find what is missing or broken, and stores whe
 made: media are not copied. A cache serves for the very files that it was built from.
 """
 
-import errno
 import itertools
 import logging
 import numbers
@@ -21,17 +20,16 @@ from datasets.exceptions import DatasetGenerationError
 from . import sources
 from .conditions import CONDITIONS, FOLDERS, SAMPLING_RATE, get_condition, split_name
 from .draw import draw_statistics, explain
+from .files import NO_SPACE
 from .recipes import Folders, Row, Sound, check_conditions, make_sound, plan_splits
 from .semantic import IMAGE_SIZE, as_object_layout
 from .sounds import read_waveform
 from .subsets import SPLITS, SUBSETS, Clip, Subset
 from .synthetic import demo_root
-from .unseen import find_wavs, folder_digest
+from .unseen import folder_digest
 from .waveform import SAMPLES_FEATURES, Waveform
 
 logger = logging.getLogger(__name__)
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Parts that a split can be read in, by processes (`num_proc`) or by ranks and workers (streaming).
 MAX_SHARDS = 64
@@ -89,16 +87,14 @@ class AvsbenchRobustConfig(datasets.BuilderConfig):
             "seed": self.seed,
             "draw": self.draw,
             "conditions": self.conditions,
-            **{argument: folder and _sounds_of(Path(folder)) for argument, folder in self.folders.items()},
+            **{
+                argument: folder and (folder, folder_digest(Path(folder))) for argument, folder in self.folders.items()
+            },
             "files": sources.content_digest(subset, root),
             "folder": str(sources.media_folder(subset, root)),
             "code": sources.code_digest(),
         }
         return super().create_config_id(content, custom_features)
-
-
-def _sounds_of(folder: Path) -> tuple[str, str]:
-    return str(folder), folder_digest(folder, find_wavs(folder))
 
 
 def locate_download(

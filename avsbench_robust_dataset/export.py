@@ -5,7 +5,6 @@ splits. But the four are cut at the same rows, and so their image columns are th
 (Xet) keeps once. docs/howto/export.md has the figures.
 """
 
-import errno
 import hashlib
 import itertools
 import logging
@@ -30,7 +29,7 @@ from huggingface_hub import DatasetCard
 from .builder import AvsbenchRobust
 from .conditions import SAMPLES, SAMPLING_RATE
 from .data_card import make_card, read_card
-from .files import locked, sha256
+from .files import NO_SPACE, locked, sha256
 from .processes import end_with_parent
 from .progress import progress
 from .recipes import Row
@@ -280,7 +279,7 @@ def export(
             shutil.rmtree(partial, ignore_errors=True)
             raise
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in NO_SPACE:
                 raise
             raise OSError(
                 error.errno,

@@ -26,6 +26,7 @@ BROKEN_IMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK, OWNER = ".run.lock", ".run.owner"  # two files: some systems let nobody read a locked one
 
 

@@ -48,18 +48,16 @@ def draw_unseen(
     return {clip_id: wavs[place] for clip_id, place in zip(clip_ids, order, strict=False)}
 
 
-def folder_digest(folder: Path, wavs: Iterable[Path]) -> str:
-    """SHA-256 over names and content: two results compare only if this is equal."""
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over names and content of its wav files: two results compare only if this is equal."""
     digest = hashlib.sha256()
-    for path in wavs:
+    for path in find_wavs(folder):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + bytes.fromhex(sha256(path)))
     return digest.hexdigest()
 
 
 def unseen_source(folder: Path | None) -> dict[str, str]:
-    """What a result says of its unseen sounds: `unseen_source`, the folder's name or "built-in", and
-    `unseen_sha256`, over the files or over the code that makes them; results compare only if it is equal.
-    """
+    """What a result says of its unseen sounds; `unseen_sha256` is over the files, or over the code that makes them."""
     if folder is None:
         return {"unseen_source": "built-in", "unseen_sha256": code_digest(["timbres"])}
-    return {"unseen_source": folder.name, "unseen_sha256": folder_digest(folder, find_wavs(folder))}
+    return {"unseen_source": folder.name, "unseen_sha256": folder_digest(folder)}

@@ -53,12 +53,12 @@ def test_the_draw_is_even_and_of_its_arguments_alone(wavs):
 
 
 def test_the_digest_is_of_names_and_content(wavs):
-    before = folder_digest(wavs, find_wavs(wavs))
-    assert before == folder_digest(wavs, find_wavs(wavs))
+    before = folder_digest(wavs)
+    assert before == folder_digest(wavs)
     (wavs / "b.wav").rename(wavs / "d.wav")
-    renamed = folder_digest(wavs, find_wavs(wavs))
+    renamed = folder_digest(wavs)
     soundfile.write(wavs / "d.wav", np.zeros(8), 16000)
-    assert len({before, renamed, folder_digest(wavs, find_wavs(wavs))}) == 3
+    assert len({before, renamed, folder_digest(wavs)}) == 3
 
 
 def heard(split) -> list[np.ndarray]:
@@ -136,7 +136,7 @@ def test_recorded_sounds_come_from_their_own_folder_by_a_draw_of_their_own(write
 def test_the_source_of_unseen_sounds(wavs):
     assert unseen_source(wavs) == {
         "unseen_source": "unseen",
-        "unseen_sha256": folder_digest(wavs, find_wavs(wavs)),
+        "unseen_sha256": folder_digest(wavs),
     }
     built_in = unseen_source(None)
     assert built_in["unseen_source"] == "built-in" and len(built_in["unseen_sha256"]) == 64
