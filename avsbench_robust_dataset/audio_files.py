@@ -8,7 +8,7 @@ from .conditions import CONDITIONS, EXTRA_CONDITIONS, FOLDERS
 from .draw import DRAWS
 from .files import write_whole
 from .progress import progress
-from .recipes import Row, make_sound, plan_splits
+from .recipes import Row, make_sound, plan
 from .sounds import encode_clip
 from .sources import read_clips
 from .subsets import SPLITS, Subset
@@ -40,7 +40,7 @@ def audio_rows(subset: Subset, root: Path, args: argparse.Namespace) -> list[Row
     clips = read_clips(subset, root)
     conditions = list(dict.fromkeys(args.conditions))  # one that is named twice counts once
     folders = {argument: getattr(args, argument) for argument in FOLDERS}
-    planned = plan_splits(subset, root, clips, conditions, args.seed, args.draw, folders, args.splits)
+    planned = plan(subset, root, clips, conditions, args.seed, args.draw, folders, args.splits)
     return [row for _, _, rows in planned for of_clip in zip(*rows.values(), strict=True) for row in of_clip]
 
 

@@ -21,7 +21,7 @@ from . import sources
 from .conditions import CONDITIONS, FOLDERS, SAMPLING_RATE, get_condition, split_name
 from .draw import draw_statistics, explain
 from .files import NO_SPACE
-from .recipes import Folders, Row, Sound, check_conditions, make_sound, plan_splits
+from .recipes import Folders, Row, Sound, check_conditions, make_sound, plan
 from .semantic import IMAGE_SIZE, as_object_layout
 from .sounds import read_waveform
 from .subsets import SPLITS, SUBSETS, Clip, Subset
@@ -196,9 +196,7 @@ class AvsbenchRobust(datasets.GeneratorBasedBuilder):
         if not dl_manager.is_streaming:  # a stream reads a clip when it comes to it
             sources.check_complete(self._subset, self._root, clips)
         generators, statistics, config = [], {}, self.config
-        planned = plan_splits(
-            self._subset, self._root, clips, config.conditions, config.seed, config.draw, config.folders
-        )
+        planned = plan(self._subset, self._root, clips, config.conditions, config.seed, config.draw, config.folders)
         for name, pairs, rows in planned:
             if not rows:  # `datasets` has no empty splits
                 logger.warning("%s has no clips of %s: the %s splits are left out.", self._root, SPLITS[name], name)

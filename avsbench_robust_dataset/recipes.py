@@ -112,7 +112,7 @@ def partners_wanted(conditions: Iterable[str]) -> set[str]:
     return {partner for name in conditions if (partner := get_condition(name).partner)}
 
 
-def plan_splits(
+def plan(
     subset: Subset,
     root: Path,
     clips: Sequence[Clip],
