@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,16 +18,8 @@ from ..log_mel import SAMPLE_RATE, log_mel
 from ..pipeline_avsegformer import AudioVisualSegmentationPipeline
 from .explain import Heard
 from .overlay import Panels, draw_overlay, draw_transparent
-from .sounds import Muted, Noise, Recording, Silence, Siren, Sound, Unseen, as_chunks, hear
-from .video import (
-    MaskFolderWriter,
-    VideoInfo,
-    VideoWriter,
-    mask_writer,
-    read_frames,
-    read_info,
-    to_rgb,
-)
+from .sounds import Muted, Noise, Recording, Silence, Siren, Unseen, as_chunks, hear
+from .video import VideoInfo, VideoWriter, mask_writer, read_frames, read_info, to_rgb
 
 logger = logging.get_logger(__name__)
 
@@ -154,19 +146,17 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         size = (info.width, info.height)
         views = []
         if output is not None:
-            views.append(
-                _View([condition], lambda: VideoWriter(output, info, size, **sounds.track(condition)), draw_overlay)
-            )
+            track = sounds.track(condition)
+            views.append(([condition], partial(VideoWriter, output, info, size, **track), draw_overlay))
         if masks is not None:
             views.append(
-                _View([condition], lambda: mask_writer(masks, info, size), lambda frame, mask: draw_transparent(mask))
+                ([condition], partial(mask_writer, masks, info, size), lambda _, mask: draw_transparent(mask))
             )
         if panels is not None:
             names = sounds.conditions()
             layout = Panels([sounds.label(name) for name in names], size)
-            views.append(
-                _View(names, lambda: VideoWriter(panels, info, layout.size, copy_audio=True), layout.draw_overlays)
-            )
+            writer = partial(VideoWriter, panels, info, layout.size, copy_audio=True)
+            views.append((names, writer, layout.draw_overlays))
         return self._write(sounds, views, **options)
 
     def compare(
@@ -190,27 +180,28 @@ class VideoSegmentationPipeline(AudioVisualSegmentationPipeline):
         for name in sounds.conditions():
             layout = Panels([sounds.label(name)], (info.width, info.height))
             path, size, track = Path(folder) / f"{name}.mp4", layout.size, sounds.track(name)
-            views.append(_View([name], partial(VideoWriter, path, info, size, **track), layout.draw_overlays))
+            views.append(([name], partial(VideoWriter, path, info, size, **track), layout.draw_overlays))
         # Pictures and masks in the size that is shown: of a large video, most of the work is in those of its own size.
         width, height = layout.panel_size
         return self._write(sounds, views, shown=replace(info, width=width, height=height), **options)
 
-    def _write(self, sounds: "_Sounds", views: Sequence["_View"], **options) -> dict[str, Heard]:
-        names = list(dict.fromkeys(name for view in views for name in view.conditions))
+    def _write(self, sounds: "_Sounds", views: Sequence[tuple], **options) -> dict[str, Heard]:
+        """Writes views: the conditions of each, what opens its writer, and what draws a frame with their masks."""
+        names = list(dict.fromkeys(name for conditions, _, _ in views for name in conditions))
         heard = {name: Heard(sounds.label(name)) for name in names}
         opened = [sounds.open(name) for name in names]
         with ExitStack() as stack:
             writers = []
-            for view in views:
-                writers.append(view.open())
+            for _, open_writer, _ in views:
+                writers.append(open_writer())
                 stack.callback(writers[-1].abandon)
             for time, frame, masks, similarities in self._masks(sounds.info, opened, **options):
                 drawn = dict(zip(names, masks, strict=True))
                 for name, similarity in zip(names, similarities, strict=True):
                     heard[name].areas.append(float(drawn[name].mean()))
                     heard[name].similarities.append(float(similarity))
-                for view, writer in zip(views, writers, strict=True):
-                    writer.write(view.draw(frame, *(drawn[name] for name in view.conditions)), time)
+                for (conditions, _, draw), writer in zip(views, writers, strict=True):
+                    writer.write(draw(frame, *(drawn[name] for name in conditions)), time)
             for writer in writers:
                 writer.finish()
             for writer in writers:
@@ -306,15 +297,6 @@ def _condition(condition: str | None, audio, unseen: str | None, alone: bool = T
 
 
 @dataclass(frozen=True)
-class _View:
-    """One output: the conditions it shows, how its writer is opened, and its picture of a frame and their masks."""
-
-    conditions: Sequence[str]
-    open: Callable[[], VideoWriter | MaskFolderWriter]
-    draw: Callable[..., np.ndarray]
-
-
-@dataclass(frozen=True)
 class _Sounds:
     """What the model can hear with a video."""
 
@@ -327,7 +309,7 @@ class _Sounds:
         extra = {"unseen": self.unseen is not None, "muted": self.muted}
         return (*CONDITIONS, *(name for name, wanted in extra.items() if wanted))
 
-    def open(self, condition: str) -> Sound:
+    def open(self, condition: str) -> Silence:
         """A reader of its own; the model and each writer read at another position."""
         if condition in ("positive", "muted"):
             own = Recording(self.info.path, self.info.start) if self.info.has_audio else Silence()

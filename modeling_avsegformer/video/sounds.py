@@ -13,19 +13,17 @@ from .video import decode, open_media, placed_samples
 
 
 class Silence:
-    """Zeros. `length` is that of a sound that ends, in samples."""
+    """Zeros, and the base of the other sounds. `length` is that of a sound that ends, in samples."""
 
-    length = None
+    length: int | None = None
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """float32 samples `start` to `stop`, both counted at 16 kHz from the video's first frame."""
         return np.zeros(stop - start, np.float32)
 
 
-class Noise:
+class Noise(Silence):
     """White noise, uniform in [-1, 1) as in the benchmark; a second of it depends on the seed and its place alone."""
-
-    length = None
 
     def __init__(self, seed: int = 42):
         self.seed = seed
@@ -39,10 +37,8 @@ class Noise:
         return np.concatenate(seconds)[start - first * SAMPLE_RATE : stop - first * SAMPLE_RATE]
 
 
-class Siren:
+class Siren(Silence):
     """A two-tone siren, 0.6 s of 960 Hz and 0.6 s of 770 Hz in turn: the off-screen sound where no other is given."""
-
-    length = None
 
     def read(self, start: int, stop: int) -> np.ndarray:
         time = np.arange(start, stop) / SAMPLE_RATE
@@ -51,10 +47,8 @@ class Siren:
         return (0.3 * tone).astype(np.float32)
 
 
-class Unseen:
+class Unseen(Silence):
     """A sound that no training of this project uses, one of `UNSEEN_KINDS`: five seconds of it, repeated."""
-
-    length = None
 
     def __init__(self, kind: str, seed: int = 42):
         # Only here: who loads a model need not have the data set's package.
@@ -68,10 +62,10 @@ class Unseen:
         return self._samples.take(range(start, stop), mode="wrap")
 
 
-class Muted:
+class Muted(Silence):
     """Another sound, silent in two of each five seconds, which are drawn as those of the condition `muted`."""
 
-    def __init__(self, sound: "Recording | Silence", seed: int = 42):
+    def __init__(self, sound: Silence, seed: int = 42):
         self._sound, self._seed = sound, seed
 
     @property
@@ -94,7 +88,7 @@ class Muted:
         return samples
 
 
-class Recording:
+class Recording(Silence):
     """The sound of a file, at 16 kHz, averaged over its channels; zeros before and after it.
 
     Args:
@@ -105,7 +99,6 @@ class Recording:
 
     def __init__(self, path: str | os.PathLike, start: float | None = None, loop: bool = False):
         self.path, self.start, self.loop = path, start, loop
-        self.length = None  # samples, known once the end was read
         with open_media(path) as container:
             if not container.streams.audio:
                 raise ValueError(f"Expected a file with sound, but {path} has no audio track.")
@@ -115,7 +108,7 @@ class Recording:
         self._next = None  # of `_chunks`, read but not yet in the buffer
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """As `Silence.read`; `start` may go back by a second, not more."""
+        """As `Silence.read`; `start` may go back by a second, not more. `length` is known once the end was read."""
         while self.length is None and self._offset + len(self._buffer) < stop:
             self._read_chunk()
         keep = max(0, min(start - 2 * MIN_SAMPLES - self._offset, len(self._buffer)))
@@ -164,10 +157,7 @@ class Recording:
                 yield position, samples.mean(0, dtype=np.float32)
 
 
-Sound = Silence | Noise | Siren | Unseen | Muted | Recording
-
-
-def hear(sound: Sound, time: float) -> np.ndarray:
+def hear(sound: Silence, time: float) -> np.ndarray:
     """The 0.975 s around `time` seconds, float32 `(15600,)` at 16 kHz: one log-mel example.
 
     At the sound's beginning and end the window moves inwards, so that no moment of a sound hears half silence. Of a
@@ -182,7 +172,7 @@ def hear(sound: Sound, time: float) -> np.ndarray:
     return window
 
 
-def as_chunks(sound: Sound, gain: float = 1.0) -> Iterator[np.ndarray]:
+def as_chunks(sound: Silence, gain: float = 1.0) -> Iterator[np.ndarray]:
     """The sound from time 0 on in tenths of a second, without end, for a `VideoWriter`."""
     position, size = 0, SAMPLE_RATE // 10
     while True:
