@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import compiled
 from .checks import check_shapes_tensor, check_tensors, level_sizes
-from .ops import NAMESPACE, Once
+from .ops import NAMESPACE, Once, lowered
 from .reference import ms_deform_attn_reference
 from .toolchain import BUILD_COMMAND
 
@@ -73,20 +73,14 @@ def ms_deform_attn(
 
     if torch.is_grad_enabled():
         value, sampling_locations, attention_weights = Once.apply(value, sampling_locations, attention_weights)
-    value = _autocast(value)
+    # Other devices have no operators of ours; asking torch for them is not traced by torch.compile in torch 2.11.
+    device_type = value.device.type
+    if device_type in ("cpu", "cuda") and torch.is_autocast_enabled(device_type):
+        value = lowered(value, device_type)
     if isinstance(shapes, Tensor):
         shapes = [int(side) for side in shapes.flatten().tolist()]
     pairs = list(zip(shapes[::2], shapes[1::2], strict=True))
     return ms_deform_attn_reference(value, pairs, sampling_locations, attention_weights)
-
-
-def _autocast(value: Tensor) -> Tensor:
-    """`value` in the dtype in which the operators read it under autocast (ops.py)."""
-    device_type = value.device.type
-    # Other devices have no operators of ours; asking torch for them is not traced by torch.compile in torch 2.11.
-    if value.dtype == torch.float64 or device_type not in ("cpu", "cuda"):
-        return value
-    return value.to(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else value
 
 
 class Availability(str):

@@ -135,12 +135,14 @@ class OnceGradient(torch.autograd.Function):
     backward = staticmethod(_no_second_derivative)
 
 
-def _autocast(op, device_type: str):
-    """Under autocast `value` is read in the lower precision; coordinates, weights and sums stay in float32."""
+def lowered(value: Tensor, device_type: str) -> Tensor:
+    """`value` as it is read under autocast: in the lower precision. Coordinates, weights and sums stay in float32."""
+    return value if value.dtype == torch.float64 else value.to(torch.get_autocast_dtype(device_type))
 
+
+def _autocast(op, device_type: str):
     def cast(value: Tensor, spatial_shapes, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
-        if value.dtype != torch.float64:
-            value = value.to(torch.get_autocast_dtype(device_type))
+        value = lowered(value, device_type)
         with torch.autocast(device_type, enabled=False):
             return op(value, spatial_shapes, sampling_locations, attention_weights)
 
