@@ -9,7 +9,7 @@ from avsbench_robust_dataset import SUBSETS
 from avsbench_robust_dataset.builder import locate
 from avsbench_robust_dataset.subsets import LAYOUTS
 
-NUM_WORKERS_HELP = "processes that read the data; default: 0 on a CPU; on a GPU as many as processors, at most 8"
+Parser = argparse.ArgumentParser | argparse._ArgumentGroup
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -39,9 +39,17 @@ def at_least(minimum: int, number: type[int] | type[float] = int) -> Callable[[s
 count, natural, number = at_least(1), at_least(0), at_least(0, float)
 
 
-def add_layout_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    help_text = "AVSBench-object or AVSBench-semantic; default: the one that is there"
-    parser.add_argument("--layout", choices=LAYOUTS, help=help_text)
+def add_data_arguments(parser: Parser) -> None:
+    parser.add_argument("--subset", required=True, choices=list(SUBSETS), help="demo is what `avs-data demo` writes")
+    parser.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
+    parser.add_argument("--layout", choices=LAYOUTS, help="AVSBench-object or -semantic; default: what is there")
+    help_text = "processes that read the data; default: 0 on a CPU; on a GPU as many as processors, at most 8"
+    parser.add_argument("--num_workers", type=natural, help=help_text)
+
+
+def add_device_arguments(parser: Parser) -> None:
+    parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: accelerate's own setting")
+    parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
 
 
 def use_layout(args: argparse.Namespace) -> None:

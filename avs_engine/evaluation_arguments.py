@@ -29,11 +29,11 @@ from pathlib import Path
 
 from PIL.ImageColor import getrgb
 
-from avsbench_robust_dataset import CONDITIONS, SUBSETS, __version__
+from avsbench_robust_dataset import CONDITIONS, __version__
 from avsbench_robust_dataset.conditions import get_condition
 from evaluate_metrics.mask_folders import named_folders
 
-from .arguments import NUM_WORKERS_HELP, HelpFormatter, add_hub_arguments, add_layout_argument, count, use_layout
+from .arguments import HelpFormatter, add_data_arguments, add_device_arguments, add_hub_arguments, count, use_layout
 
 
 def condition_name(name: str) -> str:
@@ -54,12 +54,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="PNG masks to score instead of a model: a folder with one folder a condition, or CONDITION=DIR …",
     )
-    source.add_argument(
-        "--model-fn", "--model_fn", metavar="MODULE:FUNCTION", help="callable to score instead of a model"
-    )
-    parser.add_argument("--subset", required=True, choices=list(SUBSETS), help="demo is what `avs-data demo` writes")
-    parser.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
-    add_layout_argument(parser)
+    source.add_argument("--model-fn", "--model_fn", metavar="MODULE:FUNCTION", help="callable to score instead")
+    add_data_arguments(parser)
     parser.add_argument("--seed", type=int, default=42, help="seed of the draw of negative sounds")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="which clips")
     parser.add_argument(
@@ -70,35 +66,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"{', '.join(CONDITIONS)} (default: these four); unseen, muted, timbre, mixed_snr_<dB>, noise_snr_<dB>",
     )
     parser.add_argument("--unseen_dir", type=Path, help="folder of wav files for unseen; default: built-in sounds")
-    parser.add_argument(
-        "--output_dir", required=True, help="receives results.json, clips.jsonl and, if asked for, predictions/"
-    )
-    parser.add_argument(
-        "--overwrite_output_dir", action="store_true", help="replace another run's results that are there"
-    )
+    parser.add_argument("--output_dir", required=True, help="receives results.json, clips.jsonl and predictions/")
+    parser.add_argument("--overwrite_output_dir", action="store_true", help="replace another run's results")
     parser.add_argument(
         "--front_end",
         choices=("vggish", "released"),
-        help="front end of --model; released: that of the released code, which reveals negative sounds to the model; "
-        "default: the model's own",
+        help="released: that of the released code, which reveals negative sounds; default: the model's own",
     )
-    parser.add_argument(
-        "--grey_of_one",
-        type=int,
-        choices=(1, 255),
-        help="grey value of probability 1 in --predictions; default: detected",
-    )
+    parser.add_argument("--grey_of_one", type=int, choices=(1, 255), help="value of probability 1; default: detected")
     parser.add_argument("--resize", choices=("nearest",), help="scale --predictions of another size; default: refuse")
     parser.add_argument("--mask_pattern", help="which --predictions to score where several lie in one folder")
-    parser.add_argument(
-        "--background", type=getrgb, metavar="COLOUR", help="what is no object in --predictions of many colours: black"
-    )
+    parser.add_argument("--background", type=getrgb, metavar="COLOUR", help="what is no object; default: black")
     parser.add_argument("--batch_size", type=count, default=4, help="clips per process")
-    parser.add_argument("--num_workers", type=int, help=NUM_WORKERS_HELP)
     parser.add_argument("--max_clips", type=count, help="score only this many clips, evenly spaced over the split")
     parser.add_argument("--save_predictions", action="store_true", help="write 8-bit PNG probability masks")
-    parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: accelerate's own setting")
-    parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    add_device_arguments(parser)
     add_hub_arguments(parser)
     args = parser.parse_args(argv)
     masks = named_folders(args.predictions) if args.predictions else None

@@ -164,27 +164,22 @@ class AVSegFormerSegmenter:
         """The logits are resized bilinearly to the masks' resolution."""
         device = self.accelerator.device
         pixel_values = self.processor(frames=[list(clip.frames) for clip in clips]).pixel_values.to(device)
-        probabilities: list[list[torch.Tensor]] = [[] for _ in clips]
-        similarity: list[dict[str, torch.Tensor]] = [{} for _ in clips]
+        outputs = {}
         with torch.no_grad(), self.accelerator.autocast():
             image_embeddings = self.model.get_image_embeddings(pixel_values)
             for condition, keys in self.sounds.keys.items():
                 audio_embeddings = torch.stack([self.sounds[keys[clip.index]] for clip in clips]).to(device)
-                output = self.model(image_embeddings=image_embeddings, audio_embeddings=audio_embeddings)
-                for place, (clip, logits) in enumerate(zip(clips, output.logits.float(), strict=True)):
-                    count, *size = clip.masks.shape
-                    resized = F.interpolate(logits[None, :count], size=size, mode="bilinear", align_corners=False)
-                    probabilities[place].append(resized[0].sigmoid())
-                    if output.similarity is not None:
-                        similarity[place][condition] = output.similarity[place].float()
-        # Copy to the host only now, after a GPU has received the work of all conditions.
-        return [
-            Segmented(
-                torch.stack(of_clip).cpu().numpy(),
-                {condition: values.tolist() for condition, values in similar.items()} or None,
-            )
-            for of_clip, similar in zip(probabilities, similarity, strict=True)
-        ]
+                outputs[condition] = self.model(image_embeddings=image_embeddings, audio_embeddings=audio_embeddings)
+        # Copied to the host only now, after a GPU has received the work of all conditions.
+        found = []
+        for place, clip in enumerate(clips):
+            count, *size = clip.masks.shape
+            logits = torch.stack([output.logits[place, :count].float() for output in outputs.values()])  # (C, K, h, w)
+            probabilities = F.interpolate(logits, size=size, mode="bilinear", align_corners=False).sigmoid()
+            similar = {c: output.similarity for c, output in outputs.items() if output.similarity is not None}
+            similarity = {condition: values[place].float().tolist() for condition, values in similar.items()}
+            found.append(Segmented(probabilities.cpu().numpy(), similarity or None))
+        return found
 
 
 class CallableSegmenter:

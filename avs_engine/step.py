@@ -32,9 +32,15 @@ def train_batch(
         # Frames without a mask pass the backbone and the similarity head only: S4 has one mask for five frames.
         with accelerator.autocast():  # accelerate does this by itself, except with FSDP
             output = model(**batch, num_masks=num_masks, frames_to_segment=batch["labels"].shape[1])
-        check = LossCheck(accelerator, output.loss)
+        # The answer is copied to the host while the GPU goes on; what follows is queued before the backward pass ends.
+        finite = accelerator.reduce(output.loss.detach().isfinite().float(), reduction="sum")
+        finite_on_host = finite.to("cpu", non_blocking=True)
+        copied = torch.cuda.current_stream().record_event() if finite.is_cuda else None
         accelerator.backward(output.loss)
-        check.finish(clips, step)
+        if copied is not None:
+            copied.synchronize()
+        if finite_on_host < accelerator.num_processes:
+            raise _not_finite(output.loss, clips, step)
         if accelerator.sync_gradients and max_grad_norm:
             accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
         optimizer.step()
@@ -44,36 +50,15 @@ def train_batch(
     return {name: value.detach().float() for name, value in losses.items()}
 
 
-class LossCheck:
-    """Finds out whether the loss is finite in all processes, without keeping the GPU idle.
-
-    Make it before the backward pass and finish it after: the answer is copied to the host while the GPU goes on, and
-    what follows is queued before the backward pass has ended.
-    """
-
-    def __init__(self, accelerator: Accelerator, loss: torch.Tensor):
-        self.loss = loss.detach()
-        self.processes = accelerator.num_processes
-        finite = accelerator.reduce(torch.isfinite(self.loss).float(), reduction="sum")
-        self.finite = finite.to("cpu", non_blocking=True)
-        self.copied = None
-        if finite.is_cuda:
-            self.copied = torch.cuda.Event()
-            self.copied.record()
-
-    def finish(self, clips: Sequence[str], step: int) -> None:
-        """Raises FloatingPointError in all processes if the loss is not finite in one, so that none waits for it."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        if self.finite == self.processes:
-            return
-        found = gather_object([] if self.loss.isfinite() else [(self.loss.item(), list(clips))])
-        values = ", ".join(str(value) for value, _ in found)
-        names = ", ".join(itertools.chain.from_iterable(names for _, names in found))
-        raise FloatingPointError(
-            f"The loss is {values} in step {step + 1}, in the clips {names}. Lower --learning_rate or set "
-            "--max_grad_norm, and look at these clips."
-        )
+def _not_finite(loss: torch.Tensor, clips: Sequence[str], step: int) -> FloatingPointError:
+    """The error of all processes if the loss is not finite in one, so that none waits for it."""
+    found = gather_object([] if loss.isfinite() else [(loss.item(), list(clips))])
+    values = ", ".join(str(value) for value, _ in found)
+    names = ", ".join(itertools.chain.from_iterable(names for _, names in found))
+    return FloatingPointError(
+        f"The loss is {values} in step {step + 1}, in the clips {names}. Lower --learning_rate or set "
+        "--max_grad_norm, and look at these clips."
+    )
 
 
 def check_finite(accelerator: Accelerator, network: torch.nn.Module, clips: Sequence[str], step: int) -> None:

@@ -32,10 +32,10 @@ from avsbench_robust_dataset import conditions as audio_conditions
 from avsbench_robust_dataset.conditions import EXTRA_CONDITIONS
 
 from .arguments import (
-    NUM_WORKERS_HELP,
     HelpFormatter,
+    add_data_arguments,
+    add_device_arguments,
     add_hub_arguments,
-    add_layout_argument,
     count,
     natural,
     number,
@@ -90,8 +90,8 @@ def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
     Raises:
         ValueError: an unknown condition, one named twice, or a weight that is no positive number.
     """
-    held_out = ("unseen",)
-    extra = [name for name, known in EXTRA_CONDITIONS.items() if known.heard == "none" and name not in held_out]
+    # `unseen` is held out of every training.
+    extra = [name for name, known in EXTRA_CONDITIONS.items() if known.heard == "none" and name != "unseen"]
     known = (*audio_conditions.negative_conditions(), *extra)
     weights: dict[str, float] = {}
     for text in texts:
@@ -153,47 +153,26 @@ _by_subset, _by_recipe = partial(_defaults, PRESETS), partial(_defaults, RECIPES
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
-    data.add_argument("--subset", required=True, choices=list(PRESETS), help="demo is what `avs-data demo` writes")
-    data.add_argument("--data_dir", help="the AVSBench download; default: $AVSBENCH_DIR, else ./data")
-    add_layout_argument(data)
+    add_data_arguments(data)
     data.add_argument("--data_seed", type=natural, default=42, help="seed of negative sounds; avs-evaluate's --seed")
-    data.add_argument("--num_workers", type=natural, help=NUM_WORKERS_HELP)
     data.add_argument("--cache_frames_gb", type=float, default=2, help="keep decoded frames in this much memory, GiB")
     data.add_argument("--frames_per_clip", type=count, help="random frames of an item, masked first; default: all")
     data.add_argument("--augment", action="store_true", help="flip clips left to right at random; not in the original")
-    data.add_argument(
-        "--recipe",
-        choices=list(RECIPES),
-        default="listen",
-        help="defaults of the next four: a model that listens, or as in the paper",
-    )
-    data.add_argument(
-        "--negative_ratio",
-        type=float,
-        help=f"share of negative items; 0: the baseline; {_by_recipe('negative_ratio')}",
-    )
+    data.add_argument("--recipe", choices=list(RECIPES), default="listen", help="defaults of the next four options")
+    data.add_argument("--negative_ratio", type=float, help=f"share of negative items; {_by_recipe('negative_ratio')}")
     data.add_argument(
         "--negative_conditions",
         nargs="+",
         metavar="NAME[=WEIGHT]",
-        help="conditions of negative items; noise is not trained on unless it is named; "
-        + _by_recipe("negative_conditions"),
+        help=f"noise is not trained on unless it is named; {_by_recipe('negative_conditions')}",
     )
-    data.add_argument(
-        "--compose_share",
-        type=float,
-        metavar="SHARE",
-        help=f"of the items shows two clips, one sounding; {_by_recipe('compose_share')}",
-    )
+    data.add_argument("--compose_share", type=float, help=f"share of composed items; {_by_recipe('compose_share')}")
     data.add_argument(
         "--redraw_sounds",
         action=argparse.BooleanOptionalAction,
-        help="negative items hear other sounds each epoch, off screen under the benchmark's rule; "
-        + _by_recipe("redraw_sounds"),
+        help=f"negative items hear other sounds each epoch; {_by_recipe('redraw_sounds')}",
     )
-    data.add_argument(
-        "--negative_dir", type=Path, help="folder of wav files for recorded, one of --negative_conditions"
-    )
+    data.add_argument("--negative_dir", type=Path, help="wav files for recorded, one of --negative_conditions")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -220,21 +199,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--gradient_accumulation_steps", type=count, default=1, help="batches of an optimizer step")
     run.add_argument("--learning_rate", type=number, help=_by_subset("learning_rate"))
     run.add_argument("--weight_decay", type=number, default=0.01, help="of AdamW")
-    run.add_argument(
-        "--lr_scheduler",
-        default="constant",
-        choices=("constant", "linear", "cosine", "onecycle"),
-        help="how the learning rate changes",
-    )
+    schedules = ("constant", "linear", "cosine", "onecycle")
+    run.add_argument("--lr_scheduler", default="constant", choices=schedules, help="how the learning rate changes")
     run.add_argument("--warmup_steps", type=natural, default=0, help="steps in which the learning rate rises")
     run.add_argument("--max_grad_norm", type=number, default=0.0, help="0: no clipping")
-    run.add_argument(
-        "--freeze_backbone_epochs",
-        type=natural,
-        help=f"the first epochs, in which the backbone is frozen; {_by_subset('freeze_backbone_epochs')}",
-    )
-    run.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: accelerate's own setting")
-    run.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    run.add_argument("--freeze_backbone_epochs", type=natural, help=_by_subset("freeze_backbone_epochs"))
+    add_device_arguments(run)
     run.add_argument("--validation_every", type=natural, default=1, help="epochs; 0: never")
     run.add_argument("--validation_clips", type=count, help="clips of a validation, evenly spaced; default: all")
 
@@ -245,10 +215,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--overwrite_output_dir", action="store_true", help="replace the run that is there")
     out.add_argument("--checkpointing_steps", default="epoch", help="a number of steps, or 'epoch'")
     out.add_argument("--keep_checkpoints", type=natural, default=2, help="the newest ones; 0: all")
-    out.add_argument(
-        "--resume_from_checkpoint",
-        help="a checkpoint folder, 'latest' in --output_dir, or 'auto': the latest if there is one, else a new run",
-    )
+    out.add_argument("--resume_from_checkpoint", help="a folder, 'latest', or 'auto': the latest, else a new run")
     out.add_argument("--logging_steps", type=count, default=10, help="steps from one line of the log to the next")
     out.add_argument("--with_tracking", action="store_true", help="send the log to the tracker of --report_to")
     out.add_argument("--report_to", default="all", help="a tracker that accelerate knows")
