@@ -106,11 +106,12 @@ def check_newest(checkpoint: Path) -> None:
 def check_same_run(checkpoint: Path, saved: dict, ours: dict) -> None:
     """Raises ValueError if the run differs from the one that wrote the checkpoint; the message names the setting."""
     for group, what in (("settings", "setting"), ("model", "model setting")):
-        for name in sorted(saved[group].keys() | ours[group].keys()):
-            if saved[group].get(name) != ours[group].get(name):
+        before, now = saved[group], ours[group]
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
                 raise ValueError(
-                    f"Cannot resume from {checkpoint}: its {what} {name} is {saved[group].get(name)!r}, this run's is "
-                    f"{ours[group].get(name)!r}. Give the same, or start a new run in another --output_dir."
+                    f"Cannot resume from {checkpoint}: its {what} {name} is {before.get(name)!r}, this run's is "
+                    f"{now.get(name)!r}. Give the same, or start a new run in another --output_dir."
                 )
     if saved["data"] != ours["data"]:
         raise ValueError(

@@ -162,15 +162,13 @@ def check_splits(splits: Splits) -> None:
             )
 
 
-def clip_of(clip_id: str, category: str, subset: Subset) -> Clip:
-    """The clip of a row of the data set; its split is not known."""
-    several = subset.category_column is None
-    labels = tuple(filter(None, category.split("_"))) if several else (category,)
-    return Clip(clip_id, "", category, labels, subset.source_video(clip_id))
-
-
 def clips_of(split: Dataset, subset: Subset) -> list[Clip]:
-    return [clip_of(*row, subset) for row in zip(split["clip_id"][:], split["category"][:], strict=True)]
+    """The clips of the rows of a data set; their split is not known."""
+    clips = []
+    for clip_id, category in zip(split["clip_id"][:], split["category"][:], strict=True):
+        labels = (category,) if subset.category_column else tuple(filter(None, category.split("_")))
+        clips.append(Clip(clip_id, "", category, labels, subset.source_video(clip_id)))
+    return clips
 
 
 def clip_metadata(clip: Clip, subset: Subset) -> dict[str, Any]:

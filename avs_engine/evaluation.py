@@ -79,7 +79,7 @@ def score_model(
             predictions = save_predictions(predictions, list(splits), output_dir / "predictions")
         with noted(f"while scoring {args.model or args.model_fn}"):
             left = len(clip_ids) - len(done)
-            score(predictions, list(splits), accelerator, download.subset, journal, left, silent_masks)
+            score(predictions, list(splits), accelerator, download, journal, left, silent_masks)
     return [journal.rows[clip_id] for clip_id in clip_ids], journal, splits
 
 

@@ -61,8 +61,7 @@ def push_checkpoint(
 ) -> CommitInfo:
     """Publishes the model with its processor, its card and its code in one commit: everything arrives or nothing.
 
-    The call may be repeated: files that the Hub has are not sent again. A card that describes exactly these weights is
-    kept with all edits; for other weights a new one is written.
+    Files that the Hub has are not sent again. A card that describes exactly these weights is kept with all edits.
 
     Args:
         model (`AVSegFormerForSegmentation`)

@@ -25,11 +25,9 @@ def model_card(
     """The card of `model` as `repo_id`, without results.
 
     Args:
-        model (`AVSegFormerForSegmentation`)
-        repo_id (`str`): what a user of the card gives to `from_pretrained`.
-        training (`dict`, *optional*): a run's `trainer_state.json`: settings, position, command, versions.
-        note (`str`, *optional*): where the weights are from, in place of `training`.
-        base_model (`str`, *optional*): the repository that this model was loaded from.
+        training: a run's `trainer_state.json`: settings, position, command, versions.
+        note: where the weights are from, in place of `training`.
+        base_model: the repository that this model was loaded from.
     """
     return ModelCard.from_template(
         ModelCardData(
@@ -49,12 +47,8 @@ def model_card(
 
 
 def with_results(card: ModelCard, results: dict) -> ModelCard:
-    """The card with an evaluation in its `model-index` and as a table; it replaces an earlier one of the same data.
-
-    Args:
-        card (`ModelCard`): by `model_card`.
-        results (`dict`): an evaluation's `results.json`: subset, split, settings, scores, intervals, versions.
-    """
+    """The card with an evaluation's `results.json` in its `model-index` and as a table, in place of an earlier one of
+    the same data."""
     text = card.content
     start, end = _block_markers(evaluation_results(results)[0])
     text = re.sub(rf"{re.escape(start)}.*?{re.escape(end)}\n\n", "", text, flags=re.DOTALL)

@@ -17,14 +17,11 @@ from modeling_avsegformer import (
 from .provenance import tensors_digest, weights_of
 from .training_arguments import LOSS_SETTINGS
 
-RANDOM = {"source": "random"}
-
 
 def check_encoders(args: argparse.Namespace) -> None:
     """Raises ValueError if the arguments do not say with which weights the encoders of a new model start.
 
-    The audio encoder is frozen by default, and so is the backbone in the first epochs. With random weights a model
-    would learn nothing from them, without an error.
+    The audio encoder is frozen by default: with random weights a model would learn nothing from it, without an error.
     """
     if args.model is not None:
         return
@@ -65,7 +62,7 @@ def build_model(
     if args.vggish_weights is not None and load_weights:
         weights["audio_encoder"] = model.load_vggish_weights(args.vggish_weights)
     elif args.random_vggish:
-        weights["audio_encoder"] = dict(RANDOM)
+        weights["audio_encoder"] = {"source": "random"}
     if args.image_size is not None:
         processor.image_processor.size = {"height": args.image_size, "width": args.image_size}
     return model, processor, weights
@@ -76,7 +73,7 @@ def load_backbone(model: AVSegFormerForSegmentation, args: argparse.Namespace) -
     if args.backbone_weights is not None:
         return model.load_backbone_weights(args.backbone_weights)
     if not args.pretrained_backbone:
-        return dict(RANDOM)
+        return {"source": "random"}
     if not model.load_pretrained_backbone():
         raise ConnectionError(
             f"Expected timm's weights of {args.backbone} for --pretrained_backbone, but they could not be fetched. "

@@ -1,9 +1,4 @@
-"""The masks that a model predicts for the same clips under each condition.
-
-A model is seen through the protocol `Segmenter`: our own (`AVSegFormerSegmenter`), any Python callable
-(`CallableSegmenter`), and whatever else has these two methods. Masks that lie on the disk already need neither sounds
-nor a built data set; `evaluate_metrics.mask_files` scores them.
-"""
+"""The masks that a model, seen through the protocol `Segmenter`, predicts for the same clips under each condition."""
 
 import contextlib
 import importlib
@@ -63,8 +58,7 @@ class Segmenter(Protocol):
     identity: dict
 
     def hear(self, splits: Splits, wanted: Sequence[int], accelerator: Accelerator) -> None:
-        """Prepares the sounds of the clips with the indices `wanted` under each condition; called once, before
-        `segment`."""
+        """Called once, before `segment`: prepares the sounds of the clips with the indices `wanted`."""
 
     def segment(self, clips: Sequence[DecodedClip]) -> list[Segmented]:
         """The predictions for these clips, each under every condition."""
@@ -187,10 +181,7 @@ class CallableSegmenter:
     numpy or torch, called once a clip and condition.
 
     `segment` raises ValueError for another shape and for numbers that are NaN or outside [0, 1] by more than
-    `ROUNDING`. Exceptions of the callable get a note. Each message names clip and condition.
-
-    Args:
-        name: the callable's name in messages.
+    `ROUNDING`; the message names clip and condition, as does a note that exceptions of the callable get.
     """
 
     batch_size = 1

@@ -96,9 +96,8 @@ def print_once(accelerator: Accelerator, text: str) -> None:
 def check_output_dir(output_dir: Path, overwrite: bool, restart: bool) -> None:
     """Raises ValueError if a new run would replace what is in the folder.
 
-    Args:
-        restart: allows to replace a run that ended before its first checkpoint. Its log has at most one validation,
-            and it has neither checkpoints (damaged ones count) nor a last model.
+    With `restart` it may replace a run that ended before its first checkpoint: the log has at most one validation, and
+    there are neither checkpoints (damaged ones count) nor a last model.
     """
     present = [name for name in OWN_FILES if (output_dir / name).exists()]
     later = [output_dir / "last/model.safetensors", *output_dir.glob("checkpoints/[!.]*")]
@@ -116,14 +115,11 @@ class Run:
     """The progress of a run, and the files that it writes.
 
     Attributes:
+        keep: how many of the newest checkpoints stay; 0 keeps all.
         epoch, batches_done, step: the current epoch, the number of its finished batches, the optimizer steps so far.
         validates: whether the step is finished and its validation is not.
         best: {"g_miou", "epoch", "step"} of the best validation, None before the first.
         saved: (step, validates) at the last checkpoint.
-
-    Args:
-        identity: from `run_identity`.
-        keep: how many of the newest checkpoints stay; 0 keeps all.
     """
 
     def __init__(
@@ -177,10 +173,7 @@ class Run:
         )
 
     def resume(self, checkpoint: Path, saved: dict) -> None:
-        """Restores the state of `checkpoint`: weights, optimizer, schedule, random numbers, log.
-
-        Args:
-            saved: from `read_checkpoint`.
+        """Restores weights, optimizer, schedule, random numbers and log from a checkpoint, whose state is `saved`.
 
         Raises:
             ValueError: the checkpoint is damaged or from another run; the message names the file or the setting.
@@ -215,8 +208,6 @@ class Run:
 
     def save_checkpoint(self, name: str) -> None:
         """Writes checkpoints/NAME, which gets its name when it is complete, and then removes old checkpoints.
-
-        Its trainer_state.json holds the position, and the size and SHA-256 of each file.
 
         Raises:
             OSError: the checkpoint could not be written; earlier ones stay.
@@ -265,9 +256,6 @@ class Run:
         """Writes a `from_pretrained` folder with trainer_state.json; each file appears whole, the weights last.
 
         All processes have to call this, since each may hold a part of the weights.
-
-        Raises:
-            OSError: the model could not be written; the earlier files stay.
         """
         weights = self.accelerator.get_state_dict(model)
         if not self.accelerator.is_main_process:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from avsbench_robust_dataset import SPLITS, Subset
+from avsbench_robust_dataset import SPLITS
 from avsbench_robust_dataset.conditions import get_condition, heard_frames
 from avsbench_robust_dataset.progress import progress_bar
 from avsbench_robust_dataset.recipes import generator_key
@@ -19,7 +19,7 @@ from evaluate_metrics.clip_rows import clip_row, scores
 from evaluate_metrics.mask_files import READING, Reading, Target, read_objects, score_predictions
 from evaluate_metrics.mask_folders import Source
 
-from .clips import DecodedClip, Splits, check_splits, clip_metadata, clip_of, evenly_spaced
+from .clips import DecodedClip, Splits, check_splits, clip_metadata, evenly_spaced
 from .data_facts import Download
 from .journal import Journal
 from .predict import Predictions, Segmented, Segmenter, predict
@@ -29,18 +29,15 @@ def score(
     batches: Iterable[Predictions],
     conditions: Sequence[str],
     accelerator: Accelerator,
-    subset: Subset | None = None,
+    download: Download | None = None,
     journal: Journal | None = None,
     total: int | None = None,
     silent_masks: Mapping[str, Sequence[Path]] = MappingProxyType({}),
 ) -> list[dict]:
     """The rows (see `evaluate_metrics.clip_rows`) of all processes' clips, as `predict` yields them, in every process.
 
-    Each process reduces its own clips. Rows are gathered as objects, which needs no padding: there are no duplicates,
-    and masks may have different sizes.
-
     Args:
-        subset: gives the rows groups and source videos.
+        download: gives the rows categories, groups and source videos.
         journal: receives the rows of each batch; clips that it has already are left out.
         silent_masks: clip id -> files of `find_silent_masks`; these clips' rows have a "selectivity".
 
@@ -49,11 +46,11 @@ def score(
     """
     rows: list[dict] = []
     known_ids = set() if journal is None else set(journal.rows)
+    clips = [] if download is None else [clip_metadata(clip, download.subset) for clip in download.clips]
+    of_ids = {clip["clip_id"]: clip for clip in clips}
 
     def row_of(clip: DecodedClip, segmented: Segmented) -> dict:
-        metadata: dict = {"clip_id": clip.clip_id}
-        if subset is not None:
-            metadata = clip_metadata(clip_of(clip.clip_id, clip.category, subset), subset)
+        metadata = of_ids.get(clip.clip_id, {"clip_id": clip.clip_id})
         files = silent_masks.get(clip.clip_id)
         silent = read_objects(files, clip.masks.shape[1:]) if files else None
         probabilities = dict(zip(conditions, segmented.probabilities, strict=True))
@@ -72,12 +69,7 @@ def score(
 
 
 def add_heard_frames(rows: Iterable[dict], conditions: Iterable[str], subset: str, split: str, seed: int) -> None:
-    """Notes in the rows in which frames the clip's own sound is heard, of the conditions that are heard in some.
-
-    Args:
-        rows: as `score` and `score_masks` return them; changed in place.
-        split, seed: as in `load_dataset`, which draws the same frames.
-    """
+    """Adds to the rows in which frames the clip's own sound is heard, of the conditions that are heard in some."""
     partly = [name for name in conditions if get_condition(name).heard == "some"]
     for row in rows:
         for name in partly:
@@ -99,8 +91,7 @@ def score_masks(
     max_clips: int | None = None,
     reading: Reading = READING,
 ) -> tuple[list[dict], dict]:
-    """The rows of PNG masks, compared with the masks of the download, and how they were read, for `results.json`. No
-    sound is read.
+    """The rows of PNG masks, compared with the masks of the download, and how they were read, for `results.json`.
 
     Raises:
         PredictionsError: what is missing, extra, broken, of another size or may mean two things.
@@ -152,8 +143,7 @@ def evaluate_model(
 def format_scores(
     scores: dict[str, float], conditions: Sequence[str], extra_conditions: dict[str, dict[str, float]] | None = None
 ) -> str:
-    """An aligned table: a row per condition, then the G-metrics and the score of a model that ignores audio, and last
-    which object is marked where a clip shows several.
+    """An aligned table: a row per condition, then the G-metrics and the score of a model that ignores audio.
 
     Args:
         extra_conditions: condition beyond the four -> its miou, f_score, fpr.

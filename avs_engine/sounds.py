@@ -24,15 +24,11 @@ def sounds_of(split: Dataset) -> Dataset:
 class Sounds:
     """The features of every distinct sound of `splits`: `sounds[key]` computes them when it is first called.
 
-    Positive and negative sounds pass the same front end; only a processor with `front_end="released"` treats them
-    differently, as the released code does.
-
     An embedding's last bits may depend on the other items of its batch. So the batches are those of all sounds in the
     order of `splits`; neither what is asked for first nor the number of processes changes them.
 
     Args:
-        encoder: log-mel (N, T, 1, 96, 64) on `device` -> embeddings (N, T, 128), called without gradients in the
-            precision of its weights. None keeps the log-mel.
+        encoder: log-mel (N, T, 1, 96, 64) on `device` -> embeddings (N, T, 128). None keeps the log-mel.
 
     Attributes:
         keys: condition -> one key per clip; equal keys mean equal features. One clip's own sound is another clip's
@@ -78,10 +74,9 @@ class Sounds:
     def prepare(
         self, wanted: Collection[int] | None = None, accelerator: Accelerator | None = None, progress: bool = False
     ) -> None:
-        """Computes the features of the clips with the indices `wanted` under each condition, None: of all clips.
+        """Computes the features of the clips with the indices `wanted`, None: of all clips, under each condition.
 
-        Args:
-            accelerator: its processes share the work, and each gets all features. None uses this process alone.
+        The processes of `accelerator` share the work, and each gets all features.
         """
         needed: set[str] = set()
         for keys in self.keys.values():
