@@ -27,7 +27,7 @@ def build_accelerator(args: argparse.Namespace) -> Accelerator:
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=args.report_to if args.with_tracking else None,
         project_dir=args.output_dir,
-        # Batches come from pinned memory on a GPU (build_loader): the processor need not wait for their copies.
+        # Batches come from pinned memory on a GPU (training.py): the processor need not wait for their copies.
         dataloader_config=DataLoaderConfiguration(non_blocking=True),
         # A frozen backbone gets no gradient, which DDP must allow.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=args.freeze_backbone_epochs > 0)],

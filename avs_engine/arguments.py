@@ -53,11 +53,7 @@ def add_device_arguments(parser: Parser) -> None:
 
 
 def use_layout(args: argparse.Namespace) -> None:
-    """Where `args.layout` names one, lets `args.data_dir` be the folder in it that has this layout.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """Where `args.layout` names one, lets `args.data_dir` be the folder in it that has this layout."""
     if args.layout is not None:
         args.data_dir = str(locate(SUBSETS[args.subset], args.data_dir, layout=args.layout))
 

@@ -84,6 +84,17 @@ class DecodedClips(torch.utils.data.Dataset):
         return DecodedClip(index, self.clip_ids[index], self.categories[index], *decode_clip(self.images, index))
 
 
+def data_loader(items: torch.utils.data.Dataset, num_workers: int, **options: Any) -> DataLoader:
+    """A loader that draws no random numbers from the global generator, which a training run owns."""
+    return DataLoader(
+        items,
+        num_workers=num_workers,
+        worker_init_fn=leave_sigterm_to_parent,
+        generator=torch.Generator(),
+        **options,
+    )
+
+
 def batches(
     split: Dataset, accelerator: Accelerator, batch_size: int, num_workers: int, done: Collection[str]
 ) -> tuple[list[int], Iterator[list[DecodedClip]]]:
@@ -98,14 +109,7 @@ def batches(
     whole = [range(start, min(start + batch_size, len(clip_ids))) for start in range(0, len(clip_ids), batch_size)]
     left = [list(batch) for batch in whole if not all(clip_ids[index] in done for index in batch)]
     share = left[accelerator.process_index :: accelerator.num_processes]
-    loader = DataLoader(
-        clips,
-        batch_sampler=share,
-        num_workers=num_workers,
-        collate_fn=list,
-        worker_init_fn=leave_sigterm_to_parent,
-        generator=torch.Generator(),  # else the loader draws from the global generator, which a training run owns
-    )
+    loader = data_loader(clips, num_workers, batch_sampler=share, collate_fn=list)
     rounds = math.ceil(len(left) / accelerator.num_processes)
     indices = [index for batch in left for index in batch]
     return indices, itertools.islice(itertools.chain(loader, itertools.repeat([])), rounds)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.utils.data import DataLoader
 
 from avsbench_robust_dataset.draw import pairing_rules
 from avsbench_robust_dataset.subsets import SUBSETS, Subset
@@ -19,7 +18,6 @@ from modeling_avsegformer import AVSegFormerProcessor
 
 from .clips import Splits, clips_of, decode_clip, stored_images
 from .compositions import compose
-from .signals import leave_sigterm_to_parent
 
 
 def epoch_plan(
@@ -151,41 +149,22 @@ class TrainingClips(torch.utils.data.Dataset):
         return keys[int(rng.choice(candidates))]
 
 
-class Collator:
+def collate(processor: AVSegFormerProcessor, items: list[dict]) -> dict:
     """Items to a batch of tensors. Labels cover the first K frames, where K is the fewest masks of any item.
 
     Sounds stay keys: this may run in a worker of the loader, which has no audio encoder.
     """
-
-    def __init__(self, processor: AVSegFormerProcessor):
-        self.processor = processor
-
-    def __call__(self, items: list[dict]) -> dict:
-        labelled = min(len(item["masks"]) for item in items)
-        inputs = self.processor(
-            frames=[list(item["frames"]) for item in items], masks=[list(item["masks"][:labelled]) for item in items]
-        )
-        return {
-            "clips": [item["clip"] for item in items],
-            "pixel_values": inputs.pixel_values,  # (B, T, 3, H, W)
-            "sounds": [item["sound"] for item in items],
-            "labels": inputs.labels,  # (B, K, H, W)
-            "audio_labels": torch.tensor([item["audio_label"] for item in items]),  # (B,)
-        }
-
-
-def build_loader(
-    items: TrainingClips, collator: Collator, batch_size: int, num_workers: int, device: torch.device
-) -> DataLoader:
-    return DataLoader(
-        items,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=collator,
-        worker_init_fn=leave_sigterm_to_parent,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # else the start of an epoch draws from the generator that dropout uses
+    labelled = min(len(item["masks"]) for item in items)
+    inputs = processor(
+        frames=[list(item["frames"]) for item in items], masks=[list(item["masks"][:labelled]) for item in items]
     )
+    return {
+        "clips": [item["clip"] for item in items],
+        "pixel_values": inputs.pixel_values,  # (B, T, 3, H, W)
+        "sounds": [item["sound"] for item in items],
+        "labels": inputs.labels,  # (B, K, H, W)
+        "audio_labels": torch.tensor([item["audio_label"] for item in items]),  # (B,)
+    }
 
 
 def build_clips(args: argparse.Namespace, splits: Splits, keys: dict[str, list[str]]) -> TrainingClips:

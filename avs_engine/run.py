@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -111,6 +112,7 @@ def check_output_dir(output_dir: Path, overwrite: bool, restart: bool) -> None:
         )
 
 
+@dataclasses.dataclass
 class Run:
     """The progress of a run, and the files that it writes.
 
@@ -122,22 +124,17 @@ class Run:
         saved: (step, validates) at the last checkpoint.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        output_dir: Path,
-        identity: dict,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-        keep: int,
-    ):
-        self.accelerator = accelerator
-        self.output_dir = output_dir
-        self.identity = identity
-        self.scheduler = scheduler
-        self.keep = keep
-        self.epoch, self.batches_done, self.step, self.validates = 0, 0, 0, False
-        self.best: dict | None = None
-        self.saved: tuple[int, bool] | None = None
+    accelerator: Accelerator
+    output_dir: Path
+    identity: dict
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    keep: int
+    epoch: int = 0
+    batches_done: int = 0
+    step: int = 0
+    validates: bool = False
+    best: dict | None = None
+    saved: tuple[int, bool] | None = None
 
     def start(self) -> None:
         """Removes an earlier run that `check_output_dir` allows to replace; its log is removed last (see there)."""

@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import math
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +18,7 @@ def train_batch(
     max_grad_norm: float,
     step: int,
 ) -> dict[str, torch.Tensor]:
-    """Trains on one batch of `Collator`; returns its losses and the number of its negative items.
+    """Trains on one batch of `collate`; returns its losses and the number of its negative items.
 
     Raises:
         FloatingPointError: the loss is not finite in some process; the message names the clips.
@@ -87,11 +86,6 @@ def sync_buffers(model: torch.nn.Module) -> None:
     """Copies the main process's running statistics to all processes, so that they validate the same model."""
     for buffer in model.buffers():
         buffer.copy_(broadcast(buffer.clone()))
-
-
-def steps_per_epoch(batches: int, gradient_accumulation_steps: int) -> int:
-    """Optimizer steps of an epoch; the last one may have fewer micro-batches."""
-    return math.ceil(batches / gradient_accumulation_steps)
 
 
 def build_scheduler(

@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import json
+import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +23,7 @@ from . import clips, scoring, step
 from .accelerator import build_accelerator, worker_count
 from .checkpoints import check_newest, find_checkpoint, put_back_checkpoints, read_checkpoint
 from .clips import Splits
-from .epochs import Collator, build_clips, build_loader
+from .epochs import build_clips, collate
 from .hub import publish
 from .models import build_model, check_encoders
 from .predict import AVSegFormerSegmenter
@@ -108,10 +110,16 @@ class Training:
             weight_decay=args.weight_decay,
             fused=accelerator.device.type in ("cpu", "cuda"),
         )
-        loader = build_loader(self.items, Collator(processor), args.batch_size, args.num_workers, accelerator.device)
+        loader = clips.data_loader(
+            self.items,
+            args.num_workers,
+            batch_size=args.batch_size,
+            collate_fn=partial(collate, processor),
+            pin_memory=accelerator.device.type == "cuda",
+        )
         self.network, self.processor = network, processor
         self.model, self.optimizer, self.loader = accelerator.prepare(network, optimizer, loader)
-        steps = step.steps_per_epoch(len(self.loader), args.gradient_accumulation_steps)
+        steps = math.ceil(len(self.loader) / args.gradient_accumulation_steps)  # of an epoch
         self.total_steps = args.max_steps or args.epochs * steps
         # Not prepared: accelerate would step it once per process, and torch's schedules reject DeepSpeed's optimizer.
         self.scheduler = step.build_scheduler(args, optimizer, self.total_steps)

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from avs_engine.epochs import Collator, TrainingClips, epoch_plan
+from avs_engine.epochs import TrainingClips, collate, epoch_plan
 from avs_engine.training_arguments import RECIPES, negative_conditions, parse_args
 from modeling_avsegformer import AVSegFormerImageProcessor, AVSegFormerProcessor
 
@@ -120,7 +120,7 @@ def test_labelled_frames_come_first(masks, frames, labelled):
 
 def test_a_batch_has_labels_of_the_frames_that_are_labelled_in_all_items():
     processor = AVSegFormerProcessor(image_processor=AVSegFormerImageProcessor(size={"height": 32, "width": 32}))
-    batch = Collator(processor)([clips(masks)[0] for masks in (2, 1, 5)])
+    batch = collate(processor, [clips(masks)[0] for masks in (2, 1, 5)])
     assert batch["labels"].shape == (3, 1, 32, 32) and batch["pixel_values"].shape[:2] == (3, 5)
 
 

@@ -11,7 +11,7 @@ from avs_engine.clips import evenly_spaced, load_splits
 from avs_engine.epochs import build_clips
 from avs_engine.models import build_model
 from avs_engine.sounds import Sounds
-from avs_engine.step import steps_per_epoch, train_batch
+from avs_engine.step import train_batch
 from avs_engine.training import load_data
 from avs_engine.training_arguments import parse_args
 from modeling_avsegformer import AVSegFormerForSegmentation
@@ -63,13 +63,6 @@ def test_negative_items_hear_their_own_condition_and_have_empty_masks(arguments,
         assert torch.equal(heard, own) == (condition == "positive")
         found.add(condition)
     assert found == {"positive", *negatives}
-
-
-@pytest.mark.parametrize(
-    ("batches", "accumulation", "steps"), [(4, 1, 4), (4, 2, 2), (4, 3, 2), (5, 4, 2), (1, 8, 1), (9, 3, 3)]
-)
-def test_what_is_left_at_the_end_of_an_epoch_is_a_step(batches, accumulation, steps):
-    assert steps_per_epoch(batches, accumulation) == steps
 
 
 def test_an_epoch_ends_with_its_last_clip(arguments, tmp_path):
