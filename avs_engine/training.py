@@ -249,13 +249,10 @@ class Training:
         )
 
 
-def _run(args: argparse.Namespace, folder: contextlib.ExitStack, termination: Termination) -> None:
-    """Args: `folder` receives the lock of `--output_dir`."""
+def _run(args: argparse.Namespace, accelerator: Accelerator, termination: Termination) -> None:
     output_dir = Path(args.output_dir)
-    accelerator = build_accelerator(args)
     args.num_workers = worker_count(args.num_workers, accelerator)
     if accelerator.is_main_process:
-        folder.enter_context(only_run_in(output_dir))
         put_back_checkpoints(output_dir / "checkpoints")
     accelerator.wait_for_everyone()
     checkpoint, saved = find_start(args)
@@ -291,8 +288,10 @@ def _run(args: argparse.Namespace, folder: contextlib.ExitStack, termination: Te
 def run_training(args: argparse.Namespace) -> None:
     """Runs the training that `args` describe, from start to end."""
     disable_progress_bar()  # that of transformers, which would break ours
-    with contextlib.ExitStack() as folder, Termination() as termination:
+    with Termination() as termination:
         try:
-            _run(args, folder, termination)
+            accelerator = build_accelerator(args)
+            with only_run_in(args.output_dir) if accelerator.is_main_process else contextlib.nullcontext():
+                _run(args, accelerator, termination)
         except Terminated:
             print("Stopped by SIGTERM before the first step: nothing is lost. Repeat the command.", flush=True)

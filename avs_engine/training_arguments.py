@@ -179,11 +179,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--model", help="from_pretrained folder or Hub id to start from; default: a new model")
     model.add_argument("--backbone", help=f"timm name of a new model's backbone; {_by_subset('backbone')}")
-    model.add_argument("--pretrained_backbone", action="store_true", help="download timm's ImageNet weights")
-    model.add_argument("--backbone_weights", metavar="FILE", help=".pth or .safetensors file for --backbone")
-    model.add_argument("--random_backbone", action="store_true", help="random weights for a new model's backbone")
-    model.add_argument("--vggish_weights", help="file, folder or Hub id; default: those of --model")
-    model.add_argument("--random_vggish", action="store_true", help="random weights for a new model's audio encoder")
+    backbone = model.add_mutually_exclusive_group()
+    backbone.add_argument("--pretrained_backbone", action="store_true", help="download timm's ImageNet weights")
+    backbone.add_argument("--backbone_weights", metavar="FILE", help=".pth or .safetensors file for --backbone")
+    backbone.add_argument("--random_backbone", action="store_true", help="random weights for a new model's backbone")
+    vggish = model.add_mutually_exclusive_group()
+    vggish.add_argument("--vggish_weights", help="file, folder or Hub id; default: those of --model")
+    vggish.add_argument("--random_vggish", action="store_true", help="random weights for a new model's audio encoder")
     model.add_argument("--image_size", type=count, help=f"pixels; {_by_subset('image_size')}, or that of --model")
     model.add_argument("--loss_type", choices=LOSS_TYPES, help="default: bce_dice, or that of --model")
     for name in LOSS_SETTINGS[1:]:
@@ -223,21 +225,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def _fill_in_presets(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Sets missing arguments to the defaults of subset and recipe, except those that `--model` decides."""
-    backbone = ("backbone", "pretrained_backbone", "backbone_weights", "random_backbone")
-    given = [f"--{name}" for name in backbone if getattr(args, name)]
-    if args.model is not None and given:
-        parser.error(f"--model brings its own backbone: leave {', '.join(given)} out")
-    if args.model is not None and args.random_vggish:
-        parser.error("--model brings its own audio encoder: leave --random_vggish out")
-    if len([name for name in given if name != "--backbone"]) > 1 or (args.vggish_weights and args.random_vggish):
-        parser.error(
-            "expected one of --pretrained_backbone, --backbone_weights and --random_backbone, and one of "
-            "--vggish_weights and --random_vggish"
-        )
-    preset = dataclasses.asdict(PRESETS[args.subset])
+    preset = dataclasses.asdict(PRESETS[args.subset]) | dataclasses.asdict(RECIPES[args.recipe])
     if args.model is not None:
+        new = ("backbone", "pretrained_backbone", "backbone_weights", "random_backbone", "random_vggish")
+        if given := [f"--{name}" for name in new if getattr(args, name)]:
+            parser.error(f"--model brings its own backbone and audio encoder: leave {', '.join(given)} out")
         preset |= {"backbone": None, "image_size": None}
-    preset |= dataclasses.asdict(RECIPES[args.recipe])
     for name, value in preset.items():
         if getattr(args, name) is None:
             setattr(args, name, value)

@@ -44,8 +44,11 @@ def test_a_new_model_without_weights_is_refused_before_the_first_step(more, matc
         (["--model", "x", "--random_backbone"], "leave --random_backbone out"),
         (["--model", "x", "--backbone_weights", "f"], "leave --backbone_weights out"),
         (["--model", "x", "--random_vggish"], "leave --random_vggish out"),
-        (["--random_backbone", "--pretrained_backbone"], "expected one of --pretrained_backbone, --backbone_weights"),
-        (["--random_vggish", "--vggish_weights", "f"], "one of --vggish_weights and --random_vggish"),
+        (
+            ["--random_backbone", "--pretrained_backbone"],
+            "--pretrained_backbone: not allowed with argument --random_backbone",
+        ),
+        (["--random_vggish", "--vggish_weights", "f"], "--vggish_weights: not allowed with argument --random_vggish"),
     ],
 )
 def test_weights_that_contradict_each_other(more, match, tmp_path, capsys):
