@@ -90,7 +90,9 @@ def push_checkpoint(
     api = HfApi(token=token)
     with explained(repo_id):
         _open_repository(api, repo_id, private, revision)
-        there = _files_on_hub(api, repo_id, revision)
+        tree = api.list_repo_tree(repo_id, revision=revision)
+        files = [file for file in tree if isinstance(file, RepoFile)]
+        there = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
         with tempfile.TemporaryDirectory(prefix="avsegformer-") as temporary:
             folder = Path(temporary)
             model.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -100,7 +102,11 @@ def push_checkpoint(
             card = _card(model, repo_id, folder, there, revision, api)
             if results is not None:
                 card = with_results(card, results)
-                _write_hub_entry(results, folder)
+                if reasons := partial_reasons(results):  # of a partial evaluation the card alone tells
+                    logger.warning(f"No entry in .eval_results, for benchmarks: it is one {'; '.join(reasons)}.")
+                else:
+                    path, content = hub_entry(results)
+                    write_whole(folder / path, content.encode())
             card.save(folder / "README.md")
             return api.upload_folder(
                 repo_id=repo_id,
@@ -110,17 +116,6 @@ def push_checkpoint(
                 create_pr=create_pr,
                 delete_patterns=OUTDATED,
             )
-
-
-def _write_hub_entry(results: dict, folder: Path) -> None:
-    """The file in which the Hub's benchmarks look for scores; of a partial evaluation the card alone tells."""
-    if reasons := partial_reasons(results):
-        logger.warning(
-            f"No entry in .eval_results, where benchmarks look: the evaluation is one {'; '.join(reasons)}."
-        )
-        return
-    path, content = hub_entry(results)
-    write_whole(folder / path, content.encode())
 
 
 def _check_class(name: str, value, expected: str) -> None:
@@ -181,12 +176,6 @@ def _card(model, repo_id: str, folder: Path, there: dict[str, str], revision: st
         note = f"Converted from the original checkpoint {file} (SHA-256 {digest}) without further training."
     base_model = model.name_or_path if getattr(model.config, "_commit_hash", None) else None
     return model_card(model, repo_id, training, note, base_model if base_model != repo_id else None)
-
-
-def _files_on_hub(api: HfApi, repo_id: str, revision: str | None) -> dict[str, str]:
-    """Path -> SHA-256 of a large file, git's blob id of a small one."""
-    files = api.list_repo_tree(repo_id, revision=revision)
-    return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files if isinstance(file, RepoFile)}
 
 
 def _weights(folder: Path) -> dict[str, str]:

@@ -13,9 +13,8 @@ __all__ = ["Journal"]
 class Journal:
     """An append-only file of rows beside the results, named after a digest of the run's settings.
 
-    Runs with other settings have separate files, which are neither read nor overwritten. As a context manager it adds
-    a note to an exception: how many clips are kept, and where. Each line carries a checksum of its row; what follows
-    the last valid line is dropped.
+    As a context manager it adds a note to an exception: how many clips are kept, and where. Each line carries a
+    checksum of its row; what follows the last valid line is dropped.
 
     Attributes:
         rows: clip id -> row, of this run and of earlier runs with the same settings.
@@ -48,7 +47,8 @@ class Journal:
         """
         rows = [row for row in rows if row["clip_id"] not in self.rows]
         if self.is_writer and rows:
-            lines = "".join(_line(row) for row in rows).encode()
+            checked = [row | {"crc32": _checksum(row)} for row in rows]
+            lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in checked).encode()
             with writing(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with self.path.open("r+b" if self.path.exists() else "wb") as file:
@@ -74,12 +74,8 @@ def _checksum(row: dict) -> int:
     return zlib.crc32(json.dumps(row, allow_nan=False).encode())
 
 
-def _line(row: dict) -> str:
-    return json.dumps(row | {"crc32": _checksum(row)}, allow_nan=False) + "\n"
-
-
 def _read(line: bytes) -> dict | None:
-    """The row of a line that `_line` made, None for anything else."""
+    """The row of a line that `Journal.append` wrote, None for anything else."""
     try:
         row = json.loads(line) if line.endswith(b"\n") else None
         if not isinstance(row, dict) or row.pop("crc32", None) != _checksum(row):
