@@ -124,7 +124,7 @@ class AVSegFormerSegmenter:
             front_end: replaces that of the processor; None keeps the saved one.
 
         Raises:
-            ValueError: weights are missing or unknown; the processor does not accept the front end.
+            ValueError: weights are missing or unknown.
         """
         network, loading = AVSegFormerForSegmentation.from_pretrained(model, output_loading_info=True)
         missing, unknown = loading["missing_keys"], loading["unexpected_keys"]
@@ -136,12 +136,6 @@ class AVSegFormerSegmenter:
             )
         changes = {} if front_end is None else {"front_end": front_end}
         processor = AVSegFormerProcessor.from_pretrained(model, **changes)
-        found = processor.feature_extractor.front_end
-        if front_end not in (None, found):
-            raise ValueError(
-                f"Expected the processor of {model} to take --front_end {front_end}, but it keeps {found!r}. Leave "
-                "--front_end out."
-            )
         segmenter = cls(network.to(device).eval(), processor, batch_size)
         state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(model)]
         segmenter.identity["weights"] = state

@@ -50,11 +50,11 @@ class Sounds:
         if processor.feature_extractor.front_end == "released":  # features depend on the condition too
             self.keys = {condition: [f"{condition} {key}" for key in keys] for condition, keys in self.keys.items()}
         self.features: dict[str, torch.Tensor] = {}
-        self._audio = {condition: sounds_of(split) for condition, split in splits.items()}
-        self._places: dict[str, tuple[str, int]] = {}
+        self._places: dict[str, tuple[str, Dataset, int]] = {}
         for condition, keys in self.keys.items():
+            sounds = sounds_of(splits[condition])
             for index, key in enumerate(keys):
-                self._places.setdefault(key, (condition, index))
+                self._places.setdefault(key, (condition, sounds, index))
         distinct = list(self._places)
         self._batches = [distinct[start : start + SOUND_BATCH] for start in range(0, len(distinct), SOUND_BATCH)]
         self._batch_of = {key: batch for batch in self._batches for key in batch}
@@ -78,25 +78,22 @@ class Sounds:
 
         The processes of `accelerator` share the work, and each gets all features.
         """
-        needed: set[str] = set()
-        for keys in self.keys.values():
-            needed.update(keys if wanted is None else map(keys.__getitem__, wanted))
-        needed -= self.features.keys()
-        batches = [batch for batch in self._batches if not needed.isdisjoint(batch)]
-        shared_by = accelerator if accelerator is not None and accelerator.num_processes > 1 else None
-        if shared_by is not None:
-            batches = batches[shared_by.process_index :: shared_by.num_processes]
+        needed = {
+            key for keys in self.keys.values() for key in (keys if wanted is None else [keys[k] for k in wanted])
+        } - self.features.keys()
+        rank, count = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+        batches = [batch for batch in self._batches if not needed.isdisjoint(batch)][rank::count]
         for batch in progress_bar(batches, desc="sounds", show=progress, leave=False):
             self._encode(batch)
-        if shared_by is not None:
-            mine = {key: self.features[key] for batch in batches for key in batch}
-            for of_process in gather_object([mine]):
+        if count > 1:
+            for of_process in gather_object([{key: self.features[key] for batch in batches for key in batch}]):
                 self.features |= of_process
 
     def _encode(self, batch: list[str]) -> None:
-        conditions, indices = zip(*(self._places[key] for key in batch), strict=True)
-        rows = [self._audio[condition][index]["audio"] for condition, index in zip(conditions, indices, strict=True)]
-        features = self.processor(audio=rows, conditions=list(conditions)).input_features  # type: ignore[call-arg]
+        places = [self._places[key] for key in batch]
+        rows = [sounds[index]["audio"] for _, sounds, index in places]
+        conditions = [condition for condition, _, _ in places]
+        features = self.processor(audio=rows, conditions=conditions).input_features  # type: ignore[call-arg]
         if self.encoder is not None:
             with torch.no_grad():
                 features = self.encoder(features.to(self.device)).float().cpu()

@@ -362,12 +362,12 @@ def test_probabilities_that_rounding_put_outside(evaluate, module):
         evaluate("off", "--model-fn", "my_model:rounded", "--conditions", "positive")
 
 
-def test_the_front_end_asked_for_is_the_processor_s(evaluate, model_folder, monkeypatch, tmp_path):
-    processor = AVSegFormerProcessor.from_pretrained(model_folder)
-    monkeypatch.setattr(AVSegFormerProcessor, "from_pretrained", lambda *args, **options: processor)
-    with pytest.raises(ValueError, match="take --front_end released, but it keeps 'vggish'"):
-        evaluate("eval", "--model", model_folder, "--front_end", "released")
-    assert not (tmp_path / "eval").exists()
+def test_the_released_front_end_changes_what_negative_sounds_are(evaluate, model_folder):
+    arguments = ["--model", model_folder, "--conditions", "positive", "off_screen", "--max_clips", "2", "--front_end"]
+    ours, released = (evaluate(name, *arguments, name)[0] for name in ("vggish", "released"))
+    assert released["settings"]["front_end"] == "released"
+    assert released["scores"]["miou_positive"] == ours["scores"]["miou_positive"]
+    assert released["scores"]["miou_off_screen"] != ours["scores"]["miou_off_screen"]
 
 
 def test_the_command_line_says_in_one_line_what_the_user_can_mend(module, demo_tree, tmp_path, monkeypatch, capsys):
