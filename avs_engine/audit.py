@@ -64,9 +64,7 @@ def sound_features(waveform: np.ndarray, sampling_rate: int, bits: int, examples
     """float64 array in the order of `SOUND_KINDS`.
 
     Args:
-        waveform (float array (samples,)): as stored; not empty.
-        sampling_rate: Hz.
-        bits: of a stored sample.
+        waveform (float array (samples,)): as stored, `bits` a sample; not empty.
         examples (float array (seconds, 1, frames, bands)): what the model's front end makes of it.
     """
     x = waveform.astype(np.float64)
@@ -313,7 +311,7 @@ class Audit:
 
 
 def is_told_by_definition(condition: str) -> bool:
-    """Whether the condition contains no recording, so that any listener can tell it: silence, noise."""
+    """Whether the condition contains no recording: silence, noise."""
     return not CONDITIONS[condition].needs_own and CONDITIONS[condition].partner is None
 
 
@@ -345,9 +343,7 @@ def audit(
     draws: tuple[str, ...] = DRAWS,
     front_end: str = "vggish",
 ) -> Audit:
-    """Every condition against positive, in the splits together, off-screen sound once for each draw.
-
-    Reads the rows of `load_dataset(…, streaming=True)`, which equal those of a build; nothing is stored.
+    """Every condition against positive, in the splits together, off-screen sound once for each draw; stores nothing.
 
     Args:
         subset, data_dir, seed: as in `load_dataset`.

@@ -44,10 +44,6 @@ def build_model(
 
     Args:
         load_weights: False does not read the encoders' weights, because those of a checkpoint are loaded later.
-
-    Raises:
-        ConnectionError: `--pretrained_backbone` asks for weights that cannot be fetched.
-        ValueError, FileNotFoundError: a file of weights is missing or does not fit.
     """
     losses = {name: getattr(args, name) for name in LOSS_SETTINGS if getattr(args, name) is not None}
     if args.model is not None:

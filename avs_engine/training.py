@@ -34,11 +34,7 @@ from .sounds import Sounds
 
 
 def find_start(args: argparse.Namespace) -> tuple[Path | None, dict]:
-    """The checkpoint to resume from and the trainer's state in it; (None, {}) for a new run.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such checkpoint, or a new run would replace an earlier one.
-    """
+    """The checkpoint to resume from and the trainer's state in it; (None, {}) for a new run."""
     output_dir = Path(args.output_dir)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir)
     saved = {} if checkpoint is None else read_checkpoint(checkpoint)
@@ -155,12 +151,7 @@ class Training:
             print_once(accelerator, "Noise is trained on: it is not a held-out condition of this run.")
 
     def train(self, bar: tqdm) -> None:
-        """Trains to the last step.
-
-        Raises:
-            Terminated: SIGTERM arrived, and a checkpoint can be written now.
-            FloatingPointError: a loss or a weight is not finite.
-        """
+        """Trains to the last step, or until SIGTERM: then raises `Terminated` where a checkpoint can be written."""
         args, accelerator, run = self.args, self.accelerator, self.run
         if run.validates:  # SIGTERM interrupted the validation
             self.end_step()
