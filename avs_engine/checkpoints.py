@@ -9,8 +9,6 @@ from avsbench_robust_dataset.files import sha256
 
 STATE = "trainer_state.json"
 
-REPLACED = ".replaced"  # suffix of a checkpoint until the one that replaces it is there
-
 
 def read_checkpoint(folder: Path) -> dict:
     """The trainer's state in a checkpoint.
@@ -64,14 +62,6 @@ def complete_checkpoints(folder: Path) -> list[Path]:
             continue
         found.append((state["step"], state["epoch"], checkpoint))
     return [checkpoint for *_, checkpoint in sorted(found)]
-
-
-def put_back_checkpoints(folder: Path) -> None:
-    """Restores checkpoints that a killed run had moved aside to replace them."""
-    for replaced in folder.glob(f".*{REPLACED}"):
-        name = folder / replaced.name.removeprefix(".").removesuffix(REPLACED)
-        if not name.exists():
-            os.replace(replaced, name)
 
 
 def find_checkpoint(requested: str | None, output_dir: Path) -> Path | None:

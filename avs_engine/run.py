@@ -19,15 +19,7 @@ from avsbench_robust_dataset.files import sha256, write_whole
 from avsbench_robust_dataset.unseen import folder_digest
 from modeling_avsegformer import AVSegFormerForSegmentation, AVSegFormerProcessor
 
-from .checkpoints import (
-    REPLACED,
-    STATE,
-    check_same_run,
-    check_undamaged,
-    complete_checkpoints,
-    remove,
-    sync_to_disk,
-)
+from .checkpoints import STATE, check_same_run, check_undamaged, complete_checkpoints, remove, sync_to_disk
 from .models import model_settings
 from .provenance import git_revision, library_versions, write_json
 
@@ -206,11 +198,15 @@ class Run:
     def save_checkpoint(self, name: str) -> None:
         """Writes checkpoints/NAME, which gets its name when it is complete, and then removes old checkpoints.
 
+        None replaces a complete one, whose folder would not be there for a moment: the name gets a suffix.
+
         Raises:
             OSError: the checkpoint could not be written; earlier ones stay.
         """
         folder = self.output_dir / "checkpoints" / name
-        partial = folder.with_name(f".{name}")
+        while folder in complete_checkpoints(folder.parent):
+            folder = folder.with_name(f"{folder.name}_again")
+        partial = folder.with_name(f".{folder.name}")
         with self.writing(folder):
             try:
                 if self.accelerator.is_main_process:
@@ -243,11 +239,8 @@ class Run:
         rest = {"log_bytes": (self.output_dir / LOG).stat().st_size, "scheduler": self.scheduler.state_dict()}
         write_json(partial / STATE, self.identity | position | rest | {"files": contents})
         sync_to_disk(partial)
-        replaced = folder.with_name(f".{folder.name}{REPLACED}")
-        if folder.exists():
-            os.replace(folder, replaced)
+        remove(folder)  # one that is not complete
         os.replace(partial, folder)
-        shutil.rmtree(replaced, ignore_errors=True)
 
     def save_model(self, model: torch.nn.Module, processor: AVSegFormerProcessor, folder: Path) -> None:
         """Writes a `from_pretrained` folder with trainer_state.json; each file appears whole, the weights last.

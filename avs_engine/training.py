@@ -21,7 +21,7 @@ from avsbench_robust_dataset.progress import progress_bar
 
 from . import clips, scoring, step
 from .accelerator import build_accelerator, worker_count
-from .checkpoints import check_newest, find_checkpoint, put_back_checkpoints, read_checkpoint
+from .checkpoints import check_newest, find_checkpoint, read_checkpoint
 from .clips import Splits
 from .epochs import build_clips, collate
 from .hub import publish
@@ -243,8 +243,6 @@ class Training:
 def _run(args: argparse.Namespace, accelerator: Accelerator, termination: Termination) -> None:
     output_dir = Path(args.output_dir)
     args.num_workers = worker_count(args.num_workers, accelerator)
-    if accelerator.is_main_process:
-        put_back_checkpoints(output_dir / "checkpoints")
     accelerator.wait_for_everyone()
     checkpoint, saved = find_start(args)
     if checkpoint is None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from avs_engine import clips, scoring, step
-from avs_engine.checkpoints import complete_checkpoints, put_back_checkpoints
+from avs_engine.checkpoints import complete_checkpoints
 from avsbench_robust_dataset.files import only_run_in
 from train_accelerate import cli, main
 
@@ -410,12 +410,22 @@ def test_going_on_from_an_older_checkpoint(train, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_was_being_replaced_is_put_back(whole, tmp_path):
-    shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
-    names = sorted(path.name for path in complete_checkpoints(tmp_path / "checkpoints"))
-    (tmp_path / "checkpoints" / names[-1]).rename(tmp_path / "checkpoints" / f".{names[-1]}.replaced")
-    put_back_checkpoints(tmp_path / "checkpoints")
-    assert sorted(path.name for path in complete_checkpoints(tmp_path / "checkpoints")) == names
+def test_no_checkpoint_replaces_a_complete_one(train, whole, before_step, monkeypatch):
+    """That of an interrupted validation and the one after it are of the same step."""
+
+    def evaluate_model(*arguments):
+        terminate()
+        time.sleep(60)
+
+    monkeypatch.setattr(scoring, "evaluate_model", evaluate_model)
+    run = train("cut", "--checkpointing_steps", 1)
+    assert names(run) == ["step_3", "step_4"]
+    monkeypatch.undo()
+    there = []
+    before_step(5, lambda model: there.extend(names(run)))
+    train("cut", "--checkpointing_steps", 1, "--resume_from_checkpoint", "latest")
+    assert there == ["step_4", "step_4_again"] and names(run) == ["step_5", "step_6"]
+    assert_same(run, whole)
 
 
 def test_the_run_says_what_it_is(train, tmp_path, capsys):
