@@ -48,16 +48,8 @@ def score_model(
         )
         args.front_end = segmenter.identity["front_end"]
     with accelerator.main_process_first():  # one process builds the data, the others read its cache
-        splits = load_splits(
-            args.subset,
-            args.data_dir,
-            args.seed,
-            args.split,
-            args.conditions,
-            args.num_workers or None,
-            {"unseen_dir": args.unseen_dir},
-            args.max_clips,
-        )
+        which = args.subset, args.data_dir, args.seed, args.split, args.conditions
+        splits = load_splits(*which, args.num_workers or None, {"unseen_dir": args.unseen_dir}, args.max_clips)
     data = {name: [file["filename"] for file in split.cache_files] for name, split in splits.items()}
     silent_masks = find_silent_masks(download)
     if silent_masks:

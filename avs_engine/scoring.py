@@ -112,13 +112,7 @@ def score_masks(
             f"Expected clips in the split {split} of {subset.name}, but {subset.table} has none. Name another "
             "--split, or complete the download (see `avs-data check`)."
         )
-    return score_predictions(
-        source,
-        conditions,
-        targets,
-        evenly_spaced(len(targets), max_clips),
-        reading=reading,
-    )
+    return score_predictions(source, conditions, targets, evenly_spaced(len(targets), max_clips), reading=reading)
 
 
 def evaluate_model(
