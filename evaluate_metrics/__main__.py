@@ -4,9 +4,7 @@
     avs-report compare runs/a/eval/results.json runs/b/eval/results.json
     avs-report entry runs/a/eval/results.json --out runs/a
 
-The first reads each folder's `results.json` and `clips.jsonl`, prints the table and writes `index.html`, `table.md`
-and `table.tex`; runs of one name are the training seeds of one model. The second is `compare.py`,
-the third, which writes the Hub's `.eval_results/*.yaml` and `model-index`, `entry.py`.
+Runs of one name are the training seeds of one model.
 """
 
 import argparse

@@ -1,8 +1,7 @@
 """Which differences between two results stand: `avs-report compare a/results.json b/results.json`.
 
-Both are compared clip by clip, so that what makes a clip easy or hard for both falls out of the difference. One
-score, G-mIoU, decides; the p-values of the others are corrected for their number. Where a side has several training
-seeds, the seeds are the units. Needs the `clips.jsonl` that evaluate_accelerate.py writes beside `results.json`.
+Both are compared clip by clip. One score, G-mIoU, decides; the p-values of the others are corrected for their number.
+Where a side has several training seeds, the seeds are the units.
 """
 
 import json

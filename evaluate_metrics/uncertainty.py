@@ -15,6 +15,7 @@ split shares with the training split. `compare` takes training seeds into accoun
 A *row* is one clip's line of `clips.jsonl`, see `clip_rows.py`.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -342,14 +343,12 @@ def shared_source_videos(splits: Mapping[str, Iterable[str]]) -> dict[str, int |
     {'source_videos': 4, 'in_several_splits': 1, 'by_split': {'train': 1, 'val': 1, 'test': 0}}
     """
     sources = {split: set(videos) for split, videos in splits.items()}
-    shared = {
-        split: {video for video in videos if any(video in sources[other] for other in sources if other != split)}
-        for split, videos in sources.items()
-    }
+    splits_of = Counter(video for videos in sources.values() for video in videos)
+    shared = {video for video, count in splits_of.items() if count > 1}
     return {
-        "source_videos": len(set().union(*sources.values())),
-        "in_several_splits": len(set().union(*shared.values())),
-        "by_split": {split: len(videos) for split, videos in shared.items()},
+        "source_videos": len(splits_of),
+        "in_several_splits": len(shared),
+        "by_split": {split: len(videos & shared) for split, videos in sources.items()},
     }
 
 

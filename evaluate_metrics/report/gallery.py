@@ -91,7 +91,7 @@ def read_gallery(path: str | os.PathLike) -> Iterator[Clip]:
             category=str(entry.get("category", "")),
             frames=_ImageFiles(path.parent / name for name in entry["frames"]),
             masks=_ImageFiles(path.parent / name for name in entry["masks"]),
-            sounds=entry.get("sounds", {}),
+            sounds=entry.get("sounds") or {},
         )
 
 
@@ -175,16 +175,16 @@ def choose_extremes(scores: Sequence[ClipScore], each: int) -> list[tuple[int, s
 
 @dataclass(frozen=True)
 class _Scored:
-    """A clip as kept while the others are read: one frame as JPEG, and what each model did."""
+    """A clip as kept while the others are read: what each model did, and one frame as JPEG; b"" if there is none."""
 
     clip_id: str
     category: str
     sounds: Mapping[str, str]
-    index: int  # of the frame shown, from 0
-    frames: int  # how many the clip has
-    frame: bytes
-    truth: np.ndarray  # bool, of the frame shown
     miou: Mapping[str, Mapping[str, float]]  # model -> condition -> mean over frames
+    frame: bytes = b""
+    index: int = 0  # of the frame shown
+    frames: int = 0  # how many the clip has
+    truth: np.ndarray | None = None  # bool, of the frame shown
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _score_clip(clip, folders, conditions, known):
     buffer = io.BytesIO()
     overlay.fit_tile(clip.frames[index]).save(buffer, "JPEG", quality=95, subsampling=0)
     frame = buffer.getvalue()
-    return _Scored(clip.clip_id, clip.category, clip.sounds, index, len(clip.frames), frame, truths[index], miou)
+    return _Scored(clip.clip_id, clip.category, clip.sounds, miou, frame, index, len(clip.frames), truths[index])
 
 
 def _check_own_masks(run: Run) -> None:
@@ -395,7 +395,7 @@ def _names_html(runs, models, colors):
     scored = []
     for row in rows:
         miou = {name: of[row["clip_id"]] for name, of in known.items()}
-        scored.append(_Scored(row["clip_id"], row.get("category") or "", {}, 0, 0, b"", np.empty(0), miou))
+        scored.append(_Scored(row["clip_id"], row.get("category") or "", {}, miou))
     conditions = [c for c in conditions_of(runs) if any(c in row["conditions"] for row in rows)]
     negatives = [c for c in conditions if is_negative(c, runs)]
     view = _View({}, conditions, negatives, colors, next(iter(known)), next(reversed(known)))

@@ -262,11 +262,8 @@ def difference_digits(difference: uncertainty.Difference, digits: int) -> int:
 
 def sound_of(condition: str) -> str:
     """What is heard, in words: off-screen audio; silence; noise at -5 dB."""
-    sweep = SWEEP.fullmatch(condition)
-    if sweep:
-        return f"{sound_of(sweep[1])} at {sweep[2]} dB"
-    label = label_of(condition)
-    return label if label.endswith(("silence", "noise")) else f"{label} audio"
+    label, at, ratio = label_of(condition).partition(" at ")
+    return (label if label.endswith(("silence", "noise")) else f"{label} audio") + at + ratio
 
 
 def label_of(condition: str) -> str:

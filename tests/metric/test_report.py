@@ -16,7 +16,8 @@ from avsbench_robust_dataset.sources import read_masks
 from evaluate_metrics import report, uncertainty
 from evaluate_metrics.__main__ import main
 from evaluate_metrics.mask_files import predictions_digest
-from evaluate_metrics.report import Clip, ClipScore, Run, chart_sections, charts, choose_clips, gallery, overlay
+from evaluate_metrics.report import Clip, Run, chart_sections, charts, gallery, overlay
+from evaluate_metrics.report.gallery import ClipScore, choose_clips
 
 CONDITIONS = ("positive", "silence", "noise", "off_screen")
 VOID = {"meta", "img", "link", "br", "hr", "input"}
