@@ -623,7 +623,8 @@ def test_readme_examples(monkeypatch):
 def test_imports_only_what_requirements_list():
     source = (METRIC / "avs_robust.py").read_text(encoding="utf-8")
     imports = {line for line in source.splitlines() if line.startswith(("import ", "from "))}
-    standard = {"import os", "from collections.abc import Callable", "from dataclasses import dataclass"}
+    standard = {"import os", "from collections.abc import Callable", "from contextlib import ExitStack"}
+    standard |= {"from dataclasses import dataclass"}
     assert imports == standard | {"import datasets", "import evaluate", "import numpy as np"}
     requirements = (METRIC / "requirements.txt").read_text(encoding="utf-8").split()
     assert {line.split(">=")[0] for line in requirements} == {"datasets", "evaluate", "numpy"}
