@@ -245,7 +245,7 @@ def test_sounds_that_are_not_the_very_same_fail_the_matched_draw(tree, monkeypat
 
     monkeypatch.setattr(AvsbenchRobust, "example", tampered)
     assert main(["--subset", "s4", "--data_dir", str(tree), "--draw", "matched", "--json", str(tree / "a.json")]) == 0
-    off_screen = json.loads((tree / "a.json").read_text())["comparisons"][-1]
+    off_screen = json.loads((tree / "a.json").read_text(encoding="utf-8"))["comparisons"][-1]
     assert off_screen["same_sounds"] is False and off_screen["at_chance"] is False
     assert "NOT at chance: the sounds are not the very same in both" in capsys.readouterr().out
 
@@ -323,7 +323,7 @@ def test_command_line(tree, capsys):
     assert verdicts["off_screen, matched draw"].endswith("at chance, by construction: each sound comes once in both")
     assert verdicts["off_screen, released draw"].endswith(" too few sounds to tell")
     assert "padding: leading_zeros" in text and "told apart by what is heard, by definition" in text
-    content = json.loads(out.read_text())
+    content = json.loads(out.read_text(encoding="utf-8"))
     assert [(row["condition"], row["draw"]) for row in content["comparisons"]] == [
         ("silence", None),
         ("noise", None),

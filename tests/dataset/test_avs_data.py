@@ -59,7 +59,7 @@ def own_manifest(write_s4, tmp_path, capsys):
     write_s4(tmp_path, media=False)
     assert main(["manifest", "--data_dir", str(tmp_path)]) == 0
     path = tmp_path / "manifest.jsonl"
-    path.write_text(capsys.readouterr().out)
+    path.write_text(capsys.readouterr().out, encoding="utf-8")
     return path
 
 
@@ -75,7 +75,7 @@ def test_verify_the_same_draw(own_manifest, capsys):
 
 
 def test_verify_names_rows_and_both_values(own_manifest, capsys):
-    *lines, _ = own_manifest.read_text().splitlines(keepends=True)
+    *lines, _ = own_manifest.read_text(encoding="utf-8").splitlines(keepends=True)
     rows = [json.loads(line) for line in lines]
     place = next(i for i, row in enumerate(rows) if row["clip_id"] == "car00000002")
     before = rows[place]["off_screen_source"]

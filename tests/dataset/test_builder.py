@@ -369,13 +369,13 @@ def test_table_metadata_seed_draw_and_code_each_make_it_fresh(write_s4, write_ms
     root = write_ms3(write_s4(tmp_path / "data"))
     folders = [cache_folder(root, tmp_path, "ms3")]
     table = root / "AVSS/metadata.csv"
-    table.write_text(table.read_text().replace("dog_car", "cat_car"))
+    table.write_text(table.read_text(encoding="utf-8").replace("dog_car", "cat_car"))
     folders.append(cache_folder(root, tmp_path, "ms3"))
     table.unlink()
     folders.append(cache_folder(root, tmp_path, "ms3"))
     folders.append(cache_folder(root, tmp_path))
     table = root / "Single-source/s4_meta_data.csv"
-    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    table.write_text("\n".join(table.read_text(encoding="utf-8").splitlines()[:-1]) + "\n")
     folders.append(cache_folder(root, tmp_path))
     folders.append(cache_folder(root, tmp_path, seed=43))
     folders.append(cache_folder(root, tmp_path, draw="released"))
@@ -401,18 +401,18 @@ def test_the_code_digest_covers_what_decides_content_and_nothing_else(tmp_path, 
     monkeypatch.setattr(sources, "__file__", str(package / "sources.py"))
     assert sources.code_digest() == whole
     for path in package.glob("*.py"):
-        before = path.read_text()
-        path.write_text(before.replace('"""', '"""Otherwise: ', 1) + "\n# a comment\n")
+        before = path.read_text(encoding="utf-8")
+        path.write_text(before.replace('"""', '"""Otherwise: ', 1) + "\n# a comment\n", encoding="utf-8")
         assert sources.code_digest() == whole, path.name
-        path.write_text(before + "\nSTATEMENT = 1\n")
+        path.write_text(before + "\nSTATEMENT = 1\n", encoding="utf-8")
         assert (sources.code_digest() != whole) == (path.stem in sources.DECIDING_MODULES), path.name
-        path.write_text(before)
+        path.write_text(before, encoding="utf-8")
     # What a deciding module imports decides too, but for what names, writes or shows files; what `semantic` and
     # `synthetic` write is read as files, in a folder whose name has a version or a digest.
     imported = {
         name
         for module in sources.DECIDING_MODULES
-        for node in ast.walk(ast.parse((package / f"{module}.py").read_text()))
+        for node in ast.walk(ast.parse((package / f"{module}.py").read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and node.level == 1
         for name in ([node.module] if node.module else [alias.name for alias in node.names])
     }

@@ -407,10 +407,10 @@ def test_what_is_not_an_export_is_not_touched(write_s4, tmp_path, capsys):
     exported = export("s4", tmp_path / "exported", root)
     (exported / "mine.txt").write_text("mine")
     for place, what in ((file, "a file"), (folder, "README.md"), (card, "another README.md"), (exported, "mine.txt")):
-        before = contents(place) if place.is_dir() else place.read_text()
+        before = contents(place) if place.is_dir() else place.read_text(encoding="utf-8")
         assert main(["export", "--data_dir", str(root), "--out", str(place), "--num_proc", "1"]) == 1
         assert f"Expected {place}" in (message := capsys.readouterr().err) and what in message
-        assert before == (contents(place) if place.is_dir() else place.read_text())
+        assert before == (contents(place) if place.is_dir() else place.read_text(encoding="utf-8"))
     (exported / "mine.txt").unlink()
     (exported / "s4/test_noise-00000-of-00008.parquet").unlink()
     with pytest.raises(FileExistsError, match="bytes in .*s4, as its card says"):

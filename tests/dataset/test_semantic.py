@@ -49,7 +49,7 @@ def test_rows_at_avsbench_object_s_size(write_semantic, semantic_mask, load, tmp
     assert loaded["test_noise"].info.description.endswith("Masks: AVSBench-semantic.")
     for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
         rows = loaded[f"{split}_positive"]
-        with (root / "metadata.csv").open() as file:
+        with (root / "metadata.csv").open(encoding="utf-8") as file:
             expected = [row["vid"] for row in csv.DictReader(file) if (row["label"], row["split"]) == (label, name)]
         assert list(rows["clip_id"]) == sorted(expected)
         for row in rows:

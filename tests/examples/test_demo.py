@@ -38,7 +38,7 @@ def test_a_failing_command_ends_the_demo_with_its_output(tmp_path):
 def test_every_command_computes_on_one_thread(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     demo.run([sys.executable, "-c", "import os; print('threads:', os.environ['OMP_NUM_THREADS'])"], tmp_path / "log")
-    assert "threads: 1" in (tmp_path / "log").read_text()
+    assert "threads: 1" in (tmp_path / "log").read_text(encoding="utf-8")
 
 
 def test_means_are_over_seeds_and_only_of_what_every_seed_has():

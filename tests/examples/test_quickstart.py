@@ -58,7 +58,7 @@ def test_it_runs_top_to_bottom(fork_run, tmp_path):
     run = fork_run(tmp_path / "run.py", [], tmp_path / "log.txt", tmp_path, environment)
     output, _ = run.communicate(timeout=600)
     assert run.returncode == 0, output
-    scores, figures = json.loads((tmp_path / "left.json").read_text())
+    scores, figures = json.loads((tmp_path / "left.json").read_text(encoding="utf-8"))
     assert figures == 3
     assert scores["clips_positive"] == scores["clips_noise"] == 16
     # What the text says: the objects are found, and whatever is played makes no difference.

@@ -33,7 +33,7 @@ def entry(tmp_path, capsys):
         (tmp_path / "eval/results.json").write_text(json.dumps(results))
         main(["entry", str(tmp_path / "eval/results.json"), "--out", str(tmp_path / "repo"), *options])
         (file,) = (tmp_path / "repo/.eval_results").iterdir()
-        entries = parse_eval_result_entries(yaml.safe_load(file.read_text()))
+        entries = parse_eval_result_entries(yaml.safe_load(file.read_text(encoding="utf-8")))
         return file.name, entries, ModelCard.load(tmp_path / "repo/README.md"), capsys.readouterr().out
 
     return entry

@@ -64,7 +64,7 @@ def test_one_commit_has_weights_processor_code_and_card(client, model, processor
         "AutoConfig": "configuration_avsegformer.AVSegFormerConfig",
         "AutoModel": "modeling_avsegformer.AVSegFormerForSegmentation",
     }
-    required = Path(__file__).parents[2].joinpath("setup.cfg").read_text()
+    required = Path(__file__).parents[2].joinpath("setup.cfg").read_text(encoding="utf-8")
     for package, oldest in re.findall(r"`(\w+)` ([\d.]+)", card_of(client).text.split("or newer")[0]):
         assert f"{package} >={oldest}," in required  # what the card says is needed
     card = card_of(client)

@@ -63,8 +63,10 @@ def test_train_then_evaluate(client, tiny, demo_tree, tmp_path, capsys):
     assert f"{command} --output_dir tiny-run" in text
     assert "hf_fake" not in text and str(tmp_path) not in text
     assert "`demo`, 1 steps; the weights are those of the best validation G-mIoU" in text
-    assert "hf_fake" not in (run / "trainer_state.json").read_text()
-    (digest,) = json.loads((run / "trainer_state.json").read_text())["weights"]["model"]["sha256"].values()
+    assert "hf_fake" not in (run / "trainer_state.json").read_text(encoding="utf-8")
+    (digest,) = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))["weights"]["model"][
+        "sha256"
+    ].values()
     assert f"Weights at the start: model: start (SHA-256 {digest})." in text
     published = AVSegFormerForSegmentation.from_pretrained("me/tiny-run").state_dict()
     ours = AVSegFormerForSegmentation.from_pretrained(run).state_dict()
@@ -74,7 +76,7 @@ def test_train_then_evaluate(client, tiny, demo_tree, tmp_path, capsys):
     evaluate = [*tiny[:-1], str(run), "--output_dir", str(tmp_path / "eval"), "--push_to_hub"]
     evaluate_accelerate.main(evaluate)
     card = card_of(client, "me/tiny-run")
-    scores = json.loads((tmp_path / "eval" / "results.json").read_text())["scores"]
+    scores = json.loads((tmp_path / "eval" / "results.json").read_text(encoding="utf-8"))["scores"]
     on_card = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert on_card == {name: value for name, value in scores.items() if value is not None} and "g_miou" in on_card
     assert {result.dataset_config for result in card.data.eval_results} == {"demo"}
@@ -88,7 +90,7 @@ def test_train_then_evaluate(client, tiny, demo_tree, tmp_path, capsys):
     evaluate_accelerate.main([*evaluate, "--push_to_hub"])
     card = card_of(client, "me/tiny-run")
     assert {result.dataset_split for result in card.data.eval_results} == {"test", "validation"}
-    weights = json.loads((tmp_path / "validation" / "results.json").read_text())["weights"]
+    weights = json.loads((tmp_path / "validation" / "results.json").read_text(encoding="utf-8"))["weights"]
     assert weights["source"] == "me/tiny-run" and re.fullmatch("[0-9a-f]{40}", weights["commit"])
     assert weights["sha256"] == {"model.safetensors": sha256(run / "model.safetensors")}
     assert "train_accelerate.py --subset demo" in card.text

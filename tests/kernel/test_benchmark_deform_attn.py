@@ -182,7 +182,7 @@ def test_peers_are_called_as_they_want(tmp_path, monkeypatch, capsys):
     for name, text in STAND_INS.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     benchmark = load("benchmark_deform_attn")
     del benchmark.PEERS["kernels-community"]  # would be downloaded

@@ -204,16 +204,16 @@ def test_deterministic_gradients_of_one_order(kernels, make_inputs):
 
 def test_the_parameters_have_one_layout(host):
     assert ctypes.sizeof(cuda.Params) == host.host_size_of_params()
-    text = (SOURCES / "device_body.h").read_text()
+    text = (SOURCES / "device_body.h").read_text(encoding="utf-8")
     assert f"kMaxLevels = {cuda.MAX_LEVELS};" in text and f"kThreads = {cuda.THREADS};" in text
     assert f"kOwnerLanes = 32, kOwnedPixels = {cuda.OWNED_PIXELS};" in text
-    kernels = (SOURCES / "cuda_kernels.cuh").read_text()
+    kernels = (SOURCES / "cuda_kernels.cuh").read_text(encoding="utf-8")
     types = {"float32": "float", "float64": "double", "bfloat16": "BFloat16", "float16": "Float16"}
     for (name, access), forward in cuda.GROUPS.items():
         numbers = ", ".join(map(str, (*forward, *cuda.BACKWARD_GROUPS[name, access])))
         assert f"MSDA_KERNELS({name}_{access}, {types[name]}, {numbers})" in kernels
     # The C++ that launches them has the groups once more.
-    launch = (SOURCES / "cuda_launch.cu").read_text()
+    launch = (SOURCES / "cuda_launch.cu").read_text(encoding="utf-8")
     for name in types:
         groups = [of[name, "vector"][0] for of in (cuda.GROUPS, cuda.BACKWARD_GROUPS)]
         assert f"MSDA_LIST({name}, {groups[0]}, {groups[1]})" in launch

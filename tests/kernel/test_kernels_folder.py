@@ -82,7 +82,7 @@ def test_with_pypis_kernels_that_one_is_imported(where, tmp_path):
 
 
 def test_the_readmes_example(capsys):
-    example = (KERNELS / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    example = (KERNELS / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     exec(compile(example, "README.md", "exec"), {})
     first, second = capsys.readouterr().out.splitlines()
     assert f"print(tuple(out.shape))  # {first}\n" in example
@@ -91,7 +91,7 @@ def test_the_readmes_example(capsys):
 
 
 def test_build_toml_names_what_is_there():
-    config = tomllib.loads((KERNELS / "build.toml").read_text())
+    config = tomllib.loads((KERNELS / "build.toml").read_text(encoding="utf-8"))
     general = config["general"]
     assert (general["name"], general["version"], general["license"]) == (
         build.HUB_NAME,
@@ -109,7 +109,7 @@ def test_build_toml_names_what_is_there():
     for kernel in config["kernel"].values():
         listed = {Path(source).name for source in kernel["src"]}
         for source in kernel["src"]:
-            text = (KERNELS / source).read_text()
+            text = (KERNELS / source).read_text(encoding="utf-8")
             included = {line.split('"')[1] for line in text.splitlines() if line.startswith('#include "')}
             assert included <= listed, source
 
@@ -141,7 +141,7 @@ def hub_folder(tmp_path_factory):
 
 def load_as_kernels_does(variant):
     """What `kernels.get_local_kernel` does with a variant: import it by path, under the id of its metadata."""
-    name = json.loads((variant / "metadata.json").read_text())["id"]
+    name = json.loads((variant / "metadata.json").read_text(encoding="utf-8"))["id"]
     spec = importlib.util.spec_from_file_location(name, variant / "__init__.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -85,7 +85,7 @@ def test_four_processes_at_once_build_once(start, quick_compiler, tmp_path):
     cache = tmp_path / "cache"
     processes = [start(cache, CXX=compiler) for _ in range(4)]
     assert [finish(process) for process in processes] == ["cpu: available\n"] * 4
-    runs = len((tmp_path / "runs").read_text().split())
+    runs = len((tmp_path / "runs").read_text(encoding="utf-8").split())
     assert runs == len(toolchain.CPU_SOURCES) + 1  # one compilation each, one link
     lock, library, digest = sorted(files_in(cache), key=len)
     assert library.endswith("/ms_deform_attn_cpu.so") and lock.endswith(".lock")
@@ -170,7 +170,7 @@ def test_a_compiler_that_fails_is_a_named_reason(start, tmp_path):
     log, lock = sorted(files_in(tmp_path / "cache"))[::-1]
     assert not any(name.endswith(".so") for name in (log, lock))
     [log] = (tmp_path / "cache").glob("*.log")
-    assert "this compiler is broken" in log.read_text()
+    assert "this compiler is broken" in log.read_text(encoding="utf-8")
 
     code = """
         import torch

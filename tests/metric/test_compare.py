@@ -67,7 +67,7 @@ def test_command_says_which_differences_stand(tmp_path, capsys):
     main(["compare", str(a), str(b)])  # returns: exit status 0
     printed = capsys.readouterr().out
     rows = table_of(printed)
-    scores = [json.loads(path.read_text())["scores"] for path in (a, b)]
+    scores = [json.loads(path.read_text(encoding="utf-8"))["scores"] for path in (a, b)]
     found = {d.metric: d for d in uncertainty.compare([make_rows()], [make_rows(shift=0.1)])}
     g = found["g_miou"]
     assert rows["G-mIoU"] == [
@@ -138,7 +138,10 @@ def test_seeds_of_a_side_are_averaged(tmp_path, capsys):
     paths = [str(write_results(tmp_path / str(k), make_rows(seed=k))) for k in range(4)]
     main(["compare", *paths[:2], "--more_a", paths[2], "--more_b", paths[3], "--format", "json"])
     content = json.loads(capsys.readouterr().out)
-    scores = [json.loads((tmp_path / str(k) / "results.json").read_text())["scores"]["g_miou"] for k in range(4)]
+    scores = [
+        json.loads((tmp_path / str(k) / "results.json").read_text(encoding="utf-8"))["scores"]["g_miou"]
+        for k in range(4)
+    ]
     assert content["scores"]["g_miou"]["a"] == pytest.approx((scores[0] + scores[2]) / 2)
     assert content["scores"]["g_miou"]["b"] == pytest.approx((scores[1] + scores[3]) / 2)
     low, high = content["scores"]["g_miou"]["interval"]
@@ -213,10 +216,12 @@ def test_masks_of_two_kinds_are_refused(tmp_path, capsys):
     assert ended.value.code == 1 and not (tmp_path / "page").exists()
     assert "AVSBench-object: 'first'; AVSBench-semantic: 'second'" in capsys.readouterr().err
     main([*runs, "--mixed_annotations"])
-    page = (tmp_path / "page/index.html").read_text()
+    page = (tmp_path / "page/index.html").read_text(encoding="utf-8")
     assert "The results are of masks of different annotations" in page and "second: Masks: AVSBench-semantic" in page
     for name in ("table.md", "table.tex"):
-        head = next(line for line in (tmp_path / "page" / name).read_text().splitlines() if "first" in line)
+        head = next(
+            line for line in (tmp_path / "page" / name).read_text(encoding="utf-8").splitlines() if "first" in line
+        )
         assert "second (semantic masks" in head and "semantic" not in head.partition("second")[0]
     capsys.readouterr()
     main(["compare", str(b), str(b), "--resamples", "20"])

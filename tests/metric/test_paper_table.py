@@ -92,8 +92,8 @@ def test_the_command_writes_the_tables_of_a_paper(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/results.json").write_text('{"subset": "s4", "scores": {"g_miou": 0.5, "miou_positive": 0.75}}')
     main(["--run", f"a={tmp_path}/a", "--out", str(tmp_path), "--latex", "paper", "--markdown", "paper"])
-    assert r"a & 75.0 & -- & 50.0 & -- & -- \\" in (tmp_path / "table.tex").read_text()
-    assert "| a | 75.0 | – | 50.0 | – | – |" in (tmp_path / "table.md").read_text()
+    assert r"a & 75.0 & -- & 50.0 & -- & -- \\" in (tmp_path / "table.tex").read_text(encoding="utf-8")
+    assert "| a | 75.0 | – | 50.0 | – | – |" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_the_latex_compiles_with_six_models_and_no_overfull_box(tmp_path, interv
         + report.latex_paper_table(runs, intervals)
         + "\\end{table}\n\\end{document}\n"
     )
-    (tmp_path / "table.tex").write_text(document)
+    (tmp_path / "table.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]

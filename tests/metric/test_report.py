@@ -414,7 +414,9 @@ def test_a_bad_prediction_is_named_and_the_old_page_stays(damage, error, message
     damage(tmp_path / "robust")
     with pytest.raises(error, match=message):
         report.write_report(out, *two_models)
-    assert [path.name for path in out.iterdir()] == ["index.html"] and (out / "index.html").read_text() == "old"
+    assert [path.name for path in out.iterdir()] == ["index.html"] and (out / "index.html").read_text(
+        encoding="utf-8"
+    ) == "old"
 
 
 def test_an_interrupted_write_leaves_the_old_page(two_models, tmp_path, monkeypatch):
@@ -428,7 +430,9 @@ def test_an_interrupted_write_leaves_the_old_page(two_models, tmp_path, monkeypa
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         report.write_report(out, *two_models)
-    assert [path.name for path in out.iterdir()] == ["index.html"] and (out / "index.html").read_text() == "old"
+    assert [path.name for path in out.iterdir()] == ["index.html"] and (out / "index.html").read_text(
+        encoding="utf-8"
+    ) == "old"
 
 
 @pytest.mark.parametrize("clip_id, category", [("../x", "c"), ("x", ".."), ("a/b", "c"), ("", "c")])
@@ -637,7 +641,7 @@ def test_command_reports_errors_in_one_line(tmp_path, capsys):
 )
 def test_bad_gallery_files_are_named(text, message, tmp_path):
     path = tmp_path / "gallery.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"gallery\.json: .*{message}"):
         list(report.read_gallery(path))
 

@@ -68,7 +68,7 @@ texts = {
     "latex": latex_table([run]),
     "compared": list(compare_runs([run], [run], resamples=100).differences),
 }
-json.dump(texts, open(folder / "texts.json", "w"))
+json.dump(texts, open(folder / "texts.json", "w", encoding="utf-8"))
 """
 
 
@@ -82,7 +82,7 @@ def test_a_metric_of_one_file_is_in_rows_intervals_tables_charts_card_and_page(t
     table.write_text(source[:end] + TOY + source[end:], encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     subprocess.run([sys.executable, "-c", RUN, str(tmp_path)], check=True, env=environment, cwd=tmp_path)
-    found = json.loads((tmp_path / "texts.json").read_text())
+    found = json.loads((tmp_path / "texts.json").read_text(encoding="utf-8"))
     assert all(len(found["row"]["conditions"][name]["missed"]) == 2 for name in ("positive", "silence", "unseen"))
     scores = {"missed_positive", "missed_silence", "g_missed"}
     assert scores <= found["metric"].keys() and scores <= found["results"]["scores"].keys()

@@ -22,7 +22,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 def original(backbone: str, module: str = "") -> dict[str, torch.Tensor]:
     """An original state dict without memory behind it."""
-    shapes = json.loads((FIXTURES / f"original_{backbone}_state_dict.json").read_text())
+    shapes = json.loads((FIXTURES / f"original_{backbone}_state_dict.json").read_text(encoding="utf-8"))
     return {module + name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
@@ -151,7 +151,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert torch.equal(model.model.query_embed.weight, state_dict["head.learnable_query.weight"])
     processor = AVSegFormerProcessor.from_pretrained(tmp_path / "out" / "s4")
     assert dict(processor.image_processor.size) == {"height": 96, "width": 96}
-    made_from = json.loads((tmp_path / "out" / "s4" / "conversion.json").read_text())
+    made_from = json.loads((tmp_path / "out" / "s4" / "conversion.json").read_text(encoding="utf-8"))
     assert made_from["file"] == "S4_res50.pth"
     assert made_from["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
 

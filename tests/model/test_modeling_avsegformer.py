@@ -302,7 +302,7 @@ def test_buffers_after_loading(make_config, clips, tmp_path, name, kwargs):
 
 def test_saved_configuration_names_the_code(model, tmp_path):
     model.save_pretrained(tmp_path)
-    auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    auto_map = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["auto_map"]
     assert auto_map == {
         "AutoConfig": "configuration_avsegformer.AVSegFormerConfig",
         "AutoModel": "modeling_avsegformer.AVSegFormerForSegmentation",

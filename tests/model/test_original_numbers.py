@@ -41,7 +41,7 @@ STAGES = {
 @pytest.fixture(scope="module")
 def original(weight_fill):
     """Our model with the filled weights, and the name of ours for each original name."""
-    shapes = json.loads((FIXTURES / "original_resnet50_state_dict.json").read_text())
+    shapes = json.loads((FIXTURES / "original_resnet50_state_dict.json").read_text(encoding="utf-8"))
     state_dict = weight_fill.state_dict(shapes)
     config = AVSegFormerConfig(backbone="resnet50", loss_type="dice")
     converted = convert_original_state_dict(state_dict, config)

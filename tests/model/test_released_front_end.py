@@ -140,7 +140,7 @@ def test_bad_front_ends(arguments, message):
 def test_a_processor_saved_before_the_option_existed_takes_it(tmp_path):
     AVSegFormerProcessor().save_pretrained(tmp_path)
     for path in tmp_path.glob("*.json"):
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         for part in (content, *(value for value in content.values() if isinstance(value, dict))):
             part.pop("front_end", None)
         path.write_text(json.dumps(content))

@@ -15,7 +15,9 @@ class Run:
         self.code, self.seconds = code, seconds
         self.output = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
         changes = Path(f"{log}.changes")
-        self.changes = int(changes.read_text() or 0) if changes.exists() else None  # empty: killed while it wrote it
+        self.changes = (
+            int(changes.read_text(encoding="utf-8") or 0) if changes.exists() else None
+        )  # empty: killed while it wrote it
 
 
 @pytest.fixture
@@ -50,7 +52,9 @@ def run_command(fork_run, tmp_path_factory):
         process.join(timeout if kill_after is None else kill_after)
         if process.exitcode is None:
             run.kill()
-            assert kill_after is not None, f"{entry} did not end within {timeout} s:\n{log.read_text()[-3000:]}"
+            assert kill_after is not None, (
+                f"{entry} did not end within {timeout} s:\n{log.read_text(encoding='utf-8')[-3000:]}"
+            )
         return Run(process.exitcode, log, time.perf_counter() - start)
 
     return run_command

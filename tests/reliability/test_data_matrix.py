@@ -27,7 +27,7 @@ def trees(tmp_path_factory):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     table = trees[1] / "Single-source/s4_meta_data.csv"
-    first, *rows = table.read_text().splitlines(keepends=True)
+    first, *rows = table.read_text(encoding="utf-8").splitlines(keepends=True)
     table.write_text(first + "".join(rows[::-1]))
     return trees
 

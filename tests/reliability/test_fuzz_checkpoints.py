@@ -151,7 +151,7 @@ def test_absurd_shapes(folder, size, stride, offset, numbers):
 
 def peak() -> float:
     """The largest resident memory of this process since it was reset, in MB."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+    return int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 1024
 
 
 def compressed(folder: Path, member: str) -> Path:

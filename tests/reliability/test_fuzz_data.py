@@ -72,7 +72,11 @@ def little_memory():
     """Fails a test that takes more than 600 MB at its peak, or 20 s."""
 
     def status(field: str) -> int:  # bytes
-        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+        (line,) = (
+            line
+            for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+            if line.startswith(field)
+        )
         return 1024 * int(line.split()[1])
 
     if not Path("/proc/self/clear_refs").exists():

@@ -41,7 +41,9 @@ def test_a_training_killed_at_30_moments_ends_with_the_same_bits(
             return
         for name in ("model.safetensors", "last/model.safetensors", "train_log.jsonl", "config.json"):
             assert (folder / name).read_bytes() == (whole / name).read_bytes(), f"{folder.name}: another {name}"
-        best = [json.loads((run / "trainer_state.json").read_text())["best"] for run in (folder, whole)]
+        best = [
+            json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))["best"] for run in (folder, whole)
+        ]
         assert best[0] == best[1]
         assert not [path.name for path in folder.glob(".*")], "something half written was left"
         names = sorted(path.name for path in (folder / "checkpoints").iterdir())

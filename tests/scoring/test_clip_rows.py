@@ -99,7 +99,7 @@ def test_means_over_the_written_file_are_the_scores(tmp_path):
     rows = rows_of()
     found = results(rows, ["unseen"])
     write_rows(tmp_path / "clips.jsonl", rows)
-    read = [json.loads(line) for line in (tmp_path / "clips.jsonl").read_text().splitlines()]
+    read = [json.loads(line) for line in (tmp_path / "clips.jsonl").read_text(encoding="utf-8").splitlines()]
     assert read == rows and [path.name for path in tmp_path.iterdir()] == ["clips.jsonl"]
     for name in CONDITIONS:
         of = [row["conditions"][name] for row in read]

@@ -26,7 +26,7 @@ ROWS = [{"clip_id": name, "iou": [0.1, 1 / 3]} for name in "abc"]
 
 def kept(journal) -> list[dict]:
     """The rows in the file, without their checksums."""
-    rows = [json.loads(line) for line in journal.path.read_text().splitlines()]
+    rows = [json.loads(line) for line in journal.path.read_text(encoding="utf-8").splitlines()]
     assert all(isinstance(row.pop("crc32"), int) for row in rows)
     return rows
 

@@ -212,7 +212,7 @@ def test_many_problems_are_grouped_and_listed_in_a_file(targets, tmp_path):
     assert lines[0] == f"missing: {folder}/positive/c.a_12/c.a_12_3.png"
     assert lines[1].startswith(f"29 of another size, for example {folder}/positive/yt-_0/yt-_0_0.png has 8 x 8 pixels")
     assert len(lines) == 4 and lines[-1] == f"Every problem is listed in {tmp_path}/out/problems.txt."
-    assert (tmp_path / "out/problems.txt").read_text().splitlines() == caught.value.problems
+    assert (tmp_path / "out/problems.txt").read_text(encoding="utf-8").splitlines() == caught.value.problems
 
 
 def test_a_folder_that_links_to_itself(targets, tmp_path):
@@ -254,7 +254,7 @@ def test_public_codes(public_layouts, tmp_path, monkeypatch, capsys, name, optio
     monkeypatch.setattr("sys.argv", ["avs-evaluate", *arguments, "--output_dir", str(tmp_path / "out")])
     cli()
     assert capsys.readouterr().out.startswith("predictions: ")
-    results = json.loads((tmp_path / "out/results.json").read_text())
+    results = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))
     scores = results["scores"]
     assert scores["miou_positive"] >= (0.97 if "--resize" in options else 1)
     assert all(value == 0 for key, value in scores.items() if key in ("miou_silence", "miou_noise", "miou_off_screen"))

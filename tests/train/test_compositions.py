@@ -234,7 +234,7 @@ def test_each_recipe_trains_and_goes_on_bit_for_bit(recipe, demo_tree, tiny_mode
     main([*arguments, "--max_steps", "3", "--output_dir", str(cut), "--resume_from_checkpoint", "latest"])
     weights = [(folder / "last/model.safetensors").read_bytes() for folder in (tmp_path / "whole", cut)]
     assert weights[0] == weights[1]
-    state = json.loads((cut / "trainer_state.json").read_text())["settings"]
+    state = json.loads((cut / "trainer_state.json").read_text(encoding="utf-8"))["settings"]
     assert state.get("compose_share", 0) == RECIPES[recipe].compose_share
 
 
@@ -247,7 +247,7 @@ def test_recorded_negatives_are_part_of_the_run(demo_tree, tiny_model, tmp_path)
     arguments += ["--batch_size", "4", "--negative_conditions", "recorded", "--negative_dir", str(wavs)]
     arguments += ["--output_dir", str(tmp_path / "run"), "--validation_every", "0"]
     main([*arguments, "--max_steps", "1"])
-    state = json.loads((tmp_path / "run/trainer_state.json").read_text())["settings"]
+    state = json.loads((tmp_path / "run/trainer_state.json").read_text(encoding="utf-8"))["settings"]
     assert state["negative_dir_sha256"] == folder_digest(wavs)
     soundfile.write(wavs / "hum.wav", np.full(80000, 0.5), 16000)
     with pytest.raises(ValueError, match="negative_dir_sha256"):

@@ -83,14 +83,14 @@ def test_a_run_and_its_scores_say_which_weights(tiny_model, demo_tree, tmp_path)
     run = tmp_path / "run"
     arguments = ["--subset", "demo", "--data_dir", demo_tree, "--cpu", "--model", tiny_model, *RUN]
     main([*arguments, "--output_dir", str(run)])
-    weights = json.loads((run / "trainer_state.json").read_text())["weights"]
+    weights = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))["weights"]
     start = {"model.safetensors": sha256(Path(tiny_model) / "model.safetensors")}
     assert weights == {"model": {"source": Path(tiny_model).name, "sha256": start}}
     resume = ["--max_steps", "2", "--resume_from_checkpoint", "latest"]
     main([*arguments, "--output_dir", str(run), *resume])
-    assert json.loads((run / "trainer_state.json").read_text())["weights"] == weights
+    assert json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))["weights"] == weights
     evaluate_accelerate.main([*arguments[:5], "--model", str(run), "--output_dir", str(tmp_path / "eval")])
-    found = json.loads((tmp_path / "eval/results.json").read_text())["weights"]
+    found = json.loads((tmp_path / "eval/results.json").read_text(encoding="utf-8"))["weights"]
     digests = {"model.safetensors": sha256(run / "model.safetensors")}
     assert found == {"source": "run", "sha256": digests, "encoders": weights}
 
@@ -105,7 +105,7 @@ def test_a_new_model_from_files(demo_tree, tmp_path):
     files = ["--backbone_weights", str(tmp_path / "backbone.pth"), "--vggish_weights", str(tmp_path / "vggish.pth")]
     more = ["--data_dir", demo_tree, "--freeze_backbone_epochs", "9", "--output_dir", str(tmp_path / "run")]
     main([*NEW, *RUN, *files, *more])
-    weights = json.loads((tmp_path / "run/trainer_state.json").read_text())["weights"]
+    weights = json.loads((tmp_path / "run/trainer_state.json").read_text(encoding="utf-8"))["weights"]
     assert weights == {
         "backbone": {"source": "backbone.pth", "sha256": sha256(tmp_path / "backbone.pth")},
         "audio_encoder": {"source": "vggish.pth", "sha256": sha256(tmp_path / "vggish.pth")},

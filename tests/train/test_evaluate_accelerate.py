@@ -55,7 +55,7 @@ def plain_probabilities(folder, split):
 def test_scores_of_plain_loops(model_folder, demo_tree, tmp_path, capsys):
     arguments = ["--cpu", "--model", model_folder, "--subset", "demo", "--data_dir", demo_tree, "--batch_size", "2"]
     main([*arguments, "--output_dir", str(tmp_path / "eval"), "--save_predictions"])
-    results = json.loads((tmp_path / "eval/results.json").read_text())
+    results = json.loads((tmp_path / "eval/results.json").read_text(encoding="utf-8"))
     scores = results["scores"]
     splits = load_splits("demo", demo_tree, 42, "test", CONDITIONS)
     means = {}
@@ -99,7 +99,7 @@ def test_results_name_masks_draw_and_mute_clips(model_folder, demo_tree, tmp_pat
     soundfile.write(wav, np.zeros(80000), 16000)
     arguments = ["--cpu", "--model", model_folder, "--subset", "demo", "--data_dir", str(tmp_path / "data")]
     main([*arguments, "--output_dir", str(tmp_path / "eval")])
-    results = json.loads((tmp_path / "eval/results.json").read_text())
+    results = json.loads((tmp_path / "eval/results.json").read_text(encoding="utf-8"))
     splits = load_splits("demo", str(tmp_path / "data"), 42, "test", CONDITIONS)
     hears = [clip["clip_id"] for clip in splits["off_screen"] if clip["audio_source"] == wav.stem]
     assert results["mute_clips"] == {"positive": [wav.stem], "off_screen": hears} and len(hears) == 1
@@ -126,7 +126,7 @@ def test_two_processes_score_every_clip_once(model_folder, demo_tree, tmp_path, 
     arguments = ["--model", model_folder, "--subset", "demo", "--data_dir", demo_tree, "--batch_size", "2"]
     main(["--cpu", *arguments, "--output_dir", str(tmp_path / "one")])
     launch("evaluate_accelerate.py", *arguments, "--output_dir", tmp_path / "two", processes=2)
-    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    one, two = (json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8")) for name in ("one", "two"))
     assert two["settings"].pop("num_processes") == 2 and one["settings"].pop("num_processes") == 1
     assert two == one and two["scores"]["clips_positive"] == 5
     rows = [(tmp_path / name / "clips.jsonl").read_bytes() for name in ("one", "two")]
@@ -231,7 +231,7 @@ def test_the_released_front_end_treats_negatives_otherwise(model_folder, demo_tr
 def test_fewer_clips_and_conditions(model_folder, demo_tree, tmp_path):
     arguments = ["--cpu", "--model", model_folder, "--subset", "demo", "--data_dir", demo_tree, "--max_clips", "3"]
     main([*arguments, "--conditions", "silence", "positive", "--output_dir", str(tmp_path), "--split", "validation"])
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["clips"] == results["scores"]["clips_silence"] == 3
     assert results["settings"]["conditions"] == ["positive", "silence"]
     assert "miou_noise" not in results["scores"]
@@ -344,7 +344,7 @@ def test_rows_of_another_model_are_not_taken(model_folder, demo_tree, tmp_path, 
         patch.setattr(AVSegFormerForSegmentation, "get_image_embeddings", stop_at_the_third)
         main([*arguments, "--output_dir", str(tmp_path / "cut")])
     (journal,) = (tmp_path / "cut").glob("*.partial.jsonl")
-    assert len(journal.read_text().splitlines()) == 2
+    assert len(journal.read_text(encoding="utf-8").splitlines()) == 2
     tensors = load_file(folder / "model.safetensors")
     tensors = {name: -tensor if name.startswith("mask_head") else tensor for name, tensor in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

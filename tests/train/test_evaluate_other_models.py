@@ -35,8 +35,10 @@ def evaluate(demo_tree, tmp_path):
 
     def evaluate(name, *options):
         main(["--cpu", "--subset", "demo", "--data_dir", demo_tree, "--output_dir", str(tmp_path / name), *options])
-        rows = [json.loads(line) for line in (tmp_path / name / "clips.jsonl").read_text().splitlines()]
-        return json.loads((tmp_path / name / "results.json").read_text()), rows
+        rows = [
+            json.loads(line) for line in (tmp_path / name / "clips.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        return json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8")), rows
 
     return evaluate
 
@@ -99,7 +101,7 @@ def test_the_results_of_another_run_are_replaced_only_if_told_to(evaluate, modul
     other = ("fn", "--model-fn", "my_model:loud", "--seed", "7")
     with pytest.raises(ValueError, match=r"results.json is of seed 42 \(now 7\).*--overwrite_output_dir"):
         evaluate(*other)
-    assert json.loads((tmp_path / "fn/results.json").read_text()) == again
+    assert json.loads((tmp_path / "fn/results.json").read_text(encoding="utf-8")) == again
     replaced, _ = evaluate(*other, "--overwrite_output_dir")
     assert replaced["settings"]["seed"] == 7 and replaced["predictions_dir"] is None
     assert read_run("fn", tmp_path / "fn").predictions is None  # what lies there is the first run's

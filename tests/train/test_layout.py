@@ -20,6 +20,6 @@ def test_the_layout_that_is_named_is_scored(tmp_path, monkeypatch):
     options = ["--cpu", "--subset", "s4", "--data_dir", str(REAL_MINI), "--conditions", "positive"]
     options += ["--model-fn", "white:marks", "--output_dir", "out"]
     main([*options, "--layout", "object"])
-    assert json.loads(Path("out/results.json").read_text())["annotation"] == "object"
+    assert json.loads(Path("out/results.json").read_text(encoding="utf-8"))["annotation"] == "object"
     with pytest.raises(ValueError, match="rows of s4, label v1s, in .*AVSS/metadata.csv"):  # it has none of S4
         main([*options, "--layout", "semantic", "--overwrite_output_dir"])

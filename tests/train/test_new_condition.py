@@ -46,9 +46,9 @@ def test_a_new_condition_is_evaluated(demo_tree, tmp_path, monkeypatch):
     (tmp_path / "marking_model.py").write_text(LOUDNESS)
     options = ["--cpu", "--subset", "demo", "--data_dir", demo_tree, "--output_dir", str(tmp_path / "out")]
     main([*options, "--model-fn", "marking_model:marks"])
-    results = json.loads((tmp_path / "out/results.json").read_text())
+    results = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))
     assert results["settings"]["conditions"] == ["positive", "silence", "noise", "off_screen", "hum"]
-    rows = [json.loads(line) for line in (tmp_path / "out/clips.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "out/clips.jsonl").read_text(encoding="utf-8").splitlines()]
     calls = np.reshape(sys.modules.pop("marking_model").calls, (5, 5))
     expected = [np.abs(heard(row["clip_id"])).mean() for row in rows]
     np.testing.assert_allclose(calls[:, 4], expected, rtol=1e-6)

@@ -81,7 +81,7 @@ def test_a_second_model_is_scored(installed, demo_tree, tmp_path):
     segmenter = sys.modules["brightness_segmenter"].segmenter
     assert isinstance(segmenter, Segmenter)
     assert segmenter.model.calls == [2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1], "five clips by two, under four conditions"
-    scores = json.loads((tmp_path / "eval/results.json").read_text())["scores"]
+    scores = json.loads((tmp_path / "eval/results.json").read_text(encoding="utf-8"))["scores"]
     splits = load_splits("demo", demo_tree, 42, "test", ["positive", "silence"])
     ious = [
         (bright & target).sum() / (bright | target).sum()

@@ -47,8 +47,10 @@ def clips_with_two(masks_of):
 def evaluate(demo_tree, tmp_path):
     def evaluate(name, *options, data_dir=demo_tree):
         main(["--cpu", "--subset", "demo", "--data_dir", data_dir, "--output_dir", str(tmp_path / name), *options])
-        rows = [json.loads(line) for line in (tmp_path / name / "clips.jsonl").read_text().splitlines()]
-        return json.loads((tmp_path / name / "results.json").read_text()), rows
+        rows = [
+            json.loads(line) for line in (tmp_path / name / "clips.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        return json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8")), rows
 
     return evaluate
 

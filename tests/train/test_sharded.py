@@ -79,7 +79,7 @@ def launch_config(environment, fork_run, monkeypatch, tmp_path):
 
 
 def losses(run: Path) -> list[float]:
-    lines = map(json.loads, (run / "train_log.jsonl").read_text().splitlines())
+    lines = map(json.loads, (run / "train_log.jsonl").read_text(encoding="utf-8").splitlines())
     return [line["loss"] for line in lines if "loss" in line]
 
 

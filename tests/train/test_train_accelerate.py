@@ -33,7 +33,7 @@ def train(arguments, output_dir: Path, *more) -> list[dict]:
 
 
 def log_of(output_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (output_dir / "train_log.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (output_dir / "train_log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -55,7 +55,7 @@ def evaluated(folder: Path, tiny: list[str]) -> dict[str, float]:
     arguments = ["--cpu", "--model", str(folder), "--split", "validation", *tiny[:4]]
     conditions = ["--conditions", "positive", "silence", "off_screen"]
     evaluate_accelerate.main([*arguments, *conditions, "--output_dir", str(folder / "eval")])
-    return json.loads((folder / "eval/results.json").read_text())["scores"]
+    return json.loads((folder / "eval/results.json").read_text(encoding="utf-8"))["scores"]
 
 
 # 8 positive and 5 negative items: 7 batches of 2, steps of 2 batches and a last one of 1, in one process.
@@ -81,7 +81,7 @@ def test_a_killed_run_resumes_bit_for_bit(processes, kill_after, tiny, tmp_path,
     assert process.poll() is None, process.communicate()[0]
     process.kill()
     assert not (cut / "last").exists(), "the run was over before it was killed"
-    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     assert state["batches_done"] > 0 and state["epoch"] == 1, "not in mid-epoch"
     # Whatever came after that checkpoint, the run goes on from it, beside a newer one that was never finished.
     for later in (cut / "checkpoints").glob("step_*"):
@@ -97,12 +97,14 @@ def test_a_killed_run_resumes_bit_for_bit(processes, kill_after, tiny, tmp_path,
     assert f"step_{kill_after}: epoch 1, step {kill_after}" in output
     assert same_bits(whole / "last", cut / "last")
     assert same_bits(whole, cut), "another best model"
-    assert (whole / "train_log.jsonl").read_text() == (cut / "train_log.jsonl").read_text()
+    assert (whole / "train_log.jsonl").read_text(encoding="utf-8") == (cut / "train_log.jsonl").read_text(
+        encoding="utf-8"
+    )
     assert not (cut / "checkpoints/.step_98").exists()
     assert not same_bits(whole / "last", whole / "checkpoints/step_1"), "nothing was learned"
 
     # The processes validated one model, the saved one, though each has batch norm statistics of its own.
-    best = json.loads((whole / "trainer_state.json").read_text())["best"]
+    best = json.loads((whole / "trainer_state.json").read_text(encoding="utf-8"))["best"]
     assert evaluated(whole, tiny) == pytest.approx(validation_of(whole, best["step"]), abs=1e-6)
 
 
@@ -155,7 +157,7 @@ def test_a_run_from_end_to_end(tiny, tmp_path, capsys):
 
     # The folder is the model of the best validation, and the evaluator agrees about it.
     best = max(range(2), key=lambda i: validations[i]["g_miou"])
-    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    state = json.loads((tmp_path / "trainer_state.json").read_text(encoding="utf-8"))
     assert state["best"] == {"g_miou": validations[best]["g_miou"], "epoch": best, "step": 5 * (best + 1)}
     AVSegFormerForSegmentation.from_pretrained(tmp_path)
     assert AVSegFormerProcessor.from_pretrained(tmp_path).image_processor.size["height"] == 64
@@ -233,7 +235,7 @@ def test_loss_settings(tiny, tmp_path):
     (step,) = train(tiny, tmp_path, "--max_steps", "1", "--image_size", "32", "--validation_every", "0", *losses)
     parts = 2 * step["loss_mask"] + 0.5 * step["loss_mix"] + 0.25 * step["loss_similarity"]
     assert step["loss"] == pytest.approx(parts, rel=1e-5)
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert (config["loss_type"], config["mix_weight"], config["bce_weight"]) == ("bce", 0.5, 5.0)
     processor = AVSegFormerProcessor.from_pretrained(tmp_path)
     assert dict(processor.image_processor.size) == {"height": 32, "width": 32}
@@ -293,7 +295,7 @@ def test_a_constant_rate_run_may_be_extended(tiny, tmp_path):
 def test_resuming_another_run(tiny, tmp_path, write_model):
     run = tmp_path / "run"
     train(tiny, run, "--max_steps", "2", "--validation_every", "0", "--lr_scheduler", "linear")
-    log = (run / "train_log.jsonl").read_text()
+    log = (run / "train_log.jsonl").read_text(encoding="utf-8")
     other = write_model("test_resnet", size=64, num_points=2)
     for more, match in (
         (["--batch_size", "4"], "setting batch_size is 2, this run's is 4"),
@@ -311,7 +313,7 @@ def test_resuming_another_run(tiny, tmp_path, write_model):
         arguments = ["--max_steps", "2", "--validation_every", "0", "--lr_scheduler", "linear", *more]
         with pytest.raises(ValueError, match=match):
             train(tiny, run, *arguments, "--resume_from_checkpoint", "latest")
-    assert (run / "train_log.jsonl").read_text() == log
+    assert (run / "train_log.jsonl").read_text(encoding="utf-8") == log
 
 
 @pytest.mark.slow
@@ -369,7 +371,7 @@ def test_the_folder_of_another_run(tiny, tmp_path):
         train(arguments, tmp_path, *common, "--overwrite_output_dir")
     assert sorted(tmp_path.rglob("*")) == before
     lines = train(tiny, tmp_path, *common, "--overwrite_output_dir", "--seed", "1")
-    assert len(lines) == 1 and mine.read_text() == "kept"
+    assert len(lines) == 1 and mine.read_text(encoding="utf-8") == "kept"
 
 
 def test_missing_data_and_model(tiny, tmp_path):

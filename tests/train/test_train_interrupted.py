@@ -105,7 +105,7 @@ def test_sigterm_in_a_validation(train, whole, monkeypatch, tmp_path, capsys):
     assert "Stopped by SIGTERM after step 4" in capsys.readouterr().out
     assert (
         names(run) == ["step_4"]
-        and json.loads((run / "checkpoints/step_4/trainer_state.json").read_text())["validates"]
+        and json.loads((run / "checkpoints/step_4/trainer_state.json").read_text(encoding="utf-8"))["validates"]
     )
     monkeypatch.undo()
     train("cut", "--resume_from_checkpoint", "latest")
@@ -320,7 +320,7 @@ def test_auto_goes_on_or_starts(train, whole, before_step, monkeypatch, tmp_path
     with pytest.raises(KeyboardInterrupt):
         train("run", *auto)  # nothing to go on from
     monkeypatch.undo()
-    assert (tmp_path / "run/train_log.jsonl").read_text(), "it ended before its first step"
+    assert (tmp_path / "run/train_log.jsonl").read_text(encoding="utf-8"), "it ended before its first step"
     before_step(6, stop)
     with pytest.raises(KeyboardInterrupt):
         train("run", *auto)  # a run that has no checkpoint
@@ -368,7 +368,7 @@ def test_a_checkpoint_runs_no_code(train, whole, tmp_path):
             return os.mkdir, (str(tmp_path / "executed"),)
 
     assert not list(newest.glob("custom_checkpoint_*"))
-    state = json.loads((newest / "trainer_state.json").read_text())
+    state = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
     for name in ("custom_checkpoint_0.pkl", "optimizer.bin", "random_states_0.pkl"):
         if not (newest / name).exists() and name != "custom_checkpoint_0.pkl":
             continue
@@ -432,7 +432,7 @@ def test_the_run_says_what_it_is(train, tmp_path, capsys):
     run = train("run", "--max_steps", 1)
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.startswith("run {")]
-    state = json.loads((run / "trainer_state.json").read_text())
+    state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
     assert json.loads(line.removeprefix("run ")).items() <= state.items()
     assert (state["settings"]["seed"], state["settings"]["data_seed"]) == (42, 42)
     assert torch.__version__.startswith(state["versions"]["torch"])

@@ -68,7 +68,7 @@ def test_negative_items_hear_their_own_condition_and_have_empty_masks(arguments,
 def test_an_epoch_ends_with_its_last_clip(arguments, tmp_path):
     more = ["--epochs", "2", "--gradient_accumulation_steps", "3", "--negative_ratio", "0", "--validation_every", "0"]
     main([*arguments, *more, "--output_dir", str(tmp_path)])
-    lines = [json.loads(line) for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "train_log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(line["step"], line["epoch"]) for line in lines] == [(1, 0), (2, 0), (3, 1), (4, 1)]
 
 
@@ -113,7 +113,7 @@ def test_the_model_of_the_best_validation_is_kept(scores, best, arguments, tmp_p
     of_epochs = [tmp_path / f"checkpoints/epoch_{epoch}/model.safetensors" for epoch in (1, 2)]
     models = [path.read_bytes() for path in of_epochs]
     assert not left and models[0] != models[1]
-    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    state = json.loads((tmp_path / "trainer_state.json").read_text(encoding="utf-8"))
     assert state["best"] == {"g_miou": scores[best], "epoch": best, "step": 4 * (best + 1)}
     assert (kept == (tmp_path / "last/model.safetensors").read_bytes()) == (best == 1)
 

@@ -64,14 +64,14 @@ def running(script: Path, *arguments: str, cwd: Path):
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):
-            assert process.poll() is None, log.read_text()
+            assert process.poll() is None, log.read_text(encoding="utf-8")
             try:
                 urllib.request.urlopen(address, timeout=5).close()
                 break
             except OSError:
                 time.sleep(0.2)
         else:
-            raise AssertionError(log.read_text())
+            raise AssertionError(log.read_text(encoding="utf-8"))
         yield address
     finally:
         process.terminate()
