@@ -9,7 +9,7 @@ import soundfile
 
 from .files import printable
 from .progress import progress
-from .sounds import announced_seconds, is_mute, read_waveform
+from .sounds import is_mute, missing_share, read_waveform
 from .sources import count_odd_objects, media_files, objects_table, read_clips, read_frames, read_masks
 from .subsets import SPLITS, Subset
 
@@ -77,7 +77,7 @@ def _look_at_sound(path: Path, findings: Findings) -> None:
     if waveform is None:
         return
     seconds = soundfile.info(path).duration
-    announced = announced_seconds(path)
+    announced = seconds / (1 - missing_share(path))
     if announced > seconds + HEADER_TOLERANCE:
         findings["cut"].append(f"{path}: ends after {seconds:.2f} of the {announced:.2f} s that its header announces")
     if is_mute(waveform):

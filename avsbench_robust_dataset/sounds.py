@@ -2,7 +2,6 @@
 
 import io
 import math
-import wave
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from .subsets import FRAMES_PER_CLIP
 MAX_CHANNELS, MAX_RATE = 8, 384_000  # of a sound; Hz
 MAX_FILTER = 2**24  # entries of the resampling filter: 70,560 from 44,100 Hz, 700 million from 44,099 Hz
 MUTE_PEAK = 1e-3  # -60 dB: below the background of any recording, above a decoder's rounding
-OPEN_LENGTH = 0x7FFF0000  # bytes; programs that write a wav into a pipe put more than this into its header
+OPEN_LENGTH = 0x7FFFF000  # bytes; programs that write a wav into a pipe put this or more into its header
 WINDOW = 15600  # samples, 0.975 s: what one example of VGGish's front end hears
 
 
@@ -102,14 +101,25 @@ def is_mute(waveform: np.ndarray) -> bool:
     return bool(np.abs(waveform).max(initial=0) < MUTE_PEAK)
 
 
-def announced_seconds(path: Path) -> float:
-    """How long a PCM wav file is by its own header; 0 for other formats and for headers that do not say it."""
-    try:
-        with wave.open(str(path)) as file:
-            size = file.getnframes() * file.getnchannels() * file.getsampwidth()
-            return 0.0 if size >= OPEN_LENGTH else file.getnframes() / file.getframerate()
-    except (wave.Error, EOFError):
-        return 0.0
+def missing_share(path: Path) -> float:
+    """The share in [0, 1] of its samples that a wav file lacks, by its own header: above 0 if it was cut off.
+
+    0 for other formats (their readers find it out) and for headers that do not say a length.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        riff = file.read(12)
+        if riff[:4] != b"RIFF" or riff[8:] != b"WAVE":
+            return 0.0
+        for _ in range(100):  # chunks; sound files have a few
+            chunk = file.read(8)
+            length = int.from_bytes(chunk[4:], "little")
+            if len(chunk) < 8 or length >= OPEN_LENGTH:
+                return 0.0
+            if chunk[:4] == b"data":
+                return max(0, file.tell() + length - size) / max(1, length)
+            file.seek(length + length % 2, 1)
+    return 0.0
 
 
 def encode_wav(samples: np.ndarray) -> bytes:

@@ -17,7 +17,7 @@ import soundfile
 from avsbench_robust_dataset import SUBSETS
 from avsbench_robust_dataset.__main__ import main
 from avsbench_robust_dataset.draw import read_manifest
-from avsbench_robust_dataset.sounds import announced_seconds, is_mute
+from avsbench_robust_dataset.sounds import is_mute, missing_share
 from avsbench_robust_dataset.sources import media_files, read_clips
 
 MANIFESTS = Path(sys.modules["avsbench_robust_dataset"].__file__).with_name("manifests")
@@ -237,21 +237,32 @@ def test_mute_clips_of_the_rows_that_a_model_hears(write_s4, load, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header_length", "seconds"), [(200, 0.1), (400, 0.2), (402, 0.201), (2**32 - 1, 0), (0x7FFFF000, 0)]
+    ("header_length", "missing"), [(200, 0.0), (400, 0.5), (201, 1 / 201), (2**32 - 1, 0.0), (0x7FFFF000, 0.0)]
 )
-def test_how_long_a_wav_is_by_its_header(tmp_path, header_length, seconds):
+def test_what_a_wav_lacks_by_its_header(tmp_path, header_length, missing):
     path = tmp_path / "a.wav"
-    chunks = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 1000, 2000, 2, 16)
-    chunks += b"LIST" + struct.pack("<I", 3) + b"abc\0" + b"data" + struct.pack("<I", header_length) + bytes(200)
+    chunks = b"LIST" + struct.pack("<I", 3) + b"abc\0" + b"data" + struct.pack("<I", header_length) + bytes(200)
     path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
-    assert announced_seconds(path) == seconds
+    assert missing_share(path) == missing
 
 
 def test_other_formats_are_not_judged_by_a_header(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(800), 16000, format="FLAC")
-    soundfile.write(tmp_path / "c.wav", np.zeros(800), 16000, subtype="FLOAT")
+    assert missing_share(tmp_path / "a.wav") == 0
     (tmp_path / "b.wav").write_bytes(b"RIFF\0\0\0\0WAVE" + bytes(10**6))  # chunks of no length, without end
-    assert [announced_seconds(tmp_path / f"{name}.wav") for name in "abc"] == [0, 0, 0]
+    assert missing_share(tmp_path / "b.wav") == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"subtype": "PCM_16"}, {"subtype": "FLOAT"}, {"format": "WAVEX", "subtype": "PCM_24"}]
+)
+def test_a_wav_that_lost_half_of_its_samples(tmp_path, options):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(16000), 16000, **options)
+    assert missing_share(path) == 0
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    assert missing_share(path) == pytest.approx(0.5, abs=0.01)
 
 
 def test_check_names_what_was_looked_for(tmp_path, capsys):
