@@ -83,7 +83,7 @@ def test_verify_names_rows_and_both_values(own_manifest, capsys):
     removed = rows.pop(place - 1)
     rows.append({**removed, "clip_id": "another0000"})
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    own_manifest.write_text(text + f"sha256 {hashlib.sha256(text.encode()).hexdigest()}\n")
+    own_manifest.write_text(text + f"sha256 {hashlib.sha256(text.encode()).hexdigest()}\n", encoding="utf-8")
     assert verify(own_manifest) == 1
     out = capsys.readouterr().out
     assert f'test car00000002: off_screen_source "elsewhere00" in the file, "{before}" here\n' in out
@@ -92,7 +92,7 @@ def test_verify_names_rows_and_both_values(own_manifest, capsys):
     assert "3 rows differ" in out and out.count("\n") == 4
     rows[-1] = removed
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    own_manifest.write_text(text + f"sha256 {hashlib.sha256(text.encode()).hexdigest()}\n")
+    own_manifest.write_text(text + f"sha256 {hashlib.sha256(text.encode()).hexdigest()}\n", encoding="utf-8")
     assert verify(own_manifest) == 1 and "\n1 row differs between" in capsys.readouterr().out
 
 
@@ -101,11 +101,11 @@ def test_verify_of_another_seed_and_of_a_stale_digest(write_s4, own_manifest, ca
     write_s4(own_manifest.parent, rows, media=False)
     assert main(["manifest", "--data_dir", str(own_manifest.parent)]) == 0
     text = capsys.readouterr().out
-    own_manifest.write_text(text)
+    own_manifest.write_text(text, encoding="utf-8")
     assert verify(own_manifest) == 0 and verify(own_manifest, "--seed", "43") == 1
     assert capsys.readouterr().out.endswith(")\nis it of another --subset, --seed or --draw?\n")
     for cut in (text.replace("sha256 ", "sha256 0"), text[: text.index("sha256")]):
-        own_manifest.write_text(cut)
+        own_manifest.write_text(cut, encoding="utf-8")
         assert verify(own_manifest) == 1
         out = capsys.readouterr().out
         assert out.endswith("does not end with the SHA-256 of its own rows: it was changed or cut off\n")
@@ -117,7 +117,7 @@ def test_verify_of_another_seed_and_of_a_stale_digest(write_s4, own_manifest, ca
 
 def test_verify_of_something_else(own_manifest, capsys):
     for content, message in (("[1, 2]\n", "line 1"), ('{"split": "test"}\n', "clip_id"), ("{\n", "line 1")):
-        own_manifest.write_text(content)
+        own_manifest.write_text(content, encoding="utf-8")
         assert verify(own_manifest) == 1
         assert message in capsys.readouterr().err
     own_manifest.write_bytes(gzip.compress(b"{}" * 100)[:-9])

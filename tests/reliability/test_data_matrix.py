@@ -28,7 +28,7 @@ def trees(tmp_path_factory):
         shutil.copyfile(path, target)
     table = trees[1] / "Single-source/s4_meta_data.csv"
     first, *rows = table.read_text(encoding="utf-8").splitlines(keepends=True)
-    table.write_text(first + "".join(rows[::-1]))
+    table.write_text(first + "".join(rows[::-1]), encoding="utf-8")
     return trees
 
 

@@ -52,7 +52,7 @@ def module(tmp_path, monkeypatch):
     def module(source):
         sys.modules.pop("my_model", None)
         shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
-        (tmp_path / "my_model.py").write_text(source)
+        (tmp_path / "my_model.py").write_text(source, encoding="utf-8")
 
     yield module
     sys.modules.pop("my_model", None)

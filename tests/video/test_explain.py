@@ -38,7 +38,7 @@ from modeling_avsegformer.video.explain import Heard, trained_on, verdict
     ],
 )
 def test_what_a_model_was_trained_on_is_read_from_its_files(tmp_path, name, content, said):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="utf-8")
     assert re.search(said, trained_on(str(tmp_path)))
 
 

@@ -79,7 +79,7 @@ def test_a_sound_of_one_sample_is_opened_once(tmp_path, monkeypatch):
 )
 def test_files_that_name_other_files_are_not_opened(clip, tmp_path, name, text):
     clip()
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=f"{name} is a playlist, which names other files"):
         read_info(tmp_path / name)
 
