@@ -32,7 +32,7 @@ def at_least(minimum: int, number: type[int] | type[float] = int) -> Callable[[s
             raise argparse.ArgumentTypeError(f"expected at least {minimum}, got {value}")
         return value
 
-    parse.__name__ = number.__name__  # which argparse names where the text is no number
+    parse.__name__ = number.__name__  # which argparse names where the text is not a number
     return parse
 
 

@@ -76,7 +76,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--grey_of_one", type=int, choices=(1, 255), help="value of probability 1; default: detected")
     parser.add_argument("--resize", choices=("nearest",), help="scale --predictions of another size; default: refuse")
     parser.add_argument("--mask_pattern", help="which --predictions to score where several lie in one folder")
-    parser.add_argument("--background", type=getrgb, metavar="COLOUR", help="what is no object; default: black")
+    parser.add_argument("--background", type=getrgb, metavar="COLOUR", help="that of the background; default: black")
     parser.add_argument("--batch_size", type=count, default=4, help="clips per process")
     parser.add_argument("--max_clips", type=count, help="score only this many clips, evenly spaced over the split")
     parser.add_argument("--save_predictions", action="store_true", help="write 8-bit PNG probability masks")

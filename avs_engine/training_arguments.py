@@ -88,7 +88,7 @@ def negative_conditions(texts: Sequence[str]) -> dict[str, float]:
     """{"silence": 1.0, …} from ["silence=1", "off_screen", …], in the data set's order of conditions.
 
     Raises:
-        ValueError: an unknown condition, one named twice, or a weight that is no positive number.
+        ValueError: an unknown condition, one named twice, or a weight that is not a positive number.
     """
     # `unseen` is held out of every training.
     extra = [name for name, known in EXTRA_CONDITIONS.items() if known.heard == "none" and name != "unseen"]

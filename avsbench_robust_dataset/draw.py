@@ -254,7 +254,7 @@ def read_manifest(path: Path) -> tuple[list[dict], bool]:
     """The rows of a file that holds what `manifest` yields, also gzipped, and whether its last line is their SHA-256.
 
     Raises:
-        OSError, ValueError: it cannot be read, or a line is no row.
+        OSError, ValueError: it cannot be read, or a line is not a row.
     """
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":

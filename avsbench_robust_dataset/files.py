@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from PIL import Image
 
-# What Pillow raises for a file that is no image, or a broken or truncated one.
+# What Pillow raises for a file that is not an image, or a broken or truncated one.
 BROKEN_IMAGE = (
     OSError,
     SyntaxError,

@@ -125,7 +125,7 @@ def _layouts_in(subset: Subset, root: Path) -> list[str]:
 
 
 def _resembles(root: Path) -> str:
-    """What a folder that is no download holds, and where in it one may be."""
+    """What a folder that is not a download holds, and where in it one may be."""
     names = sorted(path.name for path in root.iterdir())
     for name in names:
         if any((root / name / inside).exists() for inside in ("Single-source", "Multi-sources", "metadata.csv")):
@@ -306,8 +306,8 @@ def read_clips(subset: Subset, root: Path) -> list[Clip]:
     """All clips of a subset, sorted by clip id.
 
     Raises:
-        ValueError: a column is missing, or a row has an unknown split, an unknown category, a clip id that is no plain
-            file name or one that was there before. The message names file and line.
+        ValueError: a column is missing, or a row has an unknown split, an unknown category, a clip id that is not a
+            plain file name or one that was there before. The message names file and line.
     """
     table = _table(subset, root)
     objects = _read_objects(subset, root) if subset.category_column is None else {}

@@ -123,7 +123,7 @@ class Reading:
     Attributes:
         grey_of_one: 1 or 255, the grey of probability 1; None: 1 where no grey in all masks is above 1, else 255.
         resize: scale masks of another size to the ground truth's, by the nearest neighbour.
-        background: the (red, green, blue) of what is no object; None: black, where a picture has one other colour.
+        background: the (red, green, blue) of the background; None: black, where a picture has one other colour.
         pattern: the masks to score where a folder has others beside them; see `mask_folders.py`.
     """
 
@@ -200,7 +200,7 @@ def _values(image: Image.Image, path: Path, background: tuple[int, int, int] | N
 
 def _inside_by_index(image: Image.Image) -> np.ndarray | None:
     """Where the index is above 0, for a palette that tells nothing: entries that lack, or two colours of which both
-    or none is black and that are no greys.
+    or none is black and that are not greys.
     """
     indices = np.asarray(image)
     used = np.unique(indices)

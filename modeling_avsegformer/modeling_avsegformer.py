@@ -750,7 +750,7 @@ class AVSegFormerForSegmentation(AVSegFormerPreTrainedModel):
         clips, image_size = image_embeddings.memory.shape[:2], image_embeddings.image_size
         logits = self.mask_head(output.queries, output.mask_features).unflatten(0, clips)
         if tuple(logits.shape[-2:]) != tuple(image_size):
-            # Four times the rounded-up quarter: more than the image where its sides are no multiples of 4.
+            # Four times the rounded-up quarter: more than the image where its sides are not multiples of 4.
             logits = F.interpolate(logits, size=image_size, mode="bilinear", align_corners=False)
         similarity = None
         if self.similarity_head is not None:

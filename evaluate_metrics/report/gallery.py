@@ -99,7 +99,7 @@ def read_download(data_dir: str | os.PathLike, run: Run) -> Iterator[Clip]:
     """Every clip that `run` was scored on, its frames and masks from an AVSBench download in the official layout.
 
     Raises:
-        ValueError: a run without `clips.jsonl`, or clip names that are no folder names.
+        ValueError: a run without `clips.jsonl`, or clip names that cannot be folder names.
         FileNotFoundError: no such download, or a clip that it lacks; the message names the folder.
     """
     if not run.clips:

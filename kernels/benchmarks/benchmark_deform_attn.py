@@ -141,7 +141,7 @@ def installed_peers(batch: int, device: str) -> dict:
     found = {}
     for name, (module, load) in (PEERS if device == "cuda" else CPU_PEERS).items():
         spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:  # a namespace is no package: our own folder `kernels`
+        if spec is None or spec.origin is None:  # a namespace is not a package: our own folder `kernels`
             continue
         try:
             peer = load()

@@ -6,7 +6,7 @@ import torch
 from ms_deform_attn import ms_deform_attn
 
 BAD = {
-    "value is no tensor": (lambda v, s, x, w: ([1.0], s, x, w), TypeError, r"`value` to be a torch.Tensor, got list"),
+    "value is a list": (lambda v, s, x, w: ([1.0], s, x, w), TypeError, r"`value` to be a torch.Tensor, got list"),
     "value has 3 dimensions": (
         lambda v, s, x, w: (v[0], s, x, w),
         ValueError,

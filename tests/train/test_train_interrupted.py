@@ -334,7 +334,7 @@ def test_auto_goes_on_or_starts(train, whole, before_step, monkeypatch, tmp_path
     for name, before in times.items():
         assert (tmp_path / "run" / name).stat().st_mtime_ns == before, "a run that is over was repeated"
 
-    # a model that is no run of ours
+    # a model that is not a run of ours
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text("{}")
     with pytest.raises(ValueError, match="model has config.json"):

@@ -68,7 +68,7 @@ def test_listening_and_not_knowing_are_told_apart(areas, said):
     names = ("positive", "silence", "noise", "off_screen", "unseen")
     heard = {name: Heard(name, [area], [0.5]) for name, area in zip(names, areas, strict=True)}
     assert re.search(said, verdict(heard))
-    # Part of the own sound is no other sound: to mark the object in it is right.
+    # A part of the own sound is not another sound: to mark the object in it is right.
     assert verdict(heard | {"muted": Heard("muted", [0.6 * areas[0]], [0.5])}) == verdict(heard)
 
 
