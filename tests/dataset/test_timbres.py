@@ -87,5 +87,3 @@ def test_conditions_of_the_two_families():
     np.testing.assert_array_equal(unseen(None, generator(2), None), unseen_sound(kind, rng))
     partner = np.ones(80000, np.float32)
     assert unseen(None, None, partner) is partner
-    with pytest.raises(ValueError, match="neither"):
-        unseen(None)
