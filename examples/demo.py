@@ -236,9 +236,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     print_stage(started, f"training {len(MODELS)} models x {len(args.seeds)} seeds, {args.jobs} at a time")
     with ThreadPoolExecutor(max(1, args.jobs)) as pool:
-        runs = [
-            pool.submit(train_and_evaluate, args, out, data_dir, name, seed) for seed in args.seeds for name in MODELS
-        ]
+        longest_first = [(name, seed) for name in reversed(MODELS) for seed in args.seeds]  # no core waits at the end
+        runs = [pool.submit(train_and_evaluate, args, out, data_dir, *model) for model in longest_first]
         for finished in runs:
             finished.result()
 
