@@ -1,6 +1,6 @@
 """`avs-audit`: measures whether anything but content distinguishes a negative condition from positive (a shortcut).
 
-Rows are reduced to numbers: properties of the sound besides its content (padding, duration, level, …, and the same of
+Rows are reduced to numbers: properties of the sound besides its content (padding, duration, level, ..., and those of
 the model's input), the row's place in its split, and the sizes of its files. For every number, and for cross-validated
 linear probes over all of them, the area under the ROC curve says how well it tells the condition from positive: 0.5 is
 chance, 0 and 1 are certain.

@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--predictions",
         nargs="+",
         metavar="DIR",
-        help="PNG masks to score instead of a model: a folder with one folder a condition, or CONDITION=DIR …",
+        help="PNG masks to score instead of a model: a folder with one folder a condition, or CONDITION=DIR ...",
     )
     source.add_argument("--model-fn", "--model_fn", metavar="MODULE:FUNCTION", help="callable to score instead")
     add_data_arguments(parser)

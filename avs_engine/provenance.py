@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,9 +21,9 @@ def git_revision() -> str | None:
     folder = Path(__file__).resolve().parents[1]
     git = ["git", "-C", str(folder)]
     try:
-        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, timeout=10)
-        describe = [*git, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-        found = subprocess.run(describe, capture_output=True, text=True, timeout=60)
+        run = partial(subprocess.run, capture_output=True, text=True, errors="surrogateescape")
+        top = run([*git, "rev-parse", "--show-toplevel"], timeout=10)
+        found = run([*git, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"], timeout=60)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     installed_elsewhere = top.returncode or Path(top.stdout.strip()) != folder

@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="folder; a subset that an earlier export wrote there stays"
     )
     command.add_argument("--num_proc", type=int, help="processes; default: one per processor, at most 8")
-    command.add_argument("--max_shard_size", default="500MB", help="of a file; a split has 8, 16, 24, … of them")
+    command.add_argument("--max_shard_size", default="500MB", help="of a file; a split has 8, 16, 24, ... of them")
     command.add_argument(
         "--audio",
         choices=list(SOUNDS),

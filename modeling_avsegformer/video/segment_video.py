@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--masks_per_second", type=float, default=4.0, help="how often the model looks (default: 4)")
     parser.add_argument("--threshold", type=float, default=0.5, help="probability of a mask's pixels (default: 0.5)")
-    parser.add_argument("--device", help="cpu, cuda, …; default: an accelerator if there is one")
+    parser.add_argument("--device", help="cpu, cuda, ...; default: an accelerator if there is one")
     args = parser.parse_args(arguments)
     if args.output is None and args.masks is None:
         parser.error("expected -o out.mp4, --masks masks.webm or both: nothing to write")

@@ -60,7 +60,7 @@ def test_same_output_from_the_hub(client, model, processor, tmp_path, monkeypatc
         [sys.executable, "-I", "-S", "-c", script, *arguments],
         env=client.environment(tmp_path / "home"),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=tmp_path,
         timeout=300,
     )

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -146,6 +147,7 @@ def test_same_input_gives_the_same_bytes(two_models, tmp_path):
     assert pages[0] == pages[1]
 
 
+@pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="a POSIX locale has no file names of this kind")
 def test_hostile_text_is_shown_and_not_run(tmp_path):
     evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
     clip = make_clip(evil.replace("/", "\N{DIVISION SLASH}"), "<b>category</b>".replace("/", "|"))

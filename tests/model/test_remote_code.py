@@ -99,7 +99,7 @@ def test_trust_remote_code_with_transformers_and_timm_alone(model, tmp_path, mon
     names = ("site", "checkpoint", "frame.png", "logits.pt")
     # -I: no PYTHONPATH and no current folder; -S: none of this installation's packages, nor its editable ones
     command = [sys.executable, "-I", "-S", "-c", SCRIPT, *(str(tmp_path / name) for name in names)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Resampling from 44100 to 16000 Hz needs torchaudio" in done.stdout
     assert "Reading weights of other projects needs this project's package" in done.stdout

@@ -80,7 +80,7 @@ def build_hub_kernel(folder: Path, backend: str, architectures: list[str]) -> Pa
     if not compiled:
         variant = f"torch-{backend}"
     sources = CPU_SOURCES + CPU_HEADERS + cuda.CUDA_SOURCES + ("cuda_launch.h", "cuda_launch.cu")
-    modules = {f"{name}.py": (Path(__file__).parent / f"{name}.py").read_text() for name in HUB_MODULES}
+    modules = {f"{name}.py": (Path(__file__).parent / f"{name}.py").read_text("utf-8") for name in HUB_MODULES}
     # The namespace of the operators has to differ from that of any other version in the process.
     namespace = f"_ms_deform_attn_{backend}_{sources_digest(sources, variant, *architectures, *modules.values())}"
 
@@ -98,7 +98,7 @@ def build_hub_kernel(folder: Path, backend: str, architectures: list[str]) -> Pa
             ops = "ops = None  # the sources are compiled at the first use"
         (made / "_ops.py").write_text(HUB_OPS.format(ops=ops, namespace=namespace))
         for name, text in modules.items():
-            (made / name).write_text(text)
+            (made / name).write_text(text, "utf-8")
         metadata = {
             "id": namespace,
             "name": HUB_NAME,

@@ -110,7 +110,8 @@ def run(commands: list[list[str]], log: Path) -> None:
     for process, output in zip(running, outputs, strict=True):
         if process.returncode != 0:
             log.write_text(
-                "\n".join(f"$ {' '.join(command)}\n{text}" for command, text in zip(commands, outputs, strict=True))
+                "\n".join(f"$ {' '.join(command)}\n{text}" for command, text in zip(commands, outputs, strict=True)),
+                "utf-8",
             )
             last = "\n".join(output.strip().splitlines()[-20:])
             raise BuildError(
