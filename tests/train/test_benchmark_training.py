@@ -11,6 +11,14 @@ import torch
 FILE = Path(__file__).resolve().parents[2] / "benchmarks/benchmark_training.py"
 
 
+@pytest.fixture(autouse=True)
+def precision_as_before():
+    """The benchmark sets it for its process; torch.export, which other tests call, refuses some combinations."""
+    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    yield
+    torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
+
+
 @pytest.fixture
 def benchmark():
     spec = importlib.util.spec_from_file_location("benchmark_training", FILE)
@@ -75,10 +83,6 @@ def test_tf32_is_said_and_set(benchmark, tiny):
     case, _ = tiny
     case = dataclasses.replace(case, device="cuda", tf32=True)
     assert "| on | ours | 48.3 |" in benchmark.row("ours", "plain", case, {"ours": (0.0483, 0.1)}, {})
-    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
-    try:
-        for on, precision in ((True, "tf32"), (False, "ieee")):
-            benchmark.set_tf32(on)
-            assert torch.backends.cuda.matmul.fp32_precision == precision == torch.backends.cudnn.conv.fp32_precision
-    finally:
-        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
+    for on, precision in ((True, "tf32"), (False, "ieee")):
+        benchmark.set_tf32(on)
+        assert torch.backends.cuda.matmul.fp32_precision == precision == torch.backends.cudnn.conv.fp32_precision
