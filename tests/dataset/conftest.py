@@ -12,6 +12,7 @@ from PIL import Image
 
 import avsbench_robust_dataset.sources as sources
 from avsbench_robust_dataset.categories import CATEGORY_OF_OBJECT
+from tests.loopback import client, hub, start_hub  # noqa: F401  (fixtures)
 
 S4_ROWS = [  # (clip id, category, split); two or more of the four groups in each split
     ("dog00000000", "dog_barking", "train"),

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import datasets
 import huggingface_hub
@@ -29,7 +28,6 @@ from avsbench_robust_dataset.sources import media_files, read_clips
 from avsbench_robust_dataset.upload import push
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LOOPBACK = REPOSITORY / "tests" / "hub" / "loopback_hub.py"
 SPLITS = [f"{s}_{c}" for s in ("train", "validation", "test") for c in ("positive", "silence", "noise", "off_screen")]
 
 FEW = [("dog00000002", "dog_barking", "test"), ("car00000002", "race_car", "test")]  # the other splits are left out
@@ -441,54 +439,14 @@ def test_bad_arguments(write_s4, out, tmp_path, capsys, options, message):
 # --- the upload ---
 
 
-class LoopbackHub:
-    """The Hub of tests/hub in a process of its own, and what its interface for tests says."""
-
-    def __init__(self, endpoint):
-        self.endpoint = endpoint
-
-    def ask(self, path, content=None):
-        data = None if content is None else json.dumps(content).encode()
-        with urlopen(Request(self.endpoint + path, data=data, headers={"Authorization": "Bearer hf_fake"})) as reply:
-            return json.loads(reply.read())
-
-    @property
-    def repositories(self):
-        """{"datasets/me/x": {"private": bool, "commits": [[sha, title, [path, …]], …]}}; the first commit is empty."""
-        return self.ask("/__repos")
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """It proves the client side only: what is sent, that it is found again, and what a user reads when it fails."""
-    process = subprocess.Popen(
-        [sys.executable, "-I", str(LOOPBACK)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    hub = LoopbackHub(process.stdout.readline().strip())
-    for name, value in {
-        "ENDPOINT": hub.endpoint,
-        "HF_HUB_OFFLINE": False,
-        "HF_HUB_DISABLE_XET": True,
-        "HF_HUB_CACHE": str(tmp_path / "hub_cache"),
-        "HF_TOKEN_PATH": str(tmp_path / "token"),
-        "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-    }.items():
-        monkeypatch.setattr(huggingface_hub.constants, name, value)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
-    monkeypatch.setenv("HF_TOKEN", "hf_fake")
-    yield hub
-    process.communicate("", timeout=20)
-
-
 @pytest.mark.slow
-def test_push_is_one_commit_to_a_private_repository(write_s4, load, out, tmp_path, hub, capsys):
+def test_push_is_one_commit_to_a_private_repository(write_s4, load, out, tmp_path, client, capsys):
     root = write_s4(tmp_path / "data", FEW)
     command = ["export", "--data_dir", str(root), "--out", str(out), "--num_proc", "1", "--push_to_hub", "me/avs"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "private unless you pass --public" in printed and "Pushed to me/avs: " in printed
-    repository = hub.repositories["datasets/me/avs"]
+    repository = client.repositories()["datasets/me/avs"]
     assert repository["private"] is True
     [_, (_, title, paths)] = repository["commits"]
     assert title == "Upload AVSBench-Robust: s4" and paths == sorted(contents(out))
@@ -498,15 +456,9 @@ def test_push_is_one_commit_to_a_private_repository(write_s4, load, out, tmp_pat
         "d = d.cast_column('frames', datasets.List(datasets.Image(decode=False)))\n"
         "print([row['frames'][4]['bytes'].hex() for row in d])"
     )
-    environment = os.environ | {
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(tmp_path / "home"),
-    }
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "reader")],
-        env=environment,
+        env=client.environment(tmp_path / "home"),
         capture_output=True,
         text=True,
         timeout=120,
@@ -518,13 +470,13 @@ def test_push_is_one_commit_to_a_private_repository(write_s4, load, out, tmp_pat
 
     # The same again changes nothing; another number of files leaves none of the earlier.
     assert main(command) == 0
-    assert len(hub.repositories["datasets/me/avs"]["commits"]) == 2
+    assert len(client.repositories()["datasets/me/avs"]["commits"]) == 2
     assert main([*command, "--max_shard_size", "75KB"]) == 0
-    assert hub.repositories["datasets/me/avs"]["commits"][-1][2] == sorted(contents(out))
+    assert client.repositories()["datasets/me/avs"]["commits"][-1][2] == sorted(contents(out))
     assert len(contents(out)) > len(paths)
 
 
-def test_push_refuses_what_would_publish_or_overwrite(write_s4, out, tmp_path, hub, capsys):
+def test_push_refuses_what_would_publish_or_overwrite(write_s4, out, tmp_path, client, capsys):
     export("s4", out, write_s4(tmp_path / "data", FEW))
     demo = export("demo", tmp_path / "demo_out", write_s4(tmp_path / "demo", FEW, subset="demo"))
     api = huggingface_hub.HfApi()
@@ -539,29 +491,29 @@ def test_push_refuses_what_would_publish_or_overwrite(write_s4, out, tmp_path, h
     push(demo, "me/public")  # nothing of AVSBench's
     push(out, "me/public", public=True)
     push(out, "me/also_public", public=True)
-    assert hub.repositories["datasets/me/also_public"]["private"] is False
+    assert client.repositories()["datasets/me/also_public"]["private"] is False
     push(demo, "me/demo")
-    assert hub.repositories["datasets/me/demo"]["private"] is True
+    assert client.repositories()["datasets/me/demo"]["private"] is True
     api.create_repo("me/mine", repo_type="dataset", private=True)
     api.upload_file(path_or_fileobj=b"a", path_in_repo="a.csv", repo_id="me/mine", repo_type="dataset")
     with pytest.raises(ValueError, match="got other files"):
         push(out, "me/mine")
-    assert hub.repositories["datasets/me/mine"]["commits"][-1][2] == ["a.csv"]
-    assert [len(hub.repositories[f"datasets/me/{name}"]["commits"]) for name in ("public", "mine")] == [3, 2]
+    assert client.repositories()["datasets/me/mine"]["commits"][-1][2] == ["a.csv"]
+    assert [len(client.repositories()[f"datasets/me/{name}"]["commits"]) for name in ("public", "mine")] == [3, 2]
 
 
 @pytest.mark.slow
-def test_push_without_token_or_connection(write_s4, out, tmp_path, hub, monkeypatch, capsys):
+def test_push_without_token_or_connection(write_s4, out, tmp_path, client, monkeypatch, capsys):
     root = write_s4(tmp_path / "data", FEW)
     command = ["export", "--data_dir", str(root), "--out", str(out), "--num_proc", "1", "--push_to_hub", "me/avs"]
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert main(command) == 1
     assert "token" in capsys.readouterr().err and not out.exists()  # said before the work
     monkeypatch.setenv("HF_TOKEN", "hf_fake")
-    hub.ask("/__fail", {"method": "PUT", "path": "/__lfs/", "how": "drop"})
+    client.fail("PUT", "/__lfs/", "drop")
     assert main(command) == 1
     assert "me/avs was not published" in (message := capsys.readouterr().err) and "Repeat" in message
-    assert len(hub.repositories["datasets/me/avs"]["commits"]) == 1  # nothing half there
-    hub.ask("/__heal", {})
+    assert len(client.repositories()["datasets/me/avs"]["commits"]) == 1  # nothing half there
+    client.heal()
     assert main(command) == 0
-    assert len(hub.repositories["datasets/me/avs"]["commits"]) == 2
+    assert len(client.repositories()["datasets/me/avs"]["commits"]) == 2
