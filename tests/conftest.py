@@ -3,10 +3,12 @@
 import atexit
 import ctypes
 import os
+import random
 import runpy
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -56,6 +58,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "forked" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures, which make models
+def pytest_runtest_setup():
+    """The same random numbers in each run and in any order: what fails once fails again."""
+    random.seed(0)
+    for library, seed in (("numpy.random", "seed"), ("torch", "manual_seed")):
+        if library in sys.modules:
+            getattr(sys.modules[library], seed)(0)
 
 
 def pytest_report_header():

@@ -21,6 +21,8 @@ MB = 2**20
 
 def state_dict() -> dict:
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    for parameter in model.parameters():
+        torch.nn.init.ones_(parameter)  # random weights may hold any bytes, those of `old_format` too
     return model.state_dict() | {"own": torch.nn.Parameter(torch.ones(2).bfloat16()), "turned": torch.ones(2, 3).t()}
 
 
