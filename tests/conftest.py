@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,17 @@ def pytest_report_header():
     return f"home folder: {os.environ[TESTS_HOME]} (removed unless a test fails)"
 
 
+def living_groups() -> set[int]:
+    """The process groups with a process that has not ended."""
+    groups = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            state, _, group = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:3]
+            if state not in "ZX":
+                groups.add(int(group))
+    return groups
+
+
 class ForkedRun:
     """A running command of one or more processes that write to one log; used as a `subprocess.Popen`."""
 
@@ -100,6 +112,14 @@ class ForkedRun:
             except ProcessLookupError:  # ended just now, or has not made its group yet
                 process.kill()
             process.join()
+        self.wait_for_children()
+
+    def wait_for_children(self, timeout: float = 10) -> None:
+        """Waits for what the processes started: killed with them, it may end after them, and it holds their locks."""
+        groups = {process.pid for process in self.processes}
+        end = time.monotonic() + timeout
+        while groups & living_groups() and time.monotonic() < end:
+            time.sleep(0.005)
 
     def output(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""

@@ -55,6 +55,7 @@ def run_command(fork_run, tmp_path_factory):
             assert kill_after is not None, (
                 f"{entry} did not end within {timeout} s:\n{log.read_text(encoding='utf-8')[-3000:]}"
             )
+        run.wait_for_children()
         return Run(process.exitcode, log, time.perf_counter() - start)
 
     return run_command
