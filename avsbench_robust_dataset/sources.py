@@ -8,7 +8,7 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -244,7 +244,8 @@ def content_digest(subset: Subset, root: Path) -> str:
     return digest.hexdigest()
 
 
-def code_digest(modules: Iterable[str] = DECIDING_MODULES) -> str:
+@functools.cache
+def code_digest(modules: tuple[str, ...] = DECIDING_MODULES) -> str:
     """SHA-256 over the statements of modules, by default those that decide what a row holds.
 
     Comments, docstrings and layout do not count.

@@ -59,5 +59,5 @@ def folder_digest(folder: Path) -> str:
 def unseen_source(folder: Path | None) -> dict[str, str]:
     """What a result says of its unseen sounds; `unseen_sha256` is over the files, or over the code that makes them."""
     if folder is None:
-        return {"unseen_source": "built-in", "unseen_sha256": code_digest(["timbres"])}
+        return {"unseen_source": "built-in", "unseen_sha256": code_digest(("timbres",))}
     return {"unseen_source": folder.name, "unseen_sha256": folder_digest(folder)}
