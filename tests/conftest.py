@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,6 @@ import pytest
 TESTS_HOME = "AVS_TESTS_HOME"  # names the folder to the processes that pytest-xdist starts
 # What a user may have set, and a library reads before it looks into the home folder.
 PREFIXES = ("AVSBENCH_", "HF_", "HUGGING", "TRANSFORMERS_", "XDG_", "TORCH_HOME", "MPLCONFIGDIR", "MS_DEFORM_ATTN_")
-
-PRELOADED = ["torch", "datasets", "transformers", "accelerate", "timm", "soundfile", "safetensors.torch"]
-PRELOADED += ["avs_engine.training", "avs_engine.evaluation"]
 
 
 def move_home(home: Path) -> None:
@@ -153,8 +150,9 @@ def forked():
     import multiprocessing.forkserver
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    multiprocessing.forkserver.ensure_running()  # now, with the environment of the session, not with that of a test
+    context.set_forkserver_preload(["forked_libraries"])
+    with chdir(Path(__file__).parent):  # where it finds that module
+        multiprocessing.forkserver.ensure_running()  # now, in the environment of the session, not of a test
     return context
 
 
@@ -168,7 +166,7 @@ def fork_run(forked):
 
     def fork_run(entry, arguments, log, folder, environment=(), processes=1, **options) -> ForkedRun:
         request = {"entry": str(entry), "arguments": [str(argument) for argument in arguments]}
-        request |= {"log": str(log), "folder": str(folder), **options}
+        request |= {"log": str(log), "folder": str(Path(folder).resolve()), **options}
         environment = {"OMP_NUM_THREADS": "1", **dict(environment)}
         requests = [request | {"environment": environment | own} for own in as_torchrun(processes)]
         started = [forked.Process(target=runpy.run_path, args=(script, {"request": each})) for each in requests]
