@@ -34,6 +34,7 @@ def function_of(entry):
         return getattr(importlib.import_module(module), function)
 
     def run_script():
+        sys.path[0] = os.path.dirname(entry)  # as Python does
         runpy.run_path(entry, run_name="__main__")
 
     return run_script

@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -37,45 +35,40 @@ def free_port() -> int:
 
 def settings(cwd: Path) -> dict[str, str]:
     (cwd / "tmp").mkdir(exist_ok=True)
-    return os.environ | {
+    return {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_TEMP_DIR": str(cwd / "gradio"),
         "HF_HOME": str(cwd / "hf_home"),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}",  # for the process of the jobs
         "TMPDIR": str(cwd / "tmp"),
     }
 
 
-@contextmanager
-def running(script: Path, *arguments: str, cwd: Path):
-    """The address of a page, once it answers."""
-    port = free_port()
-    log = cwd / "log.txt"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            cwd=cwd,
-            env=settings(cwd) | {"GRADIO_SERVER_PORT": str(port)},
-            stdout=file,
-            stderr=file,
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            assert process.poll() is None, log.read_text(encoding="utf-8")
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        else:
-            raise AssertionError(log.read_text(encoding="utf-8"))
-        yield address
-    finally:
-        process.terminate()
-        process.wait(30)
+@pytest.fixture(scope="module")
+def running(fork_run):
+    """running(script, *arguments, cwd=folder): the address of a page, once it answers."""
+
+    @contextmanager
+    def running(script: Path, *arguments: str, cwd: Path):
+        port = free_port()
+        environment = settings(cwd) | {"GRADIO_SERVER_PORT": str(port)}
+        page = fork_run(script, arguments, cwd / "log.txt", cwd, environment)
+        address = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(600):
+                assert page.poll() is None, page.output()
+                try:
+                    urllib.request.urlopen(address, timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(0.2)
+            else:
+                raise AssertionError(page.output())
+            yield address
+        finally:
+            page.kill()
+
+    return running
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +77,13 @@ def space_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def space(tiny_model, space_folder):
+def space(running, tiny_model, space_folder):
     with running(SPACE, "--model", tiny_model, "--time_limit", "20", cwd=space_folder) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def metric_page(tmp_path_factory):
+def metric_page(running, tmp_path_factory):
     with running(ROOT / "evaluate_metrics/avs_robust/app.py", cwd=tmp_path_factory.mktemp("metric")) as address:
         yield address
 
@@ -294,9 +287,8 @@ def test_the_metrics_page_answers_over_http(metric_page):
             client.predict(text, api_name="/compute")
 
 
-def test_a_missing_model_is_one_sentence(tmp_path):
-    environment = settings(tmp_path)
-    environment.pop("MODEL", None)
-    done = subprocess.run([sys.executable, SPACE], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("app.py: Expected --model, a folder or a Hub id")
+def test_a_missing_model_is_one_sentence(fork_run, tmp_path):
+    run = fork_run(SPACE, [], tmp_path / "log.txt", tmp_path, settings(tmp_path) | {"MODEL": None})
+    output, _ = run.communicate()
+    assert run.returncode == 2
+    assert output.splitlines()[-1].startswith("app.py: Expected --model, a folder or a Hub id")
