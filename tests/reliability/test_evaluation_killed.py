@@ -148,9 +148,11 @@ def test_sigterm_ends_well_and_the_next_run_goes_on(start, whole, tmp_path):
 
 
 def test_two_evaluations_into_one_folder(start, whole, tmp_path):
-    first = start(before=SLOW.format(seconds=3))
+    first = start(before=SLOW.format(seconds=0.5))
     wait_for("scored 2", first)
+    os.kill(first.pid, signal.SIGSTOP)  # until the second has ended
     code, output = end(start("--seed", 43))
+    os.kill(first.pid, signal.SIGCONT)
     assert code == 2 and "Traceback" not in output
     assert f"process {first.pid} on" in output and "name another folder" in output
     assert end(first)[0] == 0

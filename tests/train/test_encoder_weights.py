@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import evaluate_accelerate
 from avs_engine.models import build_model
 from avs_engine.provenance import tensors_digest
 from avs_engine.training_arguments import parse_args
-from modeling_avsegformer import AVSegFormerConfig, AVSegFormerForSegmentation
+from modeling_avsegformer import AVSegFormerConfig, AVSegFormerForSegmentation, VGGishConfig
 from train_accelerate import main
 
 NEW = ["--subset", "demo", "--backbone", "test_resnet", "--cpu"]
@@ -96,10 +97,12 @@ def test_a_run_and_its_scores_say_which_weights(tiny_model, demo_tree, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_new_model_from_files(demo_tree, tmp_path):
+def test_a_new_model_from_files(demo_tree, tmp_path, monkeypatch):
     """A backbone's file and VGGish's: what is trained is what they hold, and their digests are written down."""
+    vggish = VGGishConfig(conv_channels=[4, 4, 8, 8], fc_size=32)  # the published one has 72 million weights
+    monkeypatch.setattr("avs_engine.models.AVSegFormerConfig", partial(AVSegFormerConfig, audio_config=vggish))
     torch.manual_seed(5)
-    model = AVSegFormerForSegmentation(AVSegFormerConfig(backbone="test_resnet"))
+    model = AVSegFormerForSegmentation(AVSegFormerConfig(backbone="test_resnet", audio_config=vggish))
     torch.save(model.get_backbone().timm_model.state_dict(), tmp_path / "backbone.pth")
     torch.save(model.get_audio_encoder().state_dict(), tmp_path / "vggish.pth")
     files = ["--backbone_weights", str(tmp_path / "backbone.pth"), "--vggish_weights", str(tmp_path / "vggish.pth")]
