@@ -9,10 +9,12 @@ import torch
 def noise(name: str, size: int) -> np.ndarray:
     """Values in [-1, 1) that depend on the name and the flat index only (murmur3's finaliser)."""
     seed = (0x9E3779B9 * (zlib.crc32(name.encode()) + 1)) & 0xFFFFFFFF
-    x = (np.arange(size, dtype=np.uint64) + np.uint64(seed)) & np.uint64(0xFFFFFFFF)
+    x = np.arange(size, dtype=np.uint32) + np.uint32(seed)  # uint32 arrays wrap around
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        x = ((x ^ (x >> np.uint64(shift))) * np.uint64(factor)) & np.uint64(0xFFFFFFFF)
-    return (x ^ (x >> np.uint64(16))).astype(np.float64) / 2**31 - 1
+        x ^= x >> np.uint32(shift)
+        x *= np.uint32(factor)
+    x ^= x >> np.uint32(16)
+    return x / 2**31 - 1
 
 
 def weight(name: str, shape: list[int]) -> torch.Tensor:
