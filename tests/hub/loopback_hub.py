@@ -79,6 +79,7 @@ class Hub(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it holds the end of an answer back for 40 ms
     server: Hub
 
     def log_message(self, *arguments) -> None:
@@ -392,7 +393,6 @@ def main() -> None:
     threading.Thread(target=hub.serve_forever, daemon=True).start()
     print(hub.address, flush=True)
     sys.stdin.read()  # ends with the process that started it
-    hub.shutdown()
 
 
 if __name__ == "__main__":
