@@ -342,6 +342,7 @@ def test_real_ms3_without_labels_is_one_to_one(capsys):
         assert subset.source_video(row["clip_id"]) != subset.source_video(row["off_screen_source"])
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(write_s4, tmp_path):
     write_s4(
         tmp_path, [(f"clip{i:05d}", ("dog_barking", "race_car")[i % 2], "train") for i in range(2000)], media=False

@@ -435,6 +435,7 @@ def test_manifest_is_pinned():
 # --- S4's size ---
 
 
+@pytest.mark.slow
 def test_s4_s_size_and_balance_has_a_one_to_one_draw():
     """S4's numbers of clips per category (Zhou et al. 2022), 3452 of 4932 in one split."""
     counts = {

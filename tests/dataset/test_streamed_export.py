@@ -93,6 +93,7 @@ def test_each_file_is_opened_once(seen, readers):
         assert max(map(len, rows)) - min(map(len, rows)) <= 1, world
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_where_it_stopped(seen):
     rows = seen["nodes"]["2"][1][1]
     assert len(rows) == 10

@@ -171,6 +171,7 @@ def test_the_build_layout_loads_beside_the_installed_package(kind, hub_folder, m
     assert kernel.layers.MultiScaleDeformableAttention is not layers.MultiScaleDeformableAttention
 
 
+@pytest.mark.slow
 def test_building_again_replaces_the_layout(hub_folder):
     before = sorted((hub_folder / "build").iterdir())
     variant = hub_folder / "build" / "torch-cuda"

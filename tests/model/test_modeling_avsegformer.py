@@ -314,6 +314,7 @@ def test_auto_model_from_a_configuration(make_config):
     assert type(AutoModel.from_config(make_config())) is AVSegFormerForSegmentation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [configuration, modeling])
 def test_examples_of_the_docstrings(module):
     result = doctest.testmod(module)

@@ -45,6 +45,7 @@ def test_agrees_with_librosa(name):
     np.testing.assert_allclose(features, by_librosa(samples), rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_resampled_sound_is_near_librosa():
     samples = waveform("bursts")
     expected = by_librosa(librosa.resample(samples, orig_sr=16000, target_sr=22050))
