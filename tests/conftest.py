@@ -56,6 +56,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "forked" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
+    # Those that wait for a server come first: at the end a second worker would take half of them and start it again.
+    items.sort(key=lambda item: "tests/video/test_spaces.py" not in item.nodeid)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the fixtures, which make models
