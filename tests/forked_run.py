@@ -10,6 +10,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 
 # Events of CPython's audit table that change the file system; `open` counts where it is for writing.
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree"}
@@ -23,6 +24,7 @@ def set_environment(changes: dict) -> None:
         else:
             os.environ[name] = value
     importlib.import_module("torch").set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    tempfile.tempdir = None  # forget the folder before
     if "HF_DATASETS_CACHE" in changes:
         importlib.import_module("datasets").config.HF_DATASETS_CACHE = changes["HF_DATASETS_CACHE"]
 

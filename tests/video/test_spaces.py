@@ -25,9 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SPACE = ROOT / "examples/space/app.py"
 CONDITIONS = ("positive", "silence", "noise", "off_screen", "unseen", "muted")
 
-LONG = {"size": (640, 480), "seconds": 19, "rate": 120}
-SHORT = {"seconds": 0.2}
-
 pytestmark = pytest.mark.slow
 
 
@@ -204,9 +201,8 @@ def test_the_space_answers_over_http(space, space_folder, clip, tmp_path, read, 
     assert read_sound(results[6])[1] == 16000  # what the model heard
     other = client.predict(upload, None, "rain", api_name="/segment")
     assert Path(other[7]).read_bytes() != Path(results[6]).read_bytes()  # the siren, not the other sound
-    assert [path.name for path in (space_folder / "tmp").glob("does_it_listen_*")] == [
-        path.name for path in (space_folder / "tmp").glob("does_it_listen_examples_*")
-    ]
+    [left] = (space_folder / "tmp").glob("does_it_listen_*")
+    assert left.name.startswith("does_it_listen_examples_")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +223,8 @@ def test_clips_over_the_limits_are_refused(space, clip, options, message):
 def test_a_job_is_stopped_in_time_and_ten_that_wait_run_then(space, clip):
     """More than two thousand pictures take minutes; the process is stopped, and a new one takes over."""
     client = Client(space, verbose=False)
-    long, short = (handle_file(clip(name, **options)) for name, options in (("long.mp4", LONG), ("clip.mp4", SHORT)))
+    long = handle_file(clip("long.mp4", size=(640, 480), seconds=19, rate=120))
+    short = handle_file(clip(seconds=0.2))
     begin = time.monotonic()
     stopped = client.submit(long, None, "bells", api_name="/segment")
     while stopped.status().code not in (Status.PROCESSING, Status.PROGRESS):
