@@ -14,6 +14,7 @@ import time
 from contextlib import chdir, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 TESTS_HOME = "AVS_TESTS_HOME"  # names the folder to the processes that pytest-xdist starts
@@ -76,11 +77,10 @@ def pytest_report_header():
 def living_groups() -> set[int]:
     """The process groups with a process that has not ended."""
     groups = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has just ended
-            state, _, group = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:3]
-            if state not in "ZX":
-                groups.add(int(group))
+    for process in psutil.process_iter(["status"]):
+        if process.info["status"] not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            with suppress(ProcessLookupError):  # it has just ended
+                groups.add(os.getpgid(process.pid))
     return groups
 
 

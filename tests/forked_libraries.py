@@ -4,17 +4,12 @@ Not a test module. No thread may start here: a forked process has one only.
 """
 # ruff: noqa: F401
 
-import accelerate
-import datasets
+# Those that `avs_engine` and the libraries behind it import only when they are needed:
 import PIL.JpegImagePlugin
 import PIL.PngImagePlugin
-import safetensors.torch
 import scipy.io
 import sklearn.preprocessing
-import soundfile
 import timm
-import torch
-import transformers
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import avs_engine.commands
